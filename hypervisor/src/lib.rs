@@ -5,5 +5,13 @@
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod counters;
 pub mod devicetree;
+pub mod inject;
+pub mod lifecycle;
 pub mod paging;
+pub mod psci;
+pub mod ratelimit;
+pub mod smccc;
+pub mod syndrome;
+pub mod trap;

@@ -1,0 +1,125 @@
+//! How often each CPU came to EL2, and why.
+//!
+//! Owns the numbers and how they are printed. A CPU counts its own exits only; anyone may read them at any time.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::syndrome::{CLASSES, ExceptionClass};
+
+macro_rules! exits {
+    ($($(#[$doc:meta])* $name:ident, $words:literal;)*) => {
+        /// What an exit is counted as. The 64 exception classes are too many for a line; these are the ones that tell
+        /// something.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Exit {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Exit {
+            /// Every kind, in the order in which they are printed.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The name in the summary line.
+            #[must_use]
+            pub const fn words(self) -> &'static str {
+                match self {
+                    $(Self::$name => $words,)*
+                }
+            }
+        }
+    };
+}
+
+exits! {
+    /// SMC, trapped by HCR_EL2.TSC.
+    Smc, "smc";
+    /// HVC.
+    Hvc, "hvc";
+    /// Data abort from EL1 or EL0.
+    DataAbort, "data abort";
+    /// Instruction abort from EL1 or EL0.
+    InstructionAbort, "instruction abort";
+    /// MSR, MRS or system instruction.
+    SystemRegister, "system register";
+    /// WFI or WFE.
+    Wfx, "wfx";
+    /// Any other synchronous exception.
+    OtherSync, "other";
+    /// IRQ, FIQ or SError.
+    Interrupt, "interrupt";
+}
+
+/// Kinds by exception class.
+static KINDS: [Exit; CLASSES] = {
+    let mut kinds = [Exit::OtherSync; CLASSES];
+    kinds[ExceptionClass::Smc64 as usize] = Exit::Smc;
+    kinds[ExceptionClass::Smc32 as usize] = Exit::Smc;
+    kinds[ExceptionClass::Hvc64 as usize] = Exit::Hvc;
+    kinds[ExceptionClass::Hvc32 as usize] = Exit::Hvc;
+    kinds[ExceptionClass::DataAbortLower as usize] = Exit::DataAbort;
+    kinds[ExceptionClass::InstructionAbortLower as usize] = Exit::InstructionAbort;
+    kinds[ExceptionClass::SystemRegister as usize] = Exit::SystemRegister;
+    kinds[ExceptionClass::SystemRegister128 as usize] = Exit::SystemRegister;
+    kinds[ExceptionClass::Wfx as usize] = Exit::Wfx;
+    kinds[ExceptionClass::SError as usize] = Exit::Interrupt;
+    kinds
+};
+
+/// The exits of one CPU: 64 bytes, one line of the usual cache.
+#[derive(Debug)]
+pub struct Counters {
+    exits: [AtomicU64; Exit::ALL.len()],
+}
+
+const _: () = assert!(size_of::<Counters>() == 64);
+
+impl Counters {
+    /// All zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { exits: [const { AtomicU64::new(0) }; Exit::ALL.len()] }
+    }
+
+    /// Counts one exit. Only the CPU that these counters belong to may call it: a load and a store, no read-modify-write, so
+    /// that another writer's count would be lost. Readers see old or new, never a torn number.
+    pub fn count(&self, exit: Exit) {
+        let counter = &self.exits[exit as usize];
+        counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Counts one synchronous exception by its class, ESR_EL2.EC.
+    pub fn count_class(&self, class_bits: u8) {
+        self.count(KINDS[usize::from(class_bits) % CLASSES]);
+    }
+
+    /// How many exits of this kind there were.
+    #[must_use]
+    pub fn get(&self, exit: Exit) -> u64 {
+        self.exits[exit as usize].load(Ordering::Relaxed)
+    }
+
+    /// How many exits there were.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        Exit::ALL.iter().fold(0, |sum, &exit| sum.wrapping_add(self.get(exit)))
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("exits:")?;
+        for (i, &exit) in Exit::ALL.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma} {} {}", exit.words(), self.get(exit))?;
+        }
+        Ok(())
+    }
+}

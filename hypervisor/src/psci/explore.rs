@@ -1,0 +1,2 @@
+//! tmp
+pub use core::sync::atomic::AtomicU64;

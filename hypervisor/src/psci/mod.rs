@@ -1,0 +1,385 @@
+//! The PSCI proxy: the host's power calls, on their way to firmware.
+//!
+//! Owns which call goes to firmware in which form, and (in [`cpus`]) which CPU is on. Every call that names a place where a
+//! CPU shall come up is changed so that it comes up in Exeunt, which then enters the host there. It executes no SMC itself:
+//! firmware is a trait, behind which the EL2 binary has the instruction and tests have a model.
+//!
+//! Source: Arm Power State Coordination Interface, DEN0022 (the sections are those of 1.3, issue F.b).
+//!
+//! | call | since | what happens |
+//! |---|---|---|
+//! | PSCI_VERSION | 0.2, mandatory | forwarded |
+//! | CPU_SUSPEND | 0.2, mandatory | entry substituted |
+//! | CPU_OFF | 0.2, mandatory | recorded and forwarded |
+//! | CPU_ON | 0.2, mandatory | recorded, entry substituted; ALREADY_ON and ON_PENDING without asking firmware |
+//! | AFFINITY_INFO | 0.2, mandatory | forwarded: firmware alone knows when a CPU is really off |
+//! | MIGRATE, MIGRATE_INFO_TYPE, MIGRATE_INFO_UP_CPU | 0.2, optional | forwarded |
+//! | SYSTEM_OFF, SYSTEM_RESET | 0.2, mandatory | forwarded |
+//! | PSCI_FEATURES | 1.0, mandatory | forwarded if the call that it asks about is in this table, and for SMCCC_VERSION |
+//! | CPU_FREEZE | 1.0, optional | NOT_SUPPORTED: it ends in a CPU_ON whose target was never seen to go off |
+//! | CPU_DEFAULT_SUSPEND | 1.0, optional | entry substituted |
+//! | NODE_HW_STATE | 1.0, optional | forwarded |
+//! | SYSTEM_SUSPEND | 1.0, optional | entry substituted |
+//! | PSCI_SET_SUSPEND_MODE | 1.0, optional | forwarded |
+//! | PSCI_STAT_RESIDENCY, PSCI_STAT_COUNT | 1.0, optional | forwarded |
+//! | SYSTEM_RESET2, MEM_PROTECT, MEM_PROTECT_CHECK_RANGE | 1.1, optional | forwarded |
+//! | SYSTEM_OFF2 | 1.3, optional | forwarded |
+//! | any other number from 0 to 0x1f | | NOT_SUPPORTED |
+//!
+//! Registers: the answer is in x0, and x1 to x17 keep what the host had in them. Firmware may preserve or change x1 to x3, it
+//! would give back Exeunt's addresses in substituted calls; and firmware older than SMCCC 1.1 may change x4 to x17 as well.
+
+pub mod cpus;
+#[cfg(test)]
+mod explore;
+#[cfg(test)]
+mod tests;
+
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use arm_psci::{ErrorCode, FunctionId, Mpidr, PsciFeature};
+
+pub use cpus::{ClaimError, HostEntry, PowerState};
+
+/// The most CPUs that the tables have room for.
+pub const MAX_CPUS: usize = 512;
+
+/// MPIDR_EL1.Aff3 to Aff0: all that PSCI takes of it (DEN0022, 5.1.4 CPU_ON, `target_cpu`).
+pub const MPIDR_AFFINITY: u64 = 0xff_00ff_ffff;
+
+/// The way down to firmware.
+pub trait Firmware {
+    /// Makes the SMC with x0 to x17 from `registers` and leaves in it what came back.
+    ///
+    /// All earlier stores of this CPU are complete before the SMC (DSB): a CPU that the call starts reads them. A call that
+    /// turns this CPU off does not return.
+    fn call(&self, registers: &mut [u64; 18]);
+}
+
+/// What the proxy has to know about the machine.
+pub trait Environment {
+    /// The physical address at which firmware shall start a CPU at EL2, MMU off.
+    fn entry_point(&self) -> u64;
+
+    /// What CPU number `cpu` shall find in x0 there.
+    fn context(&self, cpu: usize) -> u64;
+
+    /// Whether the host may run at this physical address: RAM that is the host's.
+    fn is_host_ram(&self, address: u64) -> bool;
+}
+
+/// Why the list of CPUs in the device tree cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitError {
+    /// More CPUs than [`MAX_CPUS`].
+    TooMany,
+    /// Bits that no affinity field has.
+    NotAnAffinity(u64),
+    /// The same affinity twice.
+    Twice(u64),
+    /// The CPU that runs now is not in the list.
+    NoBootCpu,
+}
+
+impl core::fmt::Display for InitError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::TooMany => write!(f, "more than {MAX_CPUS} CPUs"),
+            Self::NotAnAffinity(reg) => write!(f, "a CPU node's reg {reg:#x} is not an MPIDR affinity"),
+            Self::Twice(reg) => write!(f, "two CPU nodes have reg {reg:#x}"),
+            Self::NoBootCpu => f.write_str("no CPU node for the boot CPU"),
+        }
+    }
+}
+
+/// What the proxy does with a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proxy {
+    Forward,
+    CpuOn,
+    CpuOff,
+    CpuSuspend,
+    CpuDefaultSuspend,
+    SystemSuspend,
+    Features,
+    Refuse,
+}
+
+/// The table at the top of this file, in code.
+const fn proxy(function: FunctionId) -> Proxy {
+    use FunctionId as F;
+    match function {
+        F::PsciVersion
+        | F::AffinityInfo32
+        | F::AffinityInfo64
+        | F::Migrate32
+        | F::Migrate64
+        | F::MigrateInfoType
+        | F::MigrateInfoUpCpu32
+        | F::MigrateInfoUpCpu64
+        | F::SystemOff
+        | F::SystemOff232
+        | F::SystemOff264
+        | F::SystemReset
+        | F::SystemReset232
+        | F::SystemReset264
+        | F::MemProtect
+        | F::MemProtectCheckRange32
+        | F::MemProtectCheckRange64
+        | F::NodeHwState32
+        | F::NodeHwState64
+        | F::PsciSetSuspendMode
+        | F::PsciStatResidency32
+        | F::PsciStatResidency64
+        | F::PsciStatCount32
+        | F::PsciStatCount64 => Proxy::Forward,
+        F::CpuOn32 | F::CpuOn64 => Proxy::CpuOn,
+        F::CpuOff => Proxy::CpuOff,
+        F::CpuSuspend32 | F::CpuSuspend64 => Proxy::CpuSuspend,
+        F::CpuDefaultSuspend32 | F::CpuDefaultSuspend64 => Proxy::CpuDefaultSuspend,
+        F::SystemSuspend32 | F::SystemSuspend64 => Proxy::SystemSuspend,
+        F::PsciFeatures => Proxy::Features,
+        F::CpuFreeze => Proxy::Refuse,
+    }
+}
+
+/// An answer: a value of firmware's, or an error of Exeunt's own.
+type Answer = Result<u64, ErrorCode>;
+
+/// All CPUs, and the way their power calls go.
+pub struct Psci {
+    cpus: [cpus::Cpu; MAX_CPUS],
+    count: AtomicUsize,
+    /// Firmware takes `power_state` in the extended StateID format (DEN0022, 5.4.2), where StateType is bit 30 and not 16.
+    extended_state: AtomicBool,
+}
+
+impl Psci {
+    /// No CPU yet. For a `static`.
+    #[must_use]
+    #[allow(clippy::large_stack_arrays, reason = "evaluated at compile time; a stack never sees it")]
+    pub const fn new() -> Self {
+        Self {
+            cpus: [const { cpus::Cpu::new() }; MAX_CPUS],
+            count: AtomicUsize::new(0),
+            extended_state: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes the CPUs that the device tree lists (`reg` of each node, in its order, which makes the CPU numbers), asks
+    /// firmware for the format of `power_state`, and marks the boot CPU as on. Returns the boot CPU's number.
+    ///
+    /// `boot_mpidr` is MPIDR_EL1 of the boot CPU; its bits outside the affinity fields do not count. Once, before any other
+    /// CPU runs.
+    ///
+    /// # Errors
+    ///
+    /// [`InitError`] says what is wrong with the list; nothing must be called afterwards.
+    pub fn init(&self, affinities: &[u64], boot_mpidr: u64, firmware: &impl Firmware) -> Result<usize, InitError> {
+        if affinities.len() > MAX_CPUS {
+            return Err(InitError::TooMany);
+        }
+        for (number, &affinity) in affinities.iter().enumerate() {
+            if affinity & !MPIDR_AFFINITY != 0 {
+                return Err(InitError::NotAnAffinity(affinity));
+            }
+            if affinities[..number].contains(&affinity) {
+                return Err(InitError::Twice(affinity));
+            }
+            self.cpus[number].mpidr.store(affinity, Ordering::Relaxed);
+        }
+        // Release: whoever reads the count has the list.
+        self.count.store(affinities.len(), Ordering::Release);
+        let boot = self.find(boot_mpidr & MPIDR_AFFINITY).ok_or(InitError::NoBootCpu)?;
+        self.cpus[boot].boot();
+
+        let features = ask(firmware, FunctionId::PsciFeatures.into(), u32::from(FunctionId::CpuSuspend64).into());
+        // Bit 1 of the answer (DEN0022, 5.1.15); firmware before 1.0 says NOT_SUPPORTED and has the old format.
+        self.extended_state.store(!is_error(features) && features & 2 != 0, Ordering::Relaxed);
+        Ok(boot)
+    }
+
+    /// How many CPUs there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// The number of the CPU with these affinity fields, which must be all that is set.
+    #[must_use]
+    pub fn find(&self, affinity: u64) -> Option<usize> {
+        self.cpus[..self.count()].iter().position(|cpu| cpu.mpidr.load(Ordering::Relaxed) == affinity)
+    }
+
+    /// The affinity fields of CPU number `cpu`.
+    #[must_use]
+    pub fn affinity(&self, cpu: usize) -> Option<u64> {
+        self.cpus[..self.count()].get(cpu).map(|cpu| cpu.mpidr.load(Ordering::Relaxed))
+    }
+
+    /// The state of CPU number `cpu`; `Off` for a number that there is not.
+    #[must_use]
+    pub fn power_state(&self, cpu: usize) -> PowerState {
+        self.cpus.get(cpu).map_or(PowerState::Off, cpus::Cpu::power_state)
+    }
+
+    /// CPU number `cpu`, which calls this itself, has come up at [`Environment::entry_point`] and has its MMU on. Returns
+    /// where the host goes on. `None`: nobody asked for this CPU, it has no business in the host.
+    #[must_use]
+    pub fn arrive(&self, cpu: usize) -> Option<HostEntry> {
+        self.cpus.get(cpu)?.arrive()
+    }
+
+    /// Answers one call in the PSCI range that CPU number `cpu` made, by HVC or SMC, with x0 to x17 in `registers`. Of these
+    /// only x0 changes. Does not return if firmware does not.
+    ///
+    /// The function identifier is the low word of x0 without the SMCCC hint bit ([`crate::smccc`]).
+    pub fn call(&self, cpu: usize, registers: &mut [u64; 18], env: &impl Environment, firmware: &impl Firmware) {
+        let function = FunctionId::try_from(crate::smccc::function_id(registers[0]));
+        let answer = match function {
+            Ok(function) => self.answer(function, cpu, registers, env, firmware),
+            Err(_) => Err(ErrorCode::NotSupported),
+        };
+        // DEN0022, 5.2.2: errors are 32-bit signed, sign-extended to 64 bits by `ErrorCode`.
+        registers[0] = answer.unwrap_or_else(u64::from);
+    }
+
+    fn answer(
+        &self,
+        function: FunctionId,
+        cpu: usize,
+        registers: &[u64; 18],
+        env: &impl Environment,
+        firmware: &impl Firmware,
+    ) -> Answer {
+        // A 32-bit function takes the low words only (SMCCC, "register use in AArch64 for SMC32").
+        let is_64bit = u32::from(function) & crate::smccc::CALL_64 != 0;
+        let argument = |n: usize| if is_64bit { registers[n] } else { registers[n] & 0xffff_ffff };
+        let entry_at = |n: usize| HostEntry { pc: argument(n), x0: argument(n + 1) };
+        // Wherever Exeunt's entry is substituted, firmware gets the 64-bit function: the entry may be above 4 GiB.
+        match proxy(function) {
+            Proxy::Forward => Ok(forward(function, registers, firmware)),
+            Proxy::Features => match PsciFeature::try_from(registers[1] as u32) {
+                Ok(PsciFeature::PsciFunction(asked)) if proxy(asked) == Proxy::Refuse => Err(ErrorCode::NotSupported),
+                Ok(_) => Ok(forward(function, registers, firmware)),
+                Err(_) => Err(ErrorCode::NotSupported),
+            },
+            Proxy::CpuOn => self.cpu_on(argument(1), entry_at(2), env, firmware),
+            Proxy::CpuOff => {
+                let this = self.cpus.get(cpu).ok_or(ErrorCode::InternalFailure)?;
+                this.leave();
+                let result = forward(function, registers, firmware);
+                this.stay();
+                Ok(result)
+            }
+            Proxy::CpuSuspend => {
+                let power_state = registers[1] as u32;
+                let entry = entry_at(2);
+                if self.is_powerdown(power_state) {
+                    check(entry, env)?;
+                }
+                self.suspend(FunctionId::CpuSuspend64, Some(power_state), cpu, entry, env, firmware)
+            }
+            Proxy::CpuDefaultSuspend => {
+                let entry = entry_at(1);
+                check(entry, env)?;
+                self.suspend(FunctionId::CpuDefaultSuspend64, None, cpu, entry, env, firmware)
+            }
+            Proxy::SystemSuspend => {
+                let entry = entry_at(1);
+                check(entry, env)?;
+                self.suspend(FunctionId::SystemSuspend64, None, cpu, entry, env, firmware)
+            }
+            Proxy::Refuse => Err(ErrorCode::NotSupported),
+        }
+    }
+
+    fn cpu_on(&self, target: u64, entry: HostEntry, env: &impl Environment, firmware: &impl Firmware) -> Answer {
+        // The type checks that no bit outside the affinity fields is set. A 32-bit caller has cleared what it cannot name.
+        let target = Mpidr::try_from(target).map_err(ErrorCode::from)?;
+        let affinity = u64::from(target);
+        let number = self.find(affinity).ok_or(ErrorCode::InvalidParameters)?;
+        check(entry, env)?;
+        let slot = &self.cpus[number];
+        slot.claim(entry).map_err(|error| match error {
+            ClaimError::AlreadyOn => ErrorCode::AlreadyOn,
+            ClaimError::OnPending => ErrorCode::OnPending,
+        })?;
+        let mut call = [0; 18];
+        call[0] = u32::from(FunctionId::CpuOn64).into();
+        call[1] = affinity;
+        call[2] = env.entry_point();
+        call[3] = env.context(number);
+        firmware.call(&mut call);
+        // From success on the slot is the target's: it may have arrived, gone off and been claimed anew before this line.
+        if call[0] as u32 != 0 {
+            slot.unclaim();
+        }
+        Ok(call[0])
+    }
+
+    /// The entry is substituted for standby states too, although they ignore it: then no state that firmware takes for a
+    /// power-down one, whatever its number says, wakes up anywhere but in Exeunt.
+    fn suspend(
+        &self,
+        function: FunctionId,
+        power_state: Option<u32>,
+        cpu: usize,
+        entry: HostEntry,
+        env: &impl Environment,
+        firmware: &impl Firmware,
+    ) -> Answer {
+        self.cpus.get(cpu).ok_or(ErrorCode::InternalFailure)?.suspend(entry);
+        let mut call = [0; 18];
+        call[0] = u32::from(function).into();
+        let rest = match power_state {
+            Some(power_state) => {
+                call[1] = power_state.into();
+                2
+            }
+            None => 1,
+        };
+        call[rest] = env.entry_point();
+        call[rest + 1] = env.context(cpu);
+        firmware.call(&mut call);
+        Ok(call[0])
+    }
+
+    /// StateType of `power_state` (DEN0022, 5.4.2): bit 16 in the original format, bit 30 in the extended one.
+    fn is_powerdown(&self, power_state: u32) -> bool {
+        let bit = if self.extended_state.load(Ordering::Relaxed) { 30 } else { 16 };
+        power_state & (1 << bit) != 0
+    }
+}
+
+impl Default for Psci {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// DEN0022, 5.1.4: INVALID_ADDRESS for an entry that cannot be one. The host has no memory elsewhere, and an AArch64
+/// instruction is 4-byte aligned.
+fn check(entry: HostEntry, env: &impl Environment) -> Result<(), ErrorCode> {
+    if entry.pc.is_multiple_of(4) && env.is_host_ram(entry.pc) { Ok(()) } else { Err(ErrorCode::InvalidAddress) }
+}
+
+fn forward(function: FunctionId, registers: &[u64; 18], firmware: &impl Firmware) -> u64 {
+    let mut call = *registers;
+    call[0] = u32::from(function).into();
+    firmware.call(&mut call);
+    call[0]
+}
+
+fn ask(firmware: &impl Firmware, function: u32, argument: u64) -> u64 {
+    let mut call = [0; 18];
+    call[0] = function.into();
+    call[1] = argument;
+    firmware.call(&mut call);
+    call[0]
+}
+
+/// DEN0022, 5.2.2: errors are negative 32-bit numbers, whatever a 32-bit function left in the high word.
+const fn is_error(x0: u64) -> bool {
+    x0 & 1 << 31 != 0
+}

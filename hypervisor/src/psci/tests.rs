@@ -1,0 +1,1 @@
+//! The proxy against a model of firmware.

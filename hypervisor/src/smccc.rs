@@ -1,0 +1,103 @@
+//! Which call is whose: function identifiers of HVC and SMC.
+//!
+//! Owns the decision who answers a call: the stub ABI, the PSCI proxy, firmware, or nobody. It answers none itself.
+//!
+//! Source: Arm SMC Calling Convention, DEN0028 (the layout of identifiers is in section 2.5), and for the stub calls Linux
+//! `Documentation/virt/kvm/arm/hyp-abi.rst`.
+
+/// Bit 31: a fast call; clear, a yielding call.
+pub const CALL_FAST: u32 = 1 << 31;
+/// Bit 30: the SMC64 or HVC64 convention; clear, SMC32 or HVC32.
+pub const CALL_64: u32 = 1 << 30;
+/// Bits \[29:24\]: the owning entity.
+pub const OWNER_SHIFT: u32 = 24;
+/// Bits \[23:17\] of a fast call: reserved, 0.
+pub const RESERVED: u32 = 0x7f << 17;
+/// Bit 16 of a fast call: the caller has no live SVE or SME state, which tells firmware that it need not save any (SMCCC 1.3).
+/// Linux sets it in any call, PSCI included (`arch/arm64/kernel/smccc-call.S`); it is no part of the function's number.
+pub const SVE_HINT: u32 = 1 << 16;
+
+/// The result of a call that nobody knows: -1, in all 64 bits of x0 (DEN0028, "Unknown Function Identifier"). x1 to x17 stay
+/// as they were.
+pub const NOT_SUPPORTED: u64 = u64::MAX;
+
+/// The owning entities that the decision tells apart (DEN0028, table "Owning Entity Numbers").
+mod owner {
+    pub const ARCHITECTURE: u32 = 0;
+    pub const STANDARD_SECURE: u32 = 4;
+    pub const STANDARD_HYPERVISOR: u32 = 5;
+    pub const VENDOR_HYPERVISOR: u32 = 6;
+}
+
+/// PSCI's numbers among the standard secure service calls: 0 to 0x1f (DEN0028, "Reserved Standard Service calls").
+const PSCI_NUMBERS: core::ops::RangeInclusive<u16> = 0x00..=0x1f;
+/// SDEI's numbers there: 0x20 to 0x3f.
+const SDEI_NUMBERS: core::ops::RangeInclusive<u16> = 0x20..=0x3f;
+
+/// How the call came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduit {
+    /// HVC.
+    Hvc,
+    /// SMC, trapped.
+    Smc,
+}
+
+/// Who answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// A call of the stub ABI, HVC only: x0, all 64 bits, is its number or an unknown one.
+    Stub,
+    /// The PSCI proxy.
+    Psci,
+    /// Firmware, with x0 to x17 as they are.
+    Firmware,
+    /// Nobody: [`NOT_SUPPORTED`].
+    Unknown,
+}
+
+/// The function identifier in x0: its low word, without the hint in fast calls.
+#[must_use]
+pub const fn function_id(x0: u64) -> u32 {
+    let id = x0 as u32;
+    if id & CALL_FAST != 0 { id & !SVE_HINT } else { id }
+}
+
+/// Decides who answers the call with this x0 and this immediate.
+///
+/// - HVC below 0x8000_0000, or with anything in the high word and no fast call in the low one, is the stub ABI's: Linux's
+///   stub compares all of x0 and never looks at the immediate (`arch/arm64/kernel/hyp-stub.S`).
+/// - SMCCC calls have the immediate 0. Others are nobody's.
+/// - PSCI is the same by either conduit; so are the architecture's own calls (SMCCC_VERSION, ARCH_FEATURES and the
+///   workarounds that it tells about), which only firmware can answer.
+/// - All else by HVC belongs to a hypervisor, and Exeunt offers nothing there yet. All else by SMC belongs to firmware, but
+///   for the hypervisor owners, which firmware must not be asked, and SDEI: its handlers are entered at EL2 when there is
+///   one, so that a registration by the host would make firmware run the host's handler with EL2's rights.
+/// - Fast calls with reserved bits set are nobody's, so that firmware which ignores these bits cannot be talked into PSCI past
+///   the proxy.
+#[must_use]
+pub const fn classify(conduit: Conduit, x0: u64, immediate: u16) -> Call {
+    let id = function_id(x0);
+    if matches!(conduit, Conduit::Hvc) && id & CALL_FAST == 0 {
+        return Call::Stub;
+    }
+    if immediate != 0 || (id & CALL_FAST != 0 && id & RESERVED != 0) {
+        return Call::Unknown;
+    }
+    let owner = id >> OWNER_SHIFT & 0x3f;
+    let number = id as u16;
+    match owner {
+        owner::STANDARD_HYPERVISOR | owner::VENDOR_HYPERVISOR => Call::Unknown,
+        owner::STANDARD_SECURE if id & CALL_FAST != 0 && in_range(&PSCI_NUMBERS, number) => Call::Psci,
+        owner::STANDARD_SECURE if id & CALL_FAST != 0 && in_range(&SDEI_NUMBERS, number) => Call::Unknown,
+        owner::ARCHITECTURE => Call::Firmware,
+        _ => match conduit {
+            Conduit::Hvc => Call::Unknown,
+            Conduit::Smc => Call::Firmware,
+        },
+    }
+}
+
+const fn in_range(range: &core::ops::RangeInclusive<u16>, number: u16) -> bool {
+    *range.start() <= number && number <= *range.end()
+}

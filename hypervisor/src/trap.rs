@@ -1,0 +1,216 @@
+//! What the host does that reaches EL2, and what it gets for it.
+//!
+//! Owns the table of handlers by exception class. A handler answers *handled*, *unhandled* or *forbidden*; whatever is not
+//! handled becomes an exception at EL1 and a line in the log, never a panic. Registers come and go through [`Vcpu`], all else
+//! through [`Machine`].
+//!
+//! | class | answer |
+//! |---|---|
+//! | WFI, WFE | skipped: a CPU may always return from either at once |
+//! | HVC | the stub ABI, the PSCI proxy, firmware or NOT_SUPPORTED, by function identifier ([`crate::smccc`]) |
+//! | SMC | the same but for the stub ABI; the PC is moved past it, since a trap leaves it there |
+//! | data and instruction aborts | *forbidden*: a synchronous external abort at EL1 |
+//! | all others | *unhandled*: the instruction is undefined at EL1 |
+//!
+//! The others are instructions that a trap control of EL2 stops and nobody emulates (system registers, SVE, SME, pointer
+//! authentication, ...), where an undefined instruction is what a CPU without the feature gives; the same instructions from
+//! AArch32 at EL0; and classes that cannot come from a lower Exception level with HCR_EL2 as [`crate::features`] sets it
+//! (AArch32 HVC and SMC: RW is set; BRK, SVC, breakpoints, alignment faults: TGE and MDCR_EL2.TDE are clear).
+
+use log::warn;
+
+use crate::inject::{self, Entry, Exception, Origin, PstateFeatures};
+use crate::lifecycle::EntryLevel;
+use crate::psci::{Environment, Firmware, Psci};
+use crate::ratelimit::RateLimit;
+use crate::smccc::{self, Call, Conduit};
+use crate::syndrome::{CLASSES, Esr, ExceptionClass, FaultKind};
+
+/// Log lines about the host's mistakes: at most this many ...
+pub const LOG_BURST: u16 = 10;
+/// ... in this many seconds, the figures that Linux's `printk_ratelimit` has.
+pub const LOG_INTERVAL_SECONDS: u64 = 5;
+
+/// The CPU as it was when the host trapped, and how to change what the host returns to.
+pub trait Vcpu {
+    /// The CPU's number in [`Psci`].
+    fn index(&self) -> usize;
+    /// The host's x0 to x17.
+    fn registers(&mut self) -> &mut [u64; 18];
+    /// ELR_EL2.
+    fn elr(&self) -> u64;
+    /// Sets ELR_EL2 and SPSR_EL2, to which the exception return goes.
+    fn set_return(&mut self, elr: u64, spsr: u64);
+    /// SPSR_EL2.
+    fn spsr(&self) -> u64;
+    /// FAR_EL2.
+    fn far(&self) -> u64;
+    /// HPFAR_EL2.
+    fn hpfar(&self) -> u64;
+    /// VBAR_EL1.
+    fn vbar_el1(&self) -> u64;
+    /// SCTLR_EL1.
+    fn sctlr_el1(&self) -> u64;
+    /// SCTLR2_EL1, 0 on a CPU without it.
+    fn sctlr2_el1(&self) -> u64;
+    /// GCSCR_EL1, 0 on a CPU without it.
+    fn gcscr_el1(&self) -> u64;
+    /// Sets ELR_EL1, SPSR_EL1, ESR_EL1 and, if there is one, FAR_EL1.
+    fn set_el1_exception(&mut self, entry: &Entry);
+    /// At which level the host's stage 1 walk for `far` reads its descriptor at `ipa`, if a walk finds that out. Asked for
+    /// faults on such a walk only. `ipa` is known to the 4 KiB page.
+    fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8>;
+}
+
+/// What all CPUs share.
+pub trait Machine: Environment {
+    /// The way to firmware.
+    type Firmware: Firmware;
+
+    /// The PSCI proxy.
+    fn psci(&self) -> &Psci;
+    /// Firmware.
+    fn firmware(&self) -> &Self::Firmware;
+    /// The PSTATE fields that the CPUs have.
+    fn pstate_features(&self) -> PstateFeatures;
+    /// The limit for log lines about the host's mistakes.
+    fn log_limit(&self) -> &RateLimit;
+    /// CNTPCT_EL0.
+    fn now(&self) -> u64;
+    /// CNTFRQ_EL0.
+    fn ticks_per_second(&self) -> u64;
+}
+
+/// A handler's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The host goes on.
+    Handled,
+    /// Nobody emulates this: undefined instruction.
+    Unhandled,
+    /// The host may not do this: synchronous external abort.
+    Forbidden,
+}
+
+type Handler<V, M> = fn(&mut V, &M, Esr) -> Outcome;
+
+/// The handlers by exception class.
+struct Table<V, M>(core::marker::PhantomData<(V, M)>);
+
+impl<V: Vcpu, M: Machine> Table<V, M> {
+    const ROWS: [Handler<V, M>; CLASSES] = {
+        let mut rows: [Handler<V, M>; CLASSES] = [unhandled; CLASSES];
+        rows[ExceptionClass::Wfx as usize] = skip;
+        rows[ExceptionClass::Hvc64 as usize] = hvc;
+        rows[ExceptionClass::Smc64 as usize] = smc;
+        rows[ExceptionClass::InstructionAbortLower as usize] = abort;
+        rows[ExceptionClass::DataAbortLower as usize] = abort;
+        rows
+    };
+}
+
+/// Answers a synchronous exception from EL1 or EL0. Afterwards the host goes on at ELR_EL2; a PSCI call that turns the CPU
+/// off does not return.
+pub fn dispatch<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) {
+    let row = Table::<V, M>::ROWS[usize::from(esr.class_bits()) % CLASSES];
+    let outcome = row(cpu, machine, esr);
+    if outcome != Outcome::Handled {
+        refuse(cpu, machine, esr, outcome);
+    }
+}
+
+/// Takes the exception to EL1 and says so. Out of the way of the calls that are answered.
+#[cold]
+#[inline(never)]
+fn refuse<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr, outcome: Outcome) {
+    let (far, ipa) = (cpu.far(), fault_ipa(cpu.hpfar()));
+    let exception = match (outcome, esr.abort()) {
+        (Outcome::Forbidden, Some(abort)) => {
+            let stage1_level = if abort.on_stage1_walk() { cpu.stage1_level(far, ipa) } else { None };
+            Exception::Abort { abort, far, stage1_level }
+        }
+        _ => Exception::Undefined,
+    };
+    report(cpu, machine, esr, exception);
+    let origin = Origin {
+        spsr: cpu.spsr(),
+        pc: cpu.elr(),
+        vbar: cpu.vbar_el1(),
+        sctlr: cpu.sctlr_el1(),
+        sctlr2: cpu.sctlr2_el1(),
+        gcscr: cpu.gcscr_el1(),
+    };
+    let entry = inject::take_exception(&origin, machine.pstate_features(), exception);
+    cpu.set_el1_exception(&entry);
+    cpu.set_return(entry.pc, entry.pstate);
+}
+
+fn report<V: Vcpu, M: Machine>(cpu: &V, machine: &M, esr: Esr, exception: Exception) {
+    let interval = machine.ticks_per_second().saturating_mul(LOG_INTERVAL_SECONDS);
+    let Some(suppressed) = machine.log_limit().allow(machine.now(), interval, LOG_BURST) else {
+        return;
+    };
+    if suppressed > 0 {
+        warn!("{suppressed} lines about the host's faults left out");
+    }
+    let (pc, what) = (cpu.elr(), esr.with_far(cpu.far()));
+    match exception {
+        Exception::Undefined => warn!("host at {pc:#x}: {what}; it gets an undefined instruction"),
+        Exception::Abort { abort, .. } if has_ipa(abort) => {
+            let ipa = fault_ipa(cpu.hpfar());
+            warn!("host at {pc:#x}: {what}, IPA page {ipa:#x}; it gets an external abort");
+        }
+        Exception::Abort { .. } => warn!("host at {pc:#x}: {what}; it gets an external abort"),
+    }
+}
+
+/// HPFAR_EL2.FIPA, bits \[47:4\], holds bits \[55:12\] of the faulting IPA (Arm ARM D24.2, HPFAR_EL2).
+const fn fault_ipa(hpfar: u64) -> u64 {
+    (hpfar & 0xffff_ffff_fff0) << 8
+}
+
+/// Whether HPFAR_EL2 was written: translation, access flag and address size faults, and any fault on a stage 1 walk. For a
+/// permission fault on the access itself the architecture does not promise it.
+const fn has_ipa(abort: crate::syndrome::Abort) -> bool {
+    abort.on_stage1_walk()
+        || matches!(abort.fault().kind, FaultKind::Translation | FaultKind::AccessFlag | FaultKind::AddressSize)
+}
+
+fn unhandled<V, M>(_cpu: &mut V, _machine: &M, _esr: Esr) -> Outcome {
+    Outcome::Unhandled
+}
+
+fn abort<V, M>(_cpu: &mut V, _machine: &M, _esr: Esr) -> Outcome {
+    Outcome::Forbidden
+}
+
+fn skip<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {
+    let (elr, spsr) = inject::skip_instruction(cpu.elr(), cpu.spsr(), esr.is_32bit_instruction());
+    cpu.set_return(elr, spsr);
+    Outcome::Handled
+}
+
+/// An HVC leaves ELR_EL2 behind it.
+fn hvc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
+    call(cpu, machine, Conduit::Hvc, esr.immediate());
+    Outcome::Handled
+}
+
+/// An SMC that HCR_EL2.TSC traps leaves ELR_EL2 at it. It is moved on first: a call that wakes up elsewhere never comes back
+/// here, one that does comes back to the next instruction.
+fn smc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
+    let outcome = skip(cpu, machine, esr);
+    call(cpu, machine, Conduit::Smc, esr.immediate());
+    outcome
+}
+
+fn call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, conduit: Conduit, immediate: u16) {
+    let index = cpu.index();
+    let registers = cpu.registers();
+    match smccc::classify(conduit, registers[0], immediate) {
+        Call::Stub => registers[0] = EntryLevel::of_host().stub_call(registers[0]),
+        Call::Psci => machine.psci().call(index, registers, machine, machine.firmware()),
+        Call::Firmware => machine.firmware().call(registers),
+        Call::Unknown => registers[0] = smccc::NOT_SUPPORTED,
+    }
+}
