@@ -7,8 +7,10 @@
 
 pub mod counters;
 pub mod devicetree;
+pub mod image;
 pub mod inject;
 pub mod lifecycle;
+pub mod options;
 pub mod paging;
 pub mod psci;
 pub mod ratelimit;

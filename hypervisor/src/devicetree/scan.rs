@@ -1,0 +1,957 @@
+//! The pass over a flattened tree.
+//!
+//! It visits every token of the structure block once, checks that the block is well formed, and notes what Exeunt needs. Whatever
+//! the bytes are, it neither panics nor reads outside the slice, and its work is bounded by the slice's length.
+//!
+//! A node's properties come in any order, so a node is judged when the last of them has been seen: at its first child or its end.
+
+use super::names::{Cache, Name, Names};
+use super::platform::{Cells, Chosen, Conduit, Gic, Its, Module, Msi, Platform, Region, Reserved, Span, Value};
+use super::{MAX_SIZE, TreeError, token};
+
+/// Levels of nodes, the root included. The deepest trees in Linux's sources have about ten; Linux itself gives up at 64.
+const MAX_DEPTH: usize = 32;
+
+/// Levels below the root at which a console is looked for.
+const MAX_PATH: usize = 6;
+
+/// PL011s among which the console is looked for.
+const MAX_UARTS: usize = 8;
+
+/// Reads the tree at the start of `dtb` into `platform`, of which nothing remains from before.
+///
+/// # Errors
+///
+/// A [`TreeError`] that says what is wrong with the tree; `platform` is blank then.
+pub fn scan(dtb: &[u8], platform: &mut Platform) -> Result<(), TreeError> {
+    platform.reset();
+    let result = scan_into(dtb, platform);
+    if result.is_err() {
+        platform.reset();
+    }
+    result
+}
+
+/// Reads the tree into a blank `platform`.
+fn scan_into(dtb: &[u8], platform: &mut Platform) -> Result<(), TreeError> {
+    let tree = fdt::Fdt::new(dtb).map_err(|error| match error {
+        fdt::FdtError::BadMagic | fdt::FdtError::BadPtr => TreeError::NotATree,
+        fdt::FdtError::BufferTooSmall => match super::total_size(dtb) {
+            Ok(size) => TreeError::TooLarge { size },
+            Err(error) => error,
+        },
+    })?;
+    if tree.total_size() > MAX_SIZE {
+        return Err(TreeError::TooLarge { size: tree.total_size() });
+    }
+    let dtb = dtb.get(..tree.total_size()).ok_or(TreeError::Header)?;
+    let header = Header::read(dtb)?;
+
+    let layout = &mut platform.layout;
+    layout.used = header.strings + header.strings_size;
+    layout.struct_size = header.struct_size;
+    layout.strings = header.strings;
+    layout.strings_size = header.strings_size;
+
+    let block = &dtb[..header.structure as usize];
+    let reservations = header.reservations as usize;
+    if !block[reservations..].chunks_exact(16).any(|entry| entry.iter().all(|&byte| byte == 0)) {
+        return Err(TreeError::Header);
+    }
+    for entry in tree.memory_reservations() {
+        let value_error = TreeError::Value { property: "memory reservation", offset: reservations };
+        let region = Region::new(entry.address() as u64, entry.size() as u64).ok_or(value_error)?;
+        if !platform.reserved.push(region) {
+            return Err(TreeError::TooMany { what: "memory reservations", limit: Platform::MAX_RESERVED });
+        }
+    }
+
+    let strings = &dtb[header.strings as usize..layout_end(&platform.layout)];
+    if !strings.is_ascii() {
+        return Err(TreeError::Name { offset: header.strings as usize });
+    }
+    if strings.last().is_some_and(|&last| last != 0) {
+        return Err(TreeError::Name { offset: layout_end(&platform.layout) - 1 });
+    }
+
+    let structure = &dtb[header.structure as usize..][..header.struct_size as usize];
+    let mut scanner = Scanner {
+        dtb,
+        words: structure.as_chunks().0,
+        base: header.structure,
+        strings,
+        platform,
+        names: Cache::EMPTY,
+        frames: [Frame::EMPTY; MAX_DEPTH],
+        uarts: [Uart { base: 0, path: [0; MAX_PATH], depth: 0 }; MAX_UARTS],
+        uart_count: 0,
+        highest_cpu: 0,
+        stdout: None,
+        chosen_initrd: (None, None),
+        aliases: None,
+    };
+    scanner.run()?;
+    scanner.find_console();
+    Ok(())
+}
+
+/// Where the part of the tree that is in use ends.
+fn layout_end(layout: &super::platform::Layout) -> usize {
+    layout.used as usize
+}
+
+/// The fields of the header (DTSpec 5.2) that matter, checked against each other.
+struct Header {
+    structure: u32,
+    struct_size: u32,
+    strings: u32,
+    strings_size: u32,
+    reservations: u32,
+}
+
+impl Header {
+    /// `dtb` is as long as the header's `totalsize`.
+    fn read(dtb: &[u8]) -> Result<Self, TreeError> {
+        /// The format's version, and that with which it has to be compatible.
+        const VERSION: u32 = 17;
+
+        let header: &[u8; super::HEADER_SIZE] = dtb.first_chunk().ok_or(TreeError::Header)?;
+        let [_, _, structure, strings, reservations, version, compatible, _, strings_size, struct_size] =
+            core::array::from_fn(|i| {
+                u32::from_be_bytes([header[4 * i], header[4 * i + 1], header[4 * i + 2], header[4 * i + 3]])
+            });
+        if version < VERSION || compatible > VERSION {
+            return Err(TreeError::Version { version });
+        }
+        // The blocks stand in the order in which the specification wants them, apart from each other. `edit` relies on it.
+        let in_order = reservations as usize >= super::HEADER_SIZE
+            && reservations <= structure
+            && structure.checked_add(struct_size).is_some_and(|end| end <= strings)
+            && strings.checked_add(strings_size).is_some_and(|end| end as usize <= dtb.len());
+        let aligned = reservations.is_multiple_of(8) && structure.is_multiple_of(4) && struct_size.is_multiple_of(4);
+        if in_order && aligned {
+            Ok(Self { structure, struct_size, strings, strings_size, reservations })
+        } else {
+            Err(TreeError::Header)
+        }
+    }
+}
+
+/// What a node is, by its place in the tree.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Root,
+    Chosen,
+    Aliases,
+    Cpus,
+    ReservedMemory,
+    Kernel,
+    Ramdisk,
+    Its(u8),
+    Other,
+}
+
+/// How the addresses of a node's children relate to physical ones.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Space {
+    /// They are physical addresses: the root, and buses with an empty `ranges`.
+    Physical,
+    /// The bus has windows: its `ranges`.
+    Windows,
+    /// They are not memory addresses: no `ranges`.
+    Unrelated,
+}
+
+/// A property's value: index of its first word in the structure block, and length in bytes.
+#[derive(Clone, Copy)]
+struct Data {
+    /// 0, where no value can be, if there is no such property.
+    word: u32,
+    length: u32,
+}
+
+impl Data {
+    const ABSENT: Self = Self { word: 0, length: 0 };
+
+    const fn is_present(self) -> bool {
+        self.word != 0
+    }
+
+    /// The value if there is one.
+    fn present(self) -> Option<Self> {
+        self.is_present().then_some(self)
+    }
+
+    /// Takes `other` if there is none yet: of properties with equal names, the first one counts.
+    fn or_take(&mut self, other: Self) {
+        if !self.is_present() {
+            *self = other;
+        }
+    }
+}
+
+/// A node of which the properties have been seen, and the children not yet.
+#[derive(Clone, Copy)]
+struct Frame {
+    kind: Kind,
+    space: Space,
+    cells: Cells,
+    name: u32,
+    ranges: Data,
+}
+
+impl Frame {
+    const EMPTY: Self = Self {
+        kind: Kind::Other,
+        space: Space::Unrelated,
+        cells: Cells { address: 2, size: 1 },
+        name: 0,
+        ranges: Data::ABSENT,
+    };
+}
+
+/// The node of which the properties are being seen.
+#[derive(Clone, Copy)]
+struct Node {
+    kind: Kind,
+    /// Index of the BEGIN_NODE token.
+    start: u32,
+    address_cells: Option<u8>,
+    size_cells: Option<u8>,
+    device: Device,
+    disabled: bool,
+    failed: bool,
+    without_psci: bool,
+    phandle: Option<u32>,
+    reg: Data,
+    ranges: Data,
+    compatible: Data,
+    bootargs: Data,
+    method: Data,
+}
+
+/// A node's `device_type`, as far as it is not obsolete.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Device {
+    Memory,
+    Cpu,
+    Other,
+}
+
+/// A PL011 and where it is in the tree.
+#[derive(Clone, Copy)]
+struct Uart {
+    base: u64,
+    /// Index of the names of the nodes that lead to it, the root left out.
+    path: [u32; MAX_PATH],
+    depth: usize,
+}
+
+struct Scanner<'a> {
+    dtb: &'a [u8],
+    words: &'a [[u8; 4]],
+    /// Offset of the structure block in the tree.
+    base: u32,
+    strings: &'a [u8],
+    platform: &'a mut Platform,
+    names: Cache,
+    frames: [Frame; MAX_DEPTH],
+    uarts: [Uart; MAX_UARTS],
+    uart_count: usize,
+    highest_cpu: u64,
+    stdout: Option<Value>,
+    /// The properties `linux,initrd-start` and `linux,initrd-end` of `/chosen`.
+    chosen_initrd: (Option<Span>, Option<Span>),
+    aliases: Option<Span>,
+}
+
+impl<'a> Scanner<'a> {
+    fn run(&mut self) -> Result<(), TreeError> {
+        // What has not been visited.
+        let mut rest = self.words;
+        // Nodes that are open. The innermost one has the number depth - 1.
+        let mut depth = 0;
+        // The innermost node, and whether more properties of it can come.
+        let mut node = Node::new(Kind::Other, 0);
+        let mut open = false;
+        loop {
+            let Some((tag, behind)) = rest.split_first() else { return Err(self.broken(rest)) };
+            match u32::from_be_bytes(*tag) {
+                token::PROP => {
+                    let [length, name, value @ ..] = behind else { return Err(self.broken(rest)) };
+                    let (length, name) = (u32::from_be_bytes(*length), u32::from_be_bytes(*name));
+                    let Some(next) = value.get(words_in(length)..) else { return Err(self.broken(rest)) };
+                    if !open || name as usize >= self.strings.len() {
+                        return Err(self.broken(rest));
+                    }
+                    if let Some(name) = self.names.look_up(&mut self.platform.layout.names, self.strings, name) {
+                        self.property(&mut node, name, Data { word: self.index(value) as u32, length })?;
+                    }
+                    rest = next;
+                }
+                token::BEGIN_NODE => {
+                    let start = self.index(rest);
+                    if open {
+                        self.properties_end(&node, depth - 1, start)?;
+                    }
+                    let Some(frame) = self.frames.get_mut(depth) else { return Err(TreeError::TooDeep) };
+                    *frame = Frame { name: start as u32 + 1, ..Frame::EMPTY };
+                    node = Node::new(kind(depth, behind), start as u32);
+                    open = true;
+                    depth += 1;
+                    rest = self.skip_name(behind)?;
+                }
+                token::END_NODE => {
+                    let start = self.index(rest);
+                    if depth == 0 {
+                        return Err(self.broken(rest));
+                    }
+                    depth -= 1;
+                    if open {
+                        self.properties_end(&node, depth, start)?;
+                        open = false;
+                    }
+                    self.node_end(depth, start);
+                    rest = behind;
+                    if depth == 0 {
+                        break;
+                    }
+                }
+                token::NOP => rest = behind,
+                _ => return Err(self.broken(rest)),
+            }
+        }
+        match rest.iter().map(|word| u32::from_be_bytes(*word)).find(|&word| word != token::NOP) {
+            Some(token::END) => Ok(()),
+            _ => Err(self.broken(rest)),
+        }
+    }
+
+    /// The number of the word at which `rest`, the rest of the structure block, begins.
+    fn index(&self, rest: &[[u8; 4]]) -> usize {
+        self.words.len() - rest.len()
+    }
+
+    /// The error for a structure block that is broken where `rest` of it begins.
+    #[cold]
+    fn broken(&self, rest: &[[u8; 4]]) -> TreeError {
+        TreeError::Structure { offset: self.offset(self.index(rest)) as usize }
+    }
+
+    /// Offset in the tree of the word with number `at`.
+    fn offset(&self, at: usize) -> u32 {
+        self.base + 4 * at as u32
+    }
+
+    /// The words from number `from` up to `to`, as offsets in the tree.
+    fn span(&self, from: usize, to: usize) -> Span {
+        Span { start: self.offset(from), end: self.offset(to) }
+    }
+
+    /// Checks the node's name at the start of `words`, and returns what is behind it.
+    #[inline]
+    fn skip_name(&self, words: &'a [[u8; 4]]) -> Result<&'a [[u8; 4]], TreeError> {
+        const HIGH_BITS: u32 = 0x8080_8080;
+        const LOW_BITS: u32 = 0x0101_0101;
+        let mut rest = words;
+        while let Some((word, behind)) = rest.split_first() {
+            let word = u32::from_ne_bytes(*word);
+            if word & HIGH_BITS != 0 {
+                break;
+            }
+            // Whether one of four bytes is 0, known that none has its high bit set: only 0 - 1 sets it.
+            if word.wrapping_sub(LOW_BITS) & HIGH_BITS != 0 {
+                return Ok(behind);
+            }
+            rest = behind;
+        }
+        Err(TreeError::Name { offset: self.offset(self.index(rest)) as usize })
+    }
+
+    /// The name that begins at word `at`.
+    fn name(&self, at: usize) -> &'a [u8] {
+        let bytes = self.words.get(at..).unwrap_or_default().as_flattened();
+        bytes.split(|&byte| byte == 0).next().unwrap_or_default()
+    }
+
+    /// Notes the node's property `name` with the value `data`.
+    #[inline]
+    fn property(&mut self, node: &mut Node, name: Name, data: Data) -> Result<(), TreeError> {
+        let in_chosen = node.kind == Kind::Chosen;
+        match name {
+            Name::Reg => node.reg.or_take(data),
+            Name::Compatible => node.compatible.or_take(data),
+            Name::Ranges => node.ranges.or_take(data),
+            Name::Method => node.method.or_take(data),
+            Name::AddressCells => node.address_cells = Some(self.cell_count(node, name, data)?),
+            Name::SizeCells => node.size_cells = Some(self.cell_count(node, name, data)?),
+            Name::Phandle | Name::LinuxPhandle => node.phandle = self.cell(data),
+            Name::DeviceType => {
+                node.device = match self.bytes(data) {
+                    b"cpu\0" => Device::Cpu,
+                    b"memory\0" => Device::Memory,
+                    _ => Device::Other,
+                }
+            }
+            Name::EnableMethod => node.without_psci = self.bytes(data) != b"psci\0",
+            Name::Status => {
+                let status = self.bytes(data);
+                node.disabled = !matches!(status, b"okay\0" | b"ok\0");
+                node.failed = status.starts_with(b"fail");
+            }
+            Name::MsiMap | Name::MsiParent => {
+                let property = self.whole(data);
+                if !self.platform.layout.msi.push(Msi { property, is_map: name == Name::MsiMap }) {
+                    return Err(TreeError::TooMany { what: "MSI properties", limit: Platform::MAX_MSI });
+                }
+            }
+            Name::Bootargs if node.bootargs.is_present() => {
+                return Err(TreeError::Duplicate { what: "'bootargs' in one node" });
+            }
+            Name::Bootargs => node.bootargs = data,
+            Name::InitrdStart if in_chosen => {
+                if self.chosen_initrd.0.replace(self.whole(data)).is_some() {
+                    return Err(TreeError::Duplicate { what: "'linux,initrd-start'" });
+                }
+            }
+            Name::InitrdEnd if in_chosen => {
+                if self.chosen_initrd.1.replace(self.whole(data)).is_some() {
+                    return Err(TreeError::Duplicate { what: "'linux,initrd-end'" });
+                }
+            }
+            Name::StdoutPath | Name::LinuxStdoutPath if in_chosen => {
+                self.stdout = self.stdout.or(Some(self.value(data)));
+            }
+            Name::UefiSystemTable if in_chosen => self.platform.efi = true,
+            Name::InitrdStart
+            | Name::InitrdEnd
+            | Name::StdoutPath
+            | Name::LinuxStdoutPath
+            | Name::UefiSystemTable
+            | Name::NoMap => {}
+        }
+        Ok(())
+    }
+
+    /// All of the property with the value `data`: three words come before it (DTSpec 5.4.1).
+    fn whole(&self, data: Data) -> Span {
+        self.span(data.word as usize - 3, data.word as usize + words_in(data.length))
+    }
+
+    /// The value in `data`, as an offset in the tree.
+    fn value(&self, data: Data) -> Value {
+        Value { at: self.offset(data.word as usize), length: data.length }
+    }
+
+    /// The value in `data`.
+    #[inline]
+    fn bytes(&self, data: Data) -> &'a [u8] {
+        let words = self.words.get(data.word as usize..).unwrap_or_default().as_flattened();
+        words.get(..data.length as usize).unwrap_or_default()
+    }
+
+    /// The value in `data`, if it is one cell.
+    fn cell(&self, data: Data) -> Option<u32> {
+        Some(u32::from_be_bytes(self.bytes(data).try_into().ok()?))
+    }
+
+    /// The value of `#address-cells` or `#size-cells`.
+    fn cell_count(&self, node: &Node, name: Name, data: Data) -> Result<u8, TreeError> {
+        /// More cells than any bus needs: PCI has 3.
+        const MAX_CELLS: u32 = 8;
+        match self.cell(data) {
+            Some(count) if count <= MAX_CELLS => Ok(count as u8),
+            _ => Err(self.bad_value(name.text(), node, data)),
+        }
+    }
+
+    /// The error for a property with an impossible value, or for a node that lacks it.
+    #[cold]
+    fn bad_value(&self, property: &'static str, node: &Node, data: Data) -> TreeError {
+        let at = if data.is_present() { data.word } else { node.start };
+        TreeError::Value { property, offset: self.offset(at as usize) as usize }
+    }
+
+    /// Judges the node at level `depth`: its last property lies before word `at`.
+    #[inline]
+    fn properties_end(&mut self, node: &Node, depth: usize, at: usize) -> Result<(), TreeError> {
+        let frame = &mut self.frames[depth];
+        let frame_name = frame.name as usize;
+        frame.kind = node.kind;
+        frame.cells = Cells { address: node.address_cells.unwrap_or(2), size: node.size_cells.unwrap_or(1) };
+        if node.kind == Kind::Chosen {
+            // QEMU's guest-loader writes modules without saying how. As Xen does: the root's cells then.
+            let root = self.platform.layout.root_cells;
+            frame.cells.address = node.address_cells.unwrap_or(root.address);
+            frame.cells.size = node.size_cells.unwrap_or(root.size);
+        }
+        if node.ranges.is_present() {
+            frame.space = if node.ranges.length == 0 { Space::Physical } else { Space::Windows };
+            frame.ranges = node.ranges;
+        }
+        let Some(above) = depth.checked_sub(1) else {
+            return self.root(node);
+        };
+        let parent = self.frames[above];
+        if parent.kind == Kind::Cpus {
+            // As Linux's of_get_next_cpu_node (drivers/of/base.c): a CPU that is "disabled" can be turned on, one that is "fail"
+            // cannot.
+            let is_cpu = node.device == Device::Cpu || matches!(self.words.get(frame_name), Some(b"cpu@" | b"cpu\0"));
+            return if is_cpu && !node.failed { self.cpu(node, parent.cells) } else { Ok(()) };
+        }
+        self.raise_highest(node, depth, &parent);
+        match node.kind {
+            Kind::Chosen => {
+                let chosen = Chosen {
+                    properties_end: self.offset(at),
+                    end: 0,
+                    bootargs: node.bootargs.present().map(|data| self.whole(data)),
+                    initrd_start: self.chosen_initrd.0,
+                    initrd_end: self.chosen_initrd.1,
+                };
+                if self.platform.layout.chosen.replace(chosen).is_some() {
+                    return Err(TreeError::Duplicate { what: "/chosen" });
+                }
+                self.platform.options = node.bootargs.present().map(|data| self.value(data));
+                self.platform.loader_initrd = self.chosen_initrd.0.is_some();
+            }
+            Kind::ReservedMemory => {
+                let reserved = Reserved {
+                    properties_end: self.offset(at),
+                    close: 0,
+                    address_cells: node.address_cells,
+                    size_cells: node.size_cells,
+                    has_ranges: node.ranges.is_present(),
+                };
+                if self.platform.layout.reserved.replace(reserved).is_some() {
+                    return Err(TreeError::Duplicate { what: "/reserved-memory" });
+                }
+            }
+            Kind::Aliases => self.aliases = Some(self.span(node.start as usize, at)),
+            _ if node.disabled => {}
+            _ if parent.kind == Kind::Chosen => self.module(node, depth, parent.cells)?,
+            _ if parent.kind == Kind::Root && node.device == Device::Memory => self.memory(node, parent.cells)?,
+            _ => {
+                if node.compatible.is_present() {
+                    self.device(node, depth)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes where a node ends for which that matters; its END_NODE token is at word `at`.
+    #[inline]
+    fn node_end(&mut self, depth: usize, at: usize) {
+        let (token, behind) = (self.offset(at), self.offset(at + 1));
+        let layout = &mut self.platform.layout;
+        match self.frames[depth].kind {
+            Kind::Chosen => {
+                if let Some(chosen) = &mut layout.chosen {
+                    chosen.end = behind;
+                }
+            }
+            Kind::ReservedMemory => {
+                if let Some(reserved) = &mut layout.reserved {
+                    reserved.close = token;
+                }
+            }
+            Kind::Kernel => {
+                if let Some(span) = &mut layout.kernel {
+                    span.end = behind;
+                }
+            }
+            Kind::Ramdisk => {
+                if let Some(span) = &mut layout.ramdisk {
+                    span.end = behind;
+                }
+            }
+            Kind::Its(index) => {
+                if let Some(its) = layout.its.get_mut(usize::from(index)) {
+                    its.node.end = behind;
+                }
+            }
+            Kind::Root | Kind::Aliases | Kind::Cpus | Kind::Other => {}
+        }
+    }
+
+    /// The root: everything below depends on its cells.
+    fn root(&mut self, node: &Node) -> Result<(), TreeError> {
+        let cells = |count: Option<u8>, property| match count {
+            // Linux and the specification disagree on what an absent one means.
+            Some(count @ (1 | 2)) => Ok(count),
+            _ => Err(self.bad_value(property, node, Data::ABSENT)),
+        };
+        let cells = Cells {
+            address: cells(node.address_cells, "/#address-cells")?,
+            size: cells(node.size_cells, "/#size-cells")?,
+        };
+        self.platform.layout.root_cells = cells;
+        self.frames[0].space = Space::Physical;
+        Ok(())
+    }
+
+    /// An enabled CPU.
+    fn cpu(&mut self, node: &Node, cells: Cells) -> Result<(), TreeError> {
+        /// The bits of MPIDR_EL1 that tell CPUs apart: Aff3 (39:32), Aff2, Aff1, Aff0 (23:0). Linux's binding (cpus.yaml) wants
+        /// all others 0 in `reg`.
+        const AFFINITY: u64 = 0xff_00ff_ffff;
+        let mut values = self.numbers(node.reg);
+        let mpidr = match (cells, values.next(cells.address), values.is_empty()) {
+            (Cells { address: 1 | 2, size: 0 }, Some(mpidr), true) if mpidr & !AFFINITY == 0 => mpidr,
+            _ => return Err(self.bad_value("cpu reg", node, node.reg)),
+        };
+        // Trees list CPUs in ascending order as a rule, and then there is nothing to search.
+        if mpidr <= self.highest_cpu && self.platform.cpus.contains(&mpidr) {
+            return Err(TreeError::Duplicate { what: "CPU with the same reg" });
+        }
+        self.highest_cpu = self.highest_cpu.max(mpidr);
+        if !self.platform.cpus.push(mpidr) {
+            return Err(TreeError::TooMany { what: "CPUs", limit: Platform::MAX_CPUS });
+        }
+        self.platform.cpu_without_psci |= node.without_psci;
+        Ok(())
+    }
+
+    /// A bank of RAM.
+    fn memory(&mut self, node: &Node, cells: Cells) -> Result<(), TreeError> {
+        let mut values = self.numbers(node.reg);
+        while !values.is_empty() {
+            let region = values.region(cells).ok_or_else(|| self.bad_value("memory reg", node, node.reg))?;
+            if region.size() != 0 && !add_memory(self.platform, region) {
+                return Err(TreeError::TooMany { what: "ranges of RAM", limit: Platform::MAX_MEMORY });
+            }
+        }
+        Ok(())
+    }
+
+    /// A child of `/chosen`: perhaps a module (Xen's docs/misc/arm/device-tree/booting.txt describes the binding).
+    fn module(&mut self, node: &Node, depth: usize, cells: Cells) -> Result<(), TreeError> {
+        let kind = {
+            let strings = || self.bytes(node.compatible).split(|&byte| byte == 0);
+            if !strings().any(|string| string == b"multiboot,module") {
+                return Ok(());
+            }
+            match strings().find_map(|string| match string {
+                b"multiboot,kernel" => Some(Kind::Kernel),
+                b"multiboot,ramdisk" => Some(Kind::Ramdisk),
+                _ => None,
+            }) {
+                Some(kind) => kind,
+                None => return Ok(()),
+            }
+        };
+        let mut values = self.numbers(node.reg);
+        let region = match (values.region(cells), values.is_empty()) {
+            (Some(region), true) if region.size() != 0 => region,
+            _ => return Err(self.bad_value("module reg", node, node.reg)),
+        };
+        let bootargs = node.bootargs.present();
+        let module = Module { region, bootargs: bootargs.map(|data| self.value(data)) };
+        let property = bootargs.map(|data| self.whole(data));
+        let span = self.span(node.start as usize, node.start as usize);
+        self.frames[depth].kind = kind;
+        let platform = &mut *self.platform;
+        if kind == Kind::Kernel {
+            if platform.kernel.replace(module).is_some() {
+                return Err(TreeError::Duplicate { what: "multiboot,kernel module" });
+            }
+            platform.layout.kernel = Some(span);
+            platform.layout.kernel_bootargs = property;
+        } else {
+            if platform.ramdisk.replace(module).is_some() {
+                return Err(TreeError::Duplicate { what: "multiboot,ramdisk module" });
+            }
+            platform.layout.ramdisk = Some(span);
+        }
+        Ok(())
+    }
+
+    /// A node that says what it is compatible with.
+    fn device(&mut self, node: &Node, depth: usize) -> Result<(), TreeError> {
+        for string in self.bytes(node.compatible).split(|&byte| byte == 0) {
+            // Most nodes have nothing of Arm's.
+            if !string.starts_with(b"arm,") {
+                continue;
+            }
+            match string {
+                b"arm,pl011" => self.uart(node, depth),
+                b"arm,psci-0.2" | b"arm,psci-1.0" => {
+                    self.platform.psci = match self.bytes(node.method) {
+                        b"smc\0" => Some(Conduit::Smc),
+                        b"hvc\0" => Some(Conduit::Hvc),
+                        _ => None,
+                    }
+                }
+                b"arm,gic-v3" => self.platform.gic = Some(Gic::V3),
+                // The names under which Linux's drivers/irqchip/irq-gic.c finds GICv2.
+                b"arm,gic-400" | b"arm,cortex-a15-gic" | b"arm,cortex-a9-gic" | b"arm,cortex-a7-gic" | b"arm,pl390" => {
+                    self.platform.gic = Some(Gic::V2);
+                }
+                b"arm,gic-v3-its" => {
+                    let its = &mut self.platform.layout.its;
+                    self.frames[depth].kind = Kind::Its(its.len() as u8);
+                    let start = self.base + 4 * node.start;
+                    if !its.push(Its { node: Span { start, end: start }, phandle: node.phandle }) {
+                        return Err(TreeError::TooMany { what: "ITS nodes", limit: Platform::MAX_ITS });
+                    }
+                }
+                _ => continue,
+            }
+            break;
+        }
+        Ok(())
+    }
+
+    /// A PL011: remembers where it is, so that `stdout-path` can find it.
+    fn uart(&mut self, node: &Node, depth: usize) {
+        let cells = self.frames[depth - 1].cells;
+        let Some(base) = self.numbers(node.reg).next(cells.address) else { return };
+        let Some(base) = self.translate(depth - 1, base) else { return };
+        let mut path = [0; MAX_PATH];
+        let Some(names) = path.get_mut(..depth) else { return };
+        for (name, frame) in names.iter_mut().zip(&self.frames[1..]) {
+            *name = frame.name;
+        }
+        if let Some(place) = self.uarts.get_mut(self.uart_count) {
+            *place = Uart { base, path, depth };
+            self.uart_count += 1;
+        }
+    }
+
+    /// The physical address for `address` as the children of the node at level `depth` see it.
+    fn translate(&self, depth: usize, mut address: u64) -> Option<u64> {
+        for level in (0..=depth).rev() {
+            let bus = &self.frames[level];
+            match bus.space {
+                Space::Physical => {}
+                Space::Unrelated => return None,
+                Space::Windows => {
+                    let above = self.frames[level.checked_sub(1)?].cells;
+                    // Without an address no row of numbers would ever end.
+                    if bus.cells.address == 0 {
+                        return None;
+                    }
+                    let mut values = self.numbers(bus.ranges);
+                    loop {
+                        let child = values.next(bus.cells.address)?;
+                        let parent = values.next(above.address)?;
+                        let size = values.next(bus.cells.size)?;
+                        if let Some(offset) = address.checked_sub(child).filter(|&offset| offset < size) {
+                            address = parent.checked_add(offset)?;
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        Some(address)
+    }
+
+    /// Raises the highest address to that of the node's registers and of its windows.
+    #[inline]
+    fn raise_highest(&mut self, node: &Node, depth: usize, parent: &Frame) {
+        // Behind windows all addresses are inside of them, and they have been counted.
+        if parent.space != Space::Physical {
+            return;
+        }
+        let mut highest = self.platform.highest;
+        let mut values = self.numbers(node.reg);
+        while let Some(region) = values.region(parent.cells) {
+            highest = highest.max(region.end);
+        }
+        let bus = self.frames[depth];
+        if bus.space == Space::Windows {
+            let mut values = self.numbers(bus.ranges);
+            while values.skip(bus.cells.address)
+                && let Some(region) = values.region(Cells { address: parent.cells.address, size: bus.cells.size })
+            {
+                highest = highest.max(region.end);
+            }
+        }
+        self.platform.highest = highest;
+    }
+
+    /// The value in `data` as a row of numbers.
+    #[inline]
+    fn numbers(&self, data: Data) -> Numbers<'a> {
+        let words = self.words.get(data.word as usize..).unwrap_or_default();
+        // A value that is no multiple of a cell's size leaves a rest that no number is read from.
+        Numbers { words: words.get(..data.length as usize / 4).unwrap_or_default() }
+    }
+
+    /// Finds the PL011 that `/chosen/stdout-path` names.
+    fn find_console(&mut self) {
+        let Some(path) = self.stdout.and_then(|value| value.text(self.dtb)) else { return };
+        // What follows a colon are the UART's parameters.
+        let path = path.split(|&byte| byte == b':').next().unwrap_or_default();
+        let path = if path.first() == Some(&b'/') { Some(path) } else { self.alias(path) };
+        let Some(path) = path.and_then(|path| path.strip_prefix(b"/")) else { return };
+        let uarts = self.uarts.get(..self.uart_count).unwrap_or_default();
+        let found = uarts.iter().find(|uart| {
+            let names = uart.path.get(..uart.depth).unwrap_or_default();
+            let mut steps = path.split(|&byte| byte == b'/');
+            names.iter().all(|&name| steps.next().is_some_and(|step| is_named(self.name(name as usize), step)))
+                && steps.next().is_none()
+        });
+        self.platform.console = found.map(|uart| uart.base);
+    }
+
+    /// The path for which the property `alias` of `/aliases` stands.
+    fn alias(&self, alias: &[u8]) -> Option<&'a [u8]> {
+        let span = self.aliases?;
+        let words = self.words.get((span.start - self.base) as usize / 4 + 1..(span.end - self.base) as usize / 4)?;
+        let mut rest = self.skip_name(words).ok()?;
+        while let Some((tag, behind)) = rest.split_first() {
+            rest = behind;
+            if u32::from_be_bytes(*tag) != token::PROP {
+                continue;
+            }
+            let [length, name, value @ ..] = behind else { return None };
+            let length = u32::from_be_bytes(*length);
+            let name = self.strings.get(u32::from_be_bytes(*name) as usize..)?;
+            if name.strip_prefix(alias).is_some_and(|end| end.first() == Some(&0)) {
+                return value.as_flattened().get(..length as usize)?.split(|&byte| byte == 0).next();
+            }
+            rest = value.get(words_in(length)..)?;
+        }
+        None
+    }
+}
+
+impl Node {
+    fn new(kind: Kind, start: u32) -> Self {
+        Self {
+            kind,
+            start,
+            address_cells: None,
+            size_cells: None,
+            device: Device::Other,
+            disabled: false,
+            failed: false,
+            without_psci: false,
+            phandle: None,
+            reg: Data::ABSENT,
+            ranges: Data::ABSENT,
+            compatible: Data::ABSENT,
+            bootargs: Data::ABSENT,
+            method: Data::ABSENT,
+        }
+    }
+}
+
+/// What the node at level `depth` with the name at the start of `words` is.
+#[inline]
+fn kind(depth: usize, words: &[[u8; 4]]) -> Kind {
+    let name = words.as_flattened();
+    match depth {
+        0 => Kind::Root,
+        1 if name.starts_with(b"chosen\0") => Kind::Chosen,
+        1 if name.starts_with(b"aliases\0") => Kind::Aliases,
+        1 if name.starts_with(b"cpus\0") => Kind::Cpus,
+        1 if name.starts_with(b"reserved-memory\0") => Kind::ReservedMemory,
+        _ => Kind::Other,
+    }
+}
+
+/// How many words a value of `length` bytes takes.
+const fn words_in(length: u32) -> usize {
+    // Not `div_ceil`, which asks whether there is a rest.
+    (length as usize).saturating_add(3) / 4
+}
+
+/// Whether `step` of a path names the node `name`: all of it, or without the unit address.
+fn is_named(name: &[u8], step: &[u8]) -> bool {
+    match name.strip_prefix(step) {
+        Some(rest) => rest.is_empty() || (rest[0] == b'@' && !step.contains(&b'@')),
+        None => false,
+    }
+}
+
+/// A row of numbers of some cells each.
+#[derive(Clone, Copy)]
+struct Numbers<'a> {
+    words: &'a [[u8; 4]],
+}
+
+impl Numbers<'_> {
+    fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// Leaves out a number of `cells` cells, and says whether it was there.
+    fn skip(&mut self, cells: u8) -> bool {
+        match self.words.get(usize::from(cells)..) {
+            Some(rest) => {
+                self.words = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The next number, of `cells` cells. `None` if it is not there or does not fit into 64 bits.
+    #[inline]
+    fn next(&mut self, cells: u8) -> Option<u64> {
+        let (number, rest) = self.words.split_at_checked(usize::from(cells))?;
+        self.words = rest;
+        if let [high, low] = number {
+            return Some(u64::from(u32::from_be_bytes(*high)) << 32 | u64::from(u32::from_be_bytes(*low)));
+        }
+        number.iter().try_fold(0u64, |value, cell| {
+            if value >> 32 == 0 { Some(value << 32 | u64::from(u32::from_be_bytes(*cell))) } else { None }
+        })
+    }
+
+    /// The next address and size.
+    #[inline]
+    fn region(&mut self, cells: Cells) -> Option<Region> {
+        if cells.address == 0 {
+            return None;
+        }
+        let start = self.next(cells.address)?;
+        Region::new(start, self.next(cells.size)?)
+    }
+}
+
+/// Puts `region` to the platform's RAM, at its place and joined with what it touches, and says whether there was room.
+fn add_memory(platform: &mut Platform, mut region: Region) -> bool {
+    let memory = &mut platform.memory;
+    let first = memory.partition_point(|other| other.end < region.start);
+    while let Some(other) = memory.get(first)
+        && other.start <= region.end
+    {
+        region = Region { start: region.start.min(other.start), end: region.end.max(other.end) };
+        memory.remove(first);
+    }
+    memory.insert(first, region)
+}
+
+impl Platform {
+    /// Forgets everything.
+    fn reset(&mut self) {
+        self.memory.clear();
+        self.cpus.clear();
+        self.psci = None;
+        self.console = None;
+        self.gic = None;
+        self.kernel = None;
+        self.ramdisk = None;
+        self.reserved.clear();
+        self.highest = 0;
+        self.efi = false;
+        self.cpu_without_psci = false;
+        self.loader_initrd = false;
+        self.options = None;
+        let layout = &mut self.layout;
+        layout.used = 0;
+        layout.names = Names::EMPTY;
+        layout.chosen = None;
+        layout.kernel = None;
+        layout.kernel_bootargs = None;
+        layout.ramdisk = None;
+        layout.reserved = None;
+        layout.its.clear();
+        layout.msi.clear();
+    }
+}

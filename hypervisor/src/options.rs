@@ -1,0 +1,292 @@
+//! Exeunt's own options, from `/chosen/bootargs`: words separated by spaces, each an option's name or `name=value`.
+//!
+//! [`OPTIONS`] is the one table: the parser, the messages and the documentation come from it. To add an option, add a field to
+//! [`Options`] and a row to the table. Owns nothing else; what an option does is up to whoever reads [`Options`].
+
+use core::fmt;
+
+use log::LevelFilter;
+
+/// The exception level at which the host is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Entry {
+    /// EL1, as under any hypervisor.
+    #[default]
+    El1,
+}
+
+/// A fault that Exeunt inflicts on itself at EL2, so that tests can see what it is protected from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SelfTest {
+    /// Store to its own text.
+    WriteText,
+    /// Store to its own read-only data.
+    WriteRodata,
+    /// Branch into its own data.
+    RunData,
+    /// Recurse until the stack ends.
+    StackOverflow,
+    /// Panic.
+    Panic,
+}
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Options {
+    /// `log=`: the level of Exeunt's log, also once the host runs. `None`: not given, so quiet then.
+    pub log: Option<LevelFilter>,
+    /// `entry=`
+    pub entry: Entry,
+    /// `stats`: print how often the host left to EL2, by cause, when it powers off.
+    pub stats: bool,
+    /// `selftest=`
+    pub selftest: Option<SelfTest>,
+}
+
+/// An option, for the parser and for the reader.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionDoc {
+    /// What stands before the `=`.
+    pub name: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+    /// What may stand behind the `=`. Empty for an option that has no value.
+    pub values: &'static [ValueDoc],
+    /// For an option without a value: what it does.
+    set: fn(&mut Options),
+}
+
+/// A value of an option.
+#[derive(Clone, Copy, Debug)]
+pub struct ValueDoc {
+    /// What stands behind the `=`.
+    pub name: &'static str,
+    /// What it means.
+    pub help: &'static str,
+    /// What it does.
+    set: fn(&mut Options),
+}
+
+/// All options.
+pub const OPTIONS: &[OptionDoc] = &[
+    OptionDoc {
+        name: "log",
+        help: "how much Exeunt says on the console, also once the host runs; without it, all that is worth knowing at start, and \
+               only errors from then on",
+        values: &[
+            ValueDoc { name: "error", help: "what went wrong", set: |o| o.log = Some(LevelFilter::Error) },
+            ValueDoc { name: "warn", help: "and what looks wrong", set: |o| o.log = Some(LevelFilter::Warn) },
+            ValueDoc { name: "info", help: "and what happens", set: |o| o.log = Some(LevelFilter::Info) },
+            ValueDoc { name: "debug", help: "and how", set: |o| o.log = Some(LevelFilter::Debug) },
+            ValueDoc { name: "trace", help: "and every call of the host", set: |o| o.log = Some(LevelFilter::Trace) },
+        ],
+        set: nothing,
+    },
+    OptionDoc {
+        name: "entry",
+        help: "the exception level at which the host is entered",
+        values: &[ValueDoc { name: "el1", help: "EL1, as under any hypervisor", set: |o| o.entry = Entry::El1 }],
+        set: nothing,
+    },
+    OptionDoc {
+        name: "stats",
+        help: "when the host powers off, print how often it left to EL2, by cause",
+        values: &[],
+        set: |o| o.stats = true,
+    },
+    OptionDoc {
+        name: "selftest",
+        help: "do something forbidden at EL2 instead of starting the host, and end in a panic (for the tests)",
+        values: &[
+            ValueDoc {
+                name: "write-text",
+                help: "store to Exeunt's own text",
+                set: |o| o.selftest = Some(SelfTest::WriteText),
+            },
+            ValueDoc {
+                name: "write-rodata",
+                help: "store to Exeunt's own read-only data",
+                set: |o| o.selftest = Some(SelfTest::WriteRodata),
+            },
+            ValueDoc {
+                name: "run-data",
+                help: "branch into Exeunt's own data",
+                set: |o| o.selftest = Some(SelfTest::RunData),
+            },
+            ValueDoc {
+                name: "stack-overflow",
+                help: "recurse until the stack ends",
+                set: |o| o.selftest = Some(SelfTest::StackOverflow),
+            },
+            ValueDoc { name: "panic", help: "just panic", set: |o| o.selftest = Some(SelfTest::Panic) },
+        ],
+        set: nothing,
+    },
+];
+
+/// The `set` of an option that has values.
+fn nothing(_: &mut Options) {}
+
+/// How the option is written, with all its values.
+impl fmt::Display for OptionDoc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        for (index, value) in self.values.iter().enumerate() {
+            f.write_str(if index == 0 { "=" } else { "|" })?;
+            f.write_str(value.name)?;
+        }
+        Ok(())
+    }
+}
+
+/// An option that is not to be understood.
+#[derive(Clone, Copy, Debug)]
+pub enum OptionsError<'a> {
+    /// There is none of this name.
+    Unknown {
+        /// As it was written.
+        option: &'a [u8],
+    },
+    /// It has no such value.
+    Value {
+        /// The option.
+        option: &'static OptionDoc,
+        /// The value as it was written.
+        value: &'a [u8],
+    },
+    /// It wants a value.
+    NoValue {
+        /// The option.
+        option: &'static OptionDoc,
+    },
+    /// It has no value.
+    UnwantedValue {
+        /// The option.
+        option: &'static OptionDoc,
+    },
+}
+
+impl fmt::Display for OptionsError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Unknown { option } => write!(f, "unknown option '{}'", option.escape_ascii())?,
+            Self::Value { option, value } => {
+                write!(f, "option '{}' has no value '{}' in this version", option.name, value.escape_ascii())?;
+            }
+            Self::NoValue { option } => write!(f, "option '{}' needs a value", option.name)?,
+            Self::UnwantedValue { option } => write!(f, "option '{}' takes no value", option.name)?,
+        }
+        f.write_str("; known are:")?;
+        OPTIONS.iter().try_for_each(|option| write!(f, " {option}"))
+    }
+}
+
+impl core::error::Error for OptionsError<'_> {}
+
+impl Options {
+    /// Understands `bootargs`. Of an option that is given twice, the last one counts.
+    ///
+    /// # Errors
+    ///
+    /// The first option that is not to be understood.
+    pub fn parse(bootargs: &[u8]) -> Result<Self, OptionsError<'_>> {
+        let mut options = Self::default();
+        for word in bootargs.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()) {
+            let mut parts = word.splitn(2, |&byte| byte == b'=');
+            let name = parts.next().unwrap_or_default();
+            let option = OPTIONS
+                .iter()
+                .find(|option| option.name.as_bytes() == name)
+                .ok_or(OptionsError::Unknown { option: word })?;
+            match (parts.next(), option.values) {
+                (None, []) => (option.set)(&mut options),
+                (None, _) => return Err(OptionsError::NoValue { option }),
+                (Some(_), []) => return Err(OptionsError::UnwantedValue { option }),
+                (Some(value), values) => {
+                    let known = values.iter().find(|known| known.name.as_bytes() == value);
+                    (known.ok_or(OptionsError::Value { option, value })?.set)(&mut options);
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn refused(bootargs: &str) -> String {
+        Options::parse(bootargs.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn nothing_given_is_the_default() {
+        for empty in ["", " ", "  \n"] {
+            assert_eq!(Options::parse(empty.as_bytes()).unwrap(), Options::default());
+        }
+    }
+
+    #[test]
+    fn options_are_understood_in_any_order() {
+        let options = Options::parse(b" stats  log=debug entry=el1 selftest=run-data").unwrap();
+        assert!(options.stats);
+        assert_eq!(options.log, Some(LevelFilter::Debug));
+        assert_eq!(options.entry, Entry::El1);
+        assert_eq!(options.selftest, Some(SelfTest::RunData));
+    }
+
+    #[test]
+    fn the_last_of_two_counts() {
+        assert_eq!(Options::parse(b"log=trace log=warn").unwrap().log, Some(LevelFilter::Warn));
+    }
+
+    #[test]
+    fn every_row_of_the_table_is_understood() {
+        for option in OPTIONS {
+            assert!(!option.help.is_empty());
+            if option.values.is_empty() {
+                assert_ne!(Options::parse(option.name.as_bytes()).unwrap(), Options::default(), "{option}");
+            }
+            for value in option.values {
+                assert!(!value.help.is_empty());
+                Options::parse(format!("{}={}", option.name, value.name).as_bytes()).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn every_self_test_and_level_has_its_own_value() {
+        for name in ["log", "selftest"] {
+            let option = OPTIONS.iter().find(|option| option.name == name).unwrap();
+            let meaning = |value: &ValueDoc| Options::parse(format!("{name}={}", value.name).as_bytes()).unwrap();
+            for (index, value) in option.values.iter().enumerate() {
+                assert!(option.values[..index].iter().all(|other| meaning(other) != meaning(value)), "{}", value.name);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named_beside_what_would_be() {
+        let known = "; known are: log=error|warn|info|debug|trace entry=el1 stats \
+                     selftest=write-text|write-rodata|run-data|stack-overflow|panic";
+        assert_eq!(refused("stats root=/dev/vda"), format!("unknown option 'root=/dev/vda'{known}"));
+        assert_eq!(refused("entry=el2"), format!("option 'entry' has no value 'el2' in this version{known}"));
+        assert_eq!(refused("log"), format!("option 'log' needs a value{known}"));
+        assert_eq!(refused("log="), format!("option 'log' has no value '' in this version{known}"));
+        assert_eq!(refused("stats=yes"), format!("option 'stats' takes no value{known}"));
+        assert_eq!(refused("LOG=info"), format!("unknown option 'LOG=info'{known}"));
+        assert!(Options::parse(b"\xff\x1b[2J").unwrap_err().to_string().starts_with(r"unknown option '\xff\x1b[2J'"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(bootargs in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Err(error) = Options::parse(&bootargs) {
+                prop_assert!(error.to_string().contains("known are"));
+            }
+        }
+    }
+}
