@@ -46,7 +46,7 @@ pub mod pstate {
     pub const TCO: u64 = 1 << 25;
     /// N, Z, C, V: the condition flags.
     pub const NZCV: u64 = 0xf << 28;
-    /// PM, in AArch64 (FEAT_EBEP): masks PMU profiling exceptions.
+    /// PM, in AArch64 (FEAT_EBEP, FEAT_SPE_EXC, FEAT_TRBE_EXC): masks PMU profiling exceptions.
     pub const PM: u64 = 1 << 32;
     /// PPEND, in AArch64 (FEAT_SEBEP).
     pub const PPEND: u64 = 1 << 33;
@@ -89,8 +89,8 @@ pub struct PstateFeatures {
     pub nmi: bool,
     /// FEAT_GCS: PSTATE.EXLOCK.
     pub gcs: bool,
-    /// FEAT_EBEP: PSTATE.PM.
-    pub ebep: bool,
+    /// FEAT_EBEP, FEAT_SPE_EXC or FEAT_TRBE_EXC: PSTATE.PM.
+    pub profiling: bool,
     /// FEAT_DoubleFault2: SCTLR2_EL1.EASE.
     pub double_fault2: bool,
 }
@@ -209,7 +209,7 @@ const fn entry_pstate(origin: &Origin, features: PstateFeatures, el0: bool) -> u
     if features.nmi && origin.sctlr & SCTLR_SPINTMASK == 0 {
         new |= pstate::ALLINT;
     }
-    if features.ebep {
+    if features.profiling {
         new |= pstate::PM;
     }
     if features.gcs && !el0 && origin.gcscr & GCSCR_EXLOCKEN != 0 {

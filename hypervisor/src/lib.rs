@@ -7,6 +7,7 @@
 
 pub mod counters;
 pub mod devicetree;
+pub mod features;
 pub mod image;
 pub mod inject;
 pub mod lifecycle;
