@@ -1,0 +1,64 @@
+# What people type. Each target calls a script in scripts/ or cargo; the scripts say at their top what they do and own.
+# Owns nothing itself. Variables given to make (`make run SMP=8`) or in the environment reach the scripts as they are.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run gdb test test-all check bench
+
+# make would expand a `$` in a variable's value before it exports it: RUN='echo $HOME' would lose its H.
+VARIABLES := SMP MEM CPU GIC KERNEL INITRD APPEND EXEUNT RUN TIMEOUT PROFILE OVERLAY HYPERVISOR EL QEMU QEMU_EXTRA OUT \
+	EXEUNT_BIN GDB_ARGS
+$(foreach v,$(VARIABLES),$(if $(filter-out undefined,$(origin $v)),$(eval override export $v := $$(value $v))))
+
+# Every artefact has its documented place below target/ (scripts/lib.sh).
+export CARGO_TARGET_DIR := $(CURDIR)/target
+
+# The harness runs QEMUs in parallel; each has several threads of its own.
+TEST_ARGS := --test-threads=2
+
+help:
+	@echo 'make run       boot Debian Linux under Exeunt on QEMU; a shell on this terminal'
+	@echo "make run RUN='COMMAND'   run a shell command in the guest, show its output, power off (scripts/run returns its status)"
+	@echo '    SMP=4 MEM=1G CPU=cortex-a57 GIC=3 KERNEL=6.12|6.1|6.12-rt|6.12-16k|FILE INITRD=FILE APPEND=... EXEUNT=...'
+	@echo '    PROFILE=release|debug TIMEOUT=SECONDS OVERLAY=DIRECTORY QEMU=... QEMU_EXTRA=... HYPERVISOR=none'
+	@echo '    (scripts/machine.sh describes each)'
+	@echo 'make gdb       the same machine, stopped at Exeunt'"'"'s entry, in gdb with the symbols loaded'
+	@echo 'make build     target/exeunt-release.bin, with its size (PROFILE=debug: target/exeunt-debug.bin)'
+	@echo 'make setup     install and fetch all that the targets here need, save test-all and check (each also does it itself)'
+	@echo 'make test      host tests, then the tests on QEMU'
+	@echo 'make test-all  the same with the slow ones: every kernel, CPU model and QEMU'
+	@echo 'make check     formatting, clippy for host and EL2, shellcheck, host tests, Miri'
+	@echo 'make bench     figures: instructions, image size, RAM'
+
+setup:
+	@scripts/setup
+
+build:
+	@scripts/setup build
+	@scripts/build
+
+run:
+	@scripts/run
+
+gdb:
+	@scripts/gdb
+
+test:
+	@scripts/setup test
+	cargo test --workspace --exclude exeunt-tests
+	scripts/build
+	cargo test --package exeunt-tests -- $(TEST_ARGS)
+
+test-all:
+	@scripts/setup test-all
+	cargo test --workspace --exclude exeunt-tests
+	scripts/build
+	cargo test --package exeunt-tests -- $(TEST_ARGS) --include-ignored
+
+check:
+	@scripts/setup check
+	@scripts/check
+
+bench:
+	@scripts/setup test
+	scripts/build
+	cargo run --release --package exeunt-tests --bin bench

@@ -1,0 +1,49 @@
+# shellcheck shell=bash disable=SC2034 # what is set here is used by those who source it
+# What every script here shares: where things are, and how to speak. Sourced, never run.
+# Owns no state. It writes nothing and changes no setting of the machine.
+
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+TARGET=$ROOT/target
+# The guest's packages, kernels and initramfs; `scripts/guest-packages` and `scripts/initramfs` fill it.
+GUEST=$TARGET/guest
+# Kernels that set-up can fetch, by the names that KERNEL= takes.
+KERNEL_ALIASES="6.12 6.1 6.12-rt 6.12-16k"
+
+# The documented paths are below target/, wherever the caller's cargo usually builds.
+export CARGO_TARGET_DIR=$TARGET
+
+# rustup puts itself on the PATH of login shells only.
+if ! command -v cargo >/dev/null && [[ -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo ]]; then
+    PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+fi
+
+# Everything that the scripts say goes to stderr: stdout belongs to the command that runs in the guest.
+say() { printf 'exeunt: %s\n' "$*" >&2; }
+
+# 125 says "the runner itself failed", as with env(1) and timeout(1); the guest's own statuses stay recognisable.
+die() {
+    say "$*"
+    exit 125
+}
+
+# Splits $1 into words as a shell would (quotes and backslashes group, nothing is expanded or run), into the array named $2.
+split_words() {
+    local -n words_out=$2
+    local list
+    words_out=()
+    if [[ -z $1 ]]; then return; fi
+    list=$(xargs -n1 printf '%s\n' <<<"$1") || die "cannot split into words: $1"
+    mapfile -t words_out <<<"$list"
+}
+
+# The number of bytes that file $1 has, symbolic links followed.
+size_of() { stat -L -c %s -- "$1"; }
+
+# Writes a cpio archive of the directory $1 to stdout, the same bytes for the same content: sorted names, owner 0:0, inode
+# and device numbers counted from 0. The times are the files' own; who wants them fixed sets them first.
+make_cpio() {
+    (cd "$1" && find . -mindepth 1 -printf '%P\0' | LC_ALL=C sort -z |
+        cpio --null --create --format=newc --reproducible --owner=0:0 --quiet)
+}
