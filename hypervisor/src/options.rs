@@ -72,7 +72,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     OptionDoc {
         name: "log",
         help: "how much Exeunt says on the console, also once the host runs; without it, all that is worth knowing at start, and \
-               only errors from then on",
+               warnings and errors from then on",
         values: &[
             ValueDoc { name: "error", help: "what went wrong", set: |o| o.log = Some(LevelFilter::Error) },
             ValueDoc { name: "warn", help: "and what looks wrong", set: |o| o.log = Some(LevelFilter::Warn) },

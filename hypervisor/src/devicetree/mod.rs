@@ -26,6 +26,10 @@ mod edit;
 mod names;
 mod platform;
 mod scan;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod text;
 
 use core::fmt;
 
@@ -131,7 +135,7 @@ impl fmt::Display for TreeError {
             }
             Self::TooDeep => f.write_str("the device tree is corrupt: its nodes are nested too deeply"),
             Self::Value { property, offset } => {
-                write!(f, "the device tree's property '{property}' at byte {offset:#x} has an impossible value")
+                write!(f, "the device tree has an impossible value in '{property}' at byte {offset:#x}")
             }
             Self::Duplicate { what } => write!(f, "the device tree has more than one {what}"),
             Self::TooMany { what, limit } => {

@@ -355,12 +355,14 @@ impl<'a> Scanner<'a> {
         const LOW_BITS: u32 = 0x0101_0101;
         let mut rest = words;
         while let Some((word, behind)) = rest.split_first() {
-            let word = u32::from_ne_bytes(*word);
-            if word & HIGH_BITS != 0 {
+            let word = u32::from_le_bytes(*word);
+            // The high bit of the first byte that is 0, and perhaps more above it. Below that bit there is the name's end, and
+            // what is above it is padding, which may be anything.
+            let zero = word.wrapping_sub(LOW_BITS) & !word & HIGH_BITS;
+            if word & HIGH_BITS & zero.wrapping_sub(1) & !zero != 0 {
                 break;
             }
-            // Whether one of four bytes is 0, known that none has its high bit set: only 0 - 1 sets it.
-            if word.wrapping_sub(LOW_BITS) & HIGH_BITS != 0 {
+            if zero != 0 {
                 return Ok(behind);
             }
             rest = behind;
