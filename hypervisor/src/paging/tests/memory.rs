@@ -1,0 +1,121 @@
+//! A fake [`TableMemory`] for tests: pages in a vector, an upper limit, and a record of what was done to them.
+//!
+//! Checks on the way that the engine keeps to the contract: only pages that were given out are touched, nothing is freed twice.
+
+use crate::paging::TableMemory;
+
+/// What the engine did, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Alloc { table: u64 },
+    Free { table: u64 },
+    Write { table: u64, index: usize, descriptor: u64 },
+    Fence,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    Free,
+    /// Part of an allocation whose first page is this number.
+    Used(usize),
+}
+
+/// Memory for tables from `base` on.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    base: u64,
+    pages: Vec<Page>,
+    content: Vec<[u64; 512]>,
+    /// How many pages may be in use at the same time.
+    pub limit: usize,
+    /// Recorded if there.
+    pub events: Option<Vec<Event>>,
+}
+
+impl Memory {
+    /// No limit but that of the test machine.
+    pub fn new() -> Self {
+        Self::at(0x4020_0000)
+    }
+
+    /// The same with pages from `base` (a multiple of 64 KiB) on.
+    pub fn at(base: u64) -> Self {
+        Self { base, pages: Vec::new(), content: Vec::new(), limit: usize::MAX, events: None }
+    }
+
+    /// Number of pages in use.
+    pub fn used(&self) -> usize {
+        self.pages.iter().filter(|&&page| page != Page::Free).count()
+    }
+
+    fn number(&self, table: u64) -> usize {
+        assert!(table >= self.base && table.is_multiple_of(4096), "{table:#x} is no table");
+        ((table - self.base) / 4096) as usize
+    }
+
+    /// Position of a descriptor, checked to be in the allocation that begins at `table`.
+    fn place(&self, table: u64, index: usize) -> (usize, usize) {
+        let first = self.number(table);
+        let page = first + index / 512;
+        assert_eq!(self.pages.get(page), Some(&Page::Used(first)), "descriptor {index} of {table:#x} is not ours");
+        (page, index % 512)
+    }
+
+    /// What a table walk reads at a physical address.
+    pub fn load(&self, address: u64) -> u64 {
+        let page = self.number(address & !0xfff);
+        assert_ne!(self.pages[page], Page::Free, "walk through a free page at {address:#x}");
+        self.content[page][(address % 4096 / 8) as usize]
+    }
+
+    fn record(&mut self, event: Event) {
+        if let Some(events) = &mut self.events {
+            events.push(event);
+        }
+    }
+}
+
+impl TableMemory for Memory {
+    fn alloc(&mut self, pages: usize) -> Option<u64> {
+        assert!(pages.is_power_of_two() && pages <= 16);
+        if self.used() + pages > self.limit {
+            return None;
+        }
+        let fits = |first: usize| {
+            first.is_multiple_of(pages) && self.pages[first..].iter().take(pages).all(|&page| page == Page::Free)
+        };
+        let first =
+            (0..=self.pages.len()).find(|&first| fits(first)).unwrap_or(self.pages.len().next_multiple_of(pages));
+        let end = self.pages.len().max(first + pages);
+        self.pages.resize(end, Page::Free);
+        self.content.resize(end, [0; 512]);
+        self.pages[first..first + pages].fill(Page::Used(first));
+        self.content[first..first + pages].fill([0; 512]);
+        let table = self.base + first as u64 * 4096;
+        self.record(Event::Alloc { table });
+        Some(table)
+    }
+
+    fn free(&mut self, table: u64) {
+        let page = self.number(table);
+        assert_eq!(self.pages[page], Page::Used(page), "{table:#x} freed twice, or never given out");
+        assert_ne!(self.pages.get(page + 1), Some(&Page::Used(page)), "the initial tables are never freed");
+        self.pages[page] = Page::Free;
+        self.record(Event::Free { table });
+    }
+
+    fn read(&self, table: u64, index: usize) -> u64 {
+        let (page, index) = self.place(table, index);
+        self.content[page][index]
+    }
+
+    fn write(&mut self, table: u64, index: usize, descriptor: u64) {
+        let (page, place) = self.place(table, index);
+        self.content[page][place] = descriptor;
+        self.record(Event::Write { table, index, descriptor });
+    }
+
+    fn fence(&mut self) {
+        self.record(Event::Fence);
+    }
+}

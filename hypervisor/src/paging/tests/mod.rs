@@ -1,0 +1,19 @@
+//! Tests of the translation tables as a whole: the builder against an independent software walker.
+//!
+//! `walker` knows the architecture and nothing of the builder, `memory` is the fake [`TableMemory`](super::TableMemory), `model`
+//! says what a sequence of changes ought to mean, `examples` has tests that read as sentences, and `properties` the random ones.
+
+mod examples;
+mod memory;
+mod model;
+mod properties;
+mod walker;
+
+use proptest::test_runner::Config;
+
+/// Settings for a property test with `cases` cases; Miri, some hundred times slower, gets a few.
+pub(super) fn config(cases: u32) -> Config {
+    let cases = if cfg!(miri) { (cases / 64).max(2) } else { cases };
+    // A failing case is printed in full; files with seeds would need the file system, which Miri isolates.
+    Config { cases, failure_persistence: None, ..Config::default() }
+}
