@@ -1,0 +1,63 @@
+//! Bare-metal guests that look at Exeunt from EL1, and the runtime that they share.
+//!
+//! The runtime brings a CPU from an arm64 Image's entry to Rust: relocation, stacks, a console, a stage 1 that maps memory to
+//! itself, secondary CPUs, and [`cpu::Context::enter`], which runs a few instructions in any state and reports how they ended.
+//! The tests themselves are [`aborts`], [`calls`], [`psci`], [`sysregs`], [`rounds`] and [`shim`]; each binary runs one.
+//! Nothing here is linked into Exeunt, and nothing here knows how Exeunt works inside: expectations come from the Arm ARM, from
+//! the SMC Calling Convention (DEN0028) and from PSCI (DEN0022).
+//!
+//! A guest runs on one kind of machine only, QEMU's virt under TCG. Cache maintenance around switching the MMU off is left out
+//! for that reason: TCG has no caches.
+
+#![cfg_attr(target_os = "none", no_std)]
+
+#[cfg(target_os = "none")]
+#[macro_use]
+mod runtime {
+    #[macro_use]
+    pub mod registers;
+    #[macro_use]
+    pub mod console;
+    #[macro_use]
+    pub mod report;
+    pub mod code;
+    pub mod cpu;
+    pub mod firmware;
+    pub mod gic;
+    pub mod machine;
+    pub mod paging;
+    pub mod random;
+    pub mod smp;
+    pub mod start;
+}
+
+#[cfg(target_os = "none")]
+pub use runtime::*;
+
+#[cfg(target_os = "none")]
+pub mod aborts;
+#[cfg(target_os = "none")]
+pub mod calls;
+#[cfg(target_os = "none")]
+pub mod psci;
+#[cfg(target_os = "none")]
+pub mod rounds;
+#[cfg(target_os = "none")]
+pub mod shim;
+#[cfg(target_os = "none")]
+pub mod sysregs;
+
+/// Makes the binary that runs `$module::run`; on the host, where it cannot run, an empty program.
+#[macro_export]
+macro_rules! guest {
+    ($module:ident) => {
+        #[cfg(target_os = "none")]
+        #[unsafe(no_mangle)]
+        extern "Rust" fn guest_main(start: &$crate::start::Start) {
+            $crate::$module::run(start);
+        }
+
+        #[cfg(not(target_os = "none"))]
+        fn main() {}
+    };
+}
