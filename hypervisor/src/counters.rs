@@ -94,6 +94,14 @@ impl Counters {
         self.count(KINDS[usize::from(class_bits) % CLASSES]);
     }
 
+    /// Adds what `other` has counted: for a sum over CPUs, in counters that belong to none.
+    pub fn add(&self, other: &Self) {
+        for &exit in Exit::ALL {
+            let sum = self.get(exit).wrapping_add(other.get(exit));
+            self.exits[exit as usize].store(sum, Ordering::Relaxed);
+        }
+    }
+
     /// How many exits of this kind there were.
     #[must_use]
     pub fn get(&self, exit: Exit) -> u64 {

@@ -1,4 +1,35 @@
-//! The EL2 binary.
+//! Exeunt's EL2 binary: from the first Rust instruction to the host's first, on every CPU.
+//!
+//! Owns the order in which things happen. What a tree, an image or an option means is decided in the library; what a register
+//! needs is in the modules beside this one.
+
 #![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod console;
+#[cfg(target_os = "none")]
+mod cpu;
+#[cfg(target_os = "none")]
+mod firmware;
+#[cfg(target_os = "none")]
+mod host;
+#[cfg(target_os = "none")]
+mod memory;
+#[cfg(target_os = "none")]
+mod panic;
+#[cfg(target_os = "none")]
+mod registers;
+#[cfg(target_os = "none")]
+mod selftest;
+#[cfg(target_os = "none")]
+mod stage2;
+#[cfg(target_os = "none")]
+mod start;
+#[cfg(target_os = "none")]
+mod vectors;
+
+/// The binary is built for the host too, by `cargo clippy --workspace`, and has nothing to do there.
 #[cfg(not(target_os = "none"))]
-fn main() {}
+fn main() {
+    println!("Exeunt runs at EL2: see `make run`.");
+}

@@ -1,0 +1,189 @@
+//! The first instructions on every CPU: from the state that firmware or PSCI leaves (MMU and D-cache off) to Rust.
+//!
+//! Cache maintenance. Memory written with the D-cache off goes past the caches, so a line that a loader left there could hide
+//! it (a clean line) or overwrite it later (a dirty one). Therefore all that is written here (read-only data by relocation,
+//! data, BSS with the tables that `exeunt_early` builds in it, the boot stack) is cleaned and invalidated to the point of
+//! coherency before the first write and invalidated again before the MMU and the caches go on (Arm ARM, B2.8 "Mismatched
+//! memory attributes").
+
+use core::arch::naked_asm;
+use core::mem::offset_of;
+
+use crate::{CpuBoot, HCR_EL2_RW, SCTLR_EL2_MMU_OFF};
+
+/// ELF64 relocation type R_AARCH64_RELATIVE, the only one that a position-independent link of this image leaves.
+const R_AARCH64_RELATIVE: u32 = 1027;
+
+/// The boot CPU's entry, by way of the Image header. In: x0 = physical address of the device tree.
+///
+/// | register | holds |
+/// |---|---|
+/// | x19 | base: where the image really is |
+/// | x20 | the device tree's address |
+/// | x21 | CNTPCT_EL0 at the first instruction |
+/// | x22 | CurrentEL, as the register has it (EL << 2) |
+/// | x23 | the smallest D-cache line in bytes |
+/// | x24 | 0: everything in order so far, or the type of an unknown relocation |
+///
+/// # Safety
+/// Only the Image header branches here.
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn start() -> ! {
+    naked_asm!(
+        "mrs x21, cntpct_el0",
+        "mov x20, x0",
+        "adrp x19, __image_start",
+        "mrs x22, CurrentEL",
+        "msr daifset, #0xf",
+        // Below EL2 the registers of EL2 are out of reach: exeunt_early says so on the console.
+        "cmp x22, #(2 << 2)",
+        "b.ne 1f",
+        "ldr x1, ={hcr}",
+        "msr hcr_el2, x1",
+        "ldr x1, ={sctlr}",
+        "msr sctlr_el2, x1",
+        "adrp x1, exeunt_vectors",
+        "add x1, x1, :lo12:exeunt_vectors",
+        "msr vbar_el2, x1",
+        "adrp x1, exeunt_boot_cpu",
+        "add x1, x1, :lo12:exeunt_boot_cpu",
+        "msr tpidr_el2, x1",
+        "isb",
+        "1:",
+        "mrs x23, ctr_el0",
+        "ubfx x23, x23, #16, #4", // CTR_EL0.DminLine: log2 of words
+        "mov x1, #4",
+        "lsl x23, x1, x23",
+        "adrp x0, __text_end",
+        "adrp x1, __boot_stack_top",
+        "2: dc civac, x0",
+        "add x0, x0, x23",
+        "cmp x0, x1",
+        "b.lo 2b",
+        "dsb sy",
+        // Relocate: every entry is {{ offset, type, addend }}.
+        "mov x24, xzr",
+        "adrp x0, __rela_start",
+        "add x0, x0, :lo12:__rela_start",
+        "adrp x1, __rela_end",
+        "add x1, x1, :lo12:__rela_end",
+        "mov w5, #{relative}",
+        "3: cmp x0, x1",
+        "b.hs 5f",
+        "ldp x2, x3, [x0], #16",
+        "ldr x4, [x0], #8",
+        "cmp w3, w5",
+        "b.ne 4f",
+        "add x4, x4, x19",
+        "str x4, [x19, x2]",
+        "b 3b",
+        "4: mov x24, x3",
+        "b 3b",
+        "5:",
+        // BSS holds no stale byte, whatever the loader left there.
+        "adrp x0, __bss_start",
+        "adrp x1, __bss_end",
+        "6: stp xzr, xzr, [x0, #16]",
+        "stp xzr, xzr, [x0, #32]",
+        "stp xzr, xzr, [x0, #48]",
+        "stp xzr, xzr, [x0], #64",
+        "cmp x0, x1",
+        "b.lo 6b",
+        "adrp x0, __boot_stack_top",
+        "mov sp, x0",
+        "mov x29, xzr",
+        "mov x30, xzr",
+        "mov x0, x20",
+        "mov x1, x19",
+        "mov x2, x22",
+        "mov x3, x24",
+        "bl exeunt_early",
+        "mov x25, x0",
+        "adrp x0, __text_end",
+        "adrp x1, __boot_stack_top",
+        "dsb sy",
+        "7: dc ivac, x0",
+        "add x0, x0, x23",
+        "cmp x0, x1",
+        "b.lo 7b",
+        "dsb sy",
+        "mov x0, x25",
+        "bl {mmu_on}",
+        "mov x0, x20",
+        "mov x1, x21",
+        "b exeunt_main",
+        hcr = const HCR_EL2_RW,
+        sctlr = const SCTLR_EL2_MMU_OFF,
+        relative = const R_AARCH64_RELATIVE,
+        mmu_on = sym mmu_on,
+    )
+}
+
+/// Where PSCI starts every CPU but the boot CPU, and every CPU that wakes from a power-down state. In: x0 = physical address
+/// of this CPU's [`CpuBoot`]; EL2h, MMU and D-cache off, DAIF masked (Arm DEN0022, 6.4 "CPU_ON"). Out: `exeunt_secondary`,
+/// with everything in place and x0 = CNTPCT_EL0.
+///
+/// # Safety
+/// Only firmware may start a CPU here, and only with the address of a [`CpuBoot`] that was cleaned to the point of coherency.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.secondary_entry")]
+pub unsafe extern "C" fn secondary_entry() -> ! {
+    naked_asm!(
+        "msr daifset, #0xf",
+        "ldr x1, ={hcr}",
+        "msr hcr_el2, x1",
+        "ldr x1, ={sctlr}",
+        "msr sctlr_el2, x1",
+        "adrp x1, exeunt_vectors",
+        "add x1, x1, :lo12:exeunt_vectors",
+        "msr vbar_el2, x1",
+        "msr tpidr_el2, x0",
+        "mrs x19, cntpct_el0",
+        "isb",
+        "bl {mmu_on}",
+        "mov x0, x19",
+        "b exeunt_secondary",
+        hcr = const HCR_EL2_RW,
+        sctlr = const SCTLR_EL2_MMU_OFF,
+        mmu_on = sym mmu_on,
+    )
+}
+
+/// Turns EL2's MMU and caches on and takes the stack and TPIDR_EL2 that belong to this CPU. In: x0 = [`CpuBoot`]. Keeps x19
+/// to x28; x29 and the stack are new, so that a backtrace ends here.
+///
+/// The TLB may hold anything after a reset, hence the invalidation before the MMU goes on. It is for this CPU alone, and so
+/// is the instruction cache's: others may be running.
+///
+/// # Safety
+/// The tables map this code where it runs.
+#[unsafe(naked)]
+unsafe extern "C" fn mmu_on() {
+    naked_asm!(
+        "ldp x1, x2, [x0, #{ttbr0}]",
+        "ldp x3, x4, [x0, #{mair}]",
+        "ldp x5, x6, [x0, #{stack}]",
+        "msr ttbr0_el2, x1",
+        "msr tcr_el2, x2",
+        "msr mair_el2, x3",
+        "tlbi alle2",
+        "ic iallu",
+        "dsb nsh",
+        "isb",
+        "msr sctlr_el2, x4",
+        "isb",
+        "mov sp, x5",
+        "msr tpidr_el2, x6",
+        "mov x29, xzr",
+        "ret",
+        ttbr0 = const offset_of!(CpuBoot, ttbr0_el2),
+        mair = const offset_of!(CpuBoot, mair_el2),
+        stack = const offset_of!(CpuBoot, stack_top),
+    )
+}
+
+const _: () = {
+    assert!(offset_of!(CpuBoot, tcr_el2) == offset_of!(CpuBoot, ttbr0_el2) + 8);
+    assert!(offset_of!(CpuBoot, sctlr_el2) == offset_of!(CpuBoot, mair_el2) + 8);
+    assert!(offset_of!(CpuBoot, tpidr_el2) == offset_of!(CpuBoot, stack_top) + 8);
+};

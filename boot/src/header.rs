@@ -1,0 +1,36 @@
+//! The arm64 Image header, which makes Exeunt loadable by everything that loads Linux: QEMU's `-kernel` and U-Boot's `booti`.
+//!
+//! The layout is that of Linux `Documentation/arch/arm64/booting.rst`, section 4. The linker script puts it first.
+
+use core::arch::naked_asm;
+
+use crate::{RESERVATION, entry};
+
+/// Flags of the header: little-endian (bit 0 clear), 4 KiB pages (bits 2:1 = 1), anywhere in RAM at a 2 MiB boundary
+/// (bit 3).
+const FLAGS: u64 = (1 << 1) | (1 << 3);
+
+/// The 64 bytes of the header; executing them branches to the entry.
+///
+/// `image_size` is the whole reservation: QEMU puts an initrd of its own right behind it.
+///
+/// # Safety
+/// Not to be called: it is what a loader jumps to.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".head.text")]
+unsafe extern "C" fn image_header() -> ! {
+    naked_asm!(
+        "b {start}",            // code0
+        "nop",                  // code1
+        ".quad 0",              // text_offset
+        ".quad {image_size}",   // image_size
+        ".quad {flags}",        // flags
+        ".quad 0, 0, 0",        // res2 to res4
+        ".ascii \"ARM\\x64\"",  // magic
+        ".long 0",              // res5: no PE header
+        start = sym entry::start,
+        image_size = const RESERVATION,
+        flags = const FLAGS,
+    )
+}

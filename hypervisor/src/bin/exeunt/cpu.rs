@@ -1,0 +1,145 @@
+//! What Exeunt keeps for each CPU, and how a CPU finds its own.
+//!
+//! TPIDR_EL2 holds the address of the CPU's [`PerCpu`] from its first instructions at EL2 on: a static one for the boot CPU,
+//! one in the heap for each other. None is ever freed.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use aarch64_cpu::registers::{CurrentEL, Readable, TPIDR_EL2};
+use boot::CpuBoot;
+use hypervisor::counters::Counters;
+use hypervisor::lifecycle::LifeCycle;
+
+use crate::memory;
+use crate::vectors::ExceptionFrame;
+
+/// The most CPUs that Exeunt has room for: each takes 8 KiB of stack out of its 2 MiB.
+pub const MAX_CPUS: usize = 128;
+
+/// Everything that belongs to one CPU. Other CPUs read its counters and write nothing.
+#[repr(C)]
+pub struct PerCpu {
+    /// What `boot` reads with the MMU off; first, because the address of this structure is what PSCI hands over.
+    boot: UnsafeCell<CpuBoot>,
+    /// Registers at an exception from EL2, for the panic. Written by `vectors`.
+    exception: UnsafeCell<ExceptionFrame>,
+    /// Position in the device tree's list of CPUs.
+    index: AtomicUsize,
+    /// How often this CPU came to EL2, by class.
+    pub counters: Counters,
+    /// Whose EL2 is on this CPU.
+    pub life: LifeCycle,
+    /// CNTPCT_EL0 at this CPU's first instruction in Exeunt, when it was started last.
+    pub started: AtomicU64,
+}
+
+// SAFETY: `boot` is written before its CPU or any other runs with it and read after; `exception` belongs to the CPU itself;
+// the rest is atomic.
+unsafe impl Sync for PerCpu {}
+
+/// The boot CPU's structure. It exists before there is a heap.
+#[unsafe(export_name = "exeunt_boot_cpu")]
+static BOOT_CPU: PerCpu = PerCpu::new();
+
+impl PerCpu {
+    const fn new() -> Self {
+        Self {
+            boot: UnsafeCell::new(CpuBoot::NONE),
+            exception: UnsafeCell::new(ExceptionFrame::NONE),
+            index: AtomicUsize::new(0),
+            counters: Counters::new(),
+            life: LifeCycle::new(),
+            started: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes the structure of a CPU that is not running, at `place`.
+    ///
+    /// # Safety
+    /// `place` is memory for one `PerCpu`, aligned, and used for nothing else from now on.
+    pub unsafe fn place(place: *mut Self, index: usize, mut settings: CpuBoot) -> &'static Self {
+        settings.tpidr_el2 = place.expose_provenance() as u64;
+        // SAFETY: promised by the caller; the structure is complete before a reference to it exists.
+        unsafe {
+            place.write(Self::new());
+            (*place).boot.get().write(settings);
+            (*place).index.store(index, Ordering::Relaxed);
+            &*place
+        }
+    }
+
+    /// Address of what `boot` reads, which is that of the structure.
+    pub fn address(&self) -> u64 {
+        core::ptr::from_ref(self).expose_provenance() as u64
+    }
+
+    /// What this CPU turns its MMU on with.
+    pub fn boot_settings(&self) -> CpuBoot {
+        // SAFETY: written before any other CPU runs, never after (see `Sync`).
+        unsafe { *self.boot.get() }
+    }
+
+    /// Position in the device tree's list of CPUs.
+    pub fn index(&self) -> usize {
+        self.index.load(Ordering::Relaxed)
+    }
+
+    /// The top of this CPU's stack.
+    pub fn stack_top(&self) -> u64 {
+        memory::stack_top(self.index())
+    }
+
+    /// The registers of the last exception that this CPU took from EL2.
+    pub fn exception(&self) -> &ExceptionFrame {
+        // SAFETY: only `vectors` writes it, on this CPU, and the panic that reads it does not return.
+        unsafe { &*self.exception.get() }
+    }
+
+    /// Makes the next exception from EL2 on this CPU one in the report of a panic.
+    pub fn note_panic(&self) {
+        // SAFETY: belongs to this CPU, and no reference to it is held.
+        unsafe { (*self.exception.get()).depth = 1 };
+    }
+}
+
+/// Sets what the boot CPU turns its MMU on with, and returns where that stands.
+///
+/// # Safety
+/// Called once, by the boot CPU, before any other runs.
+pub unsafe fn set_boot_settings(mut settings: CpuBoot) -> *const CpuBoot {
+    settings.tpidr_el2 = BOOT_CPU.address();
+    let place = BOOT_CPU.boot.get();
+    // SAFETY: promised by the caller.
+    unsafe { place.write(settings) };
+    place
+}
+
+/// The boot CPU's structure.
+pub fn boot_cpu() -> &'static PerCpu {
+    &BOOT_CPU
+}
+
+/// This CPU's structure; nothing if Exeunt was started below EL2 and is about to say so.
+pub fn this() -> Option<&'static PerCpu> {
+    if CurrentEL.read(CurrentEL::EL) != 2 {
+        return None;
+    }
+    let address = TPIDR_EL2.get() as usize;
+    // SAFETY: `boot` sets TPIDR_EL2 on every way into EL2, to the address of a `PerCpu` that is never freed, and nothing
+    // else writes it.
+    unsafe { core::ptr::with_exposed_provenance::<PerCpu>(address).as_ref() }
+}
+
+/// This CPU's number; 0 before anything else is known.
+pub fn index() -> usize {
+    this().map_or(0, PerCpu::index)
+}
+
+/// Gives the boot CPU its number.
+pub fn set_boot_index(index: usize) {
+    BOOT_CPU.index.store(index, Ordering::Relaxed);
+}
+
+/// Byte offset of the exception frame in [`PerCpu`], for `vectors`.
+pub const EXCEPTION: usize = core::mem::offset_of!(PerCpu, exception);

@@ -1,0 +1,185 @@
+//! When Exeunt itself fails: what it says, and that the machine goes off instead of hanging.
+//!
+//! Owns the panic handler and the handlers for exceptions taken from EL2. A report has the reason in words, the registers
+//! where there are any, and a backtrace by frame pointers as addresses in the ELF file, which `scripts/symbolize` turns into
+//! functions and lines. Nothing here allocates, waits for a lock or trusts the rest of Exeunt.
+
+use core::fmt::{self, Display};
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use aarch64_cpu::registers::{CurrentEL, MPIDR_EL1, Readable};
+use hypervisor::syndrome::Esr;
+
+use crate::cpu::{self, PerCpu};
+use crate::vectors::{ExceptionFrame, PANIC_OWNER};
+use crate::{console, firmware, memory};
+
+/// Set while an address that came from outside is read for the first time: a fault then is bad input and no bug.
+static PROBING: AtomicBool = AtomicBool::new(false);
+
+/// The most frames of a backtrace.
+const MAX_FRAMES: usize = 32;
+
+/// Names of the four kinds of exception, in the order of the vectors.
+const KINDS: [&str; 4] = ["synchronous exception", "IRQ", "FIQ", "SError"];
+
+/// Runs `read`; an exception meanwhile is reported as a refusal to start instead of a panic.
+pub fn while_probing<T>(read: impl FnOnce() -> T) -> T {
+    PROBING.store(true, Ordering::Relaxed);
+    let value = read();
+    PROBING.store(false, Ordering::Relaxed);
+    value
+}
+
+/// Says why the host cannot be started and turns the machine off.
+pub fn cannot_start(reason: impl Display) -> ! {
+    console::fall_back();
+    console::emergency_line(format_args!("EXEUNT CANNOT START: {reason}"));
+    firmware::power_off();
+}
+
+#[panic_handler]
+fn rust_panic(info: &PanicInfo) -> ! {
+    let Some(cpu) = cpu::this() else {
+        // Not at EL2, where there are no vectors of ours and no other CPU.
+        console::fall_back();
+        console::emergency_line(format_args!("EXEUNT PANIC: {}", info.message()));
+        firmware::power_off();
+    };
+    let me = cpu.address();
+    let claim = if console::locks_work() {
+        PANIC_OWNER.compare_exchange(0, me, Ordering::AcqRel, Ordering::Acquire)
+    } else {
+        Ok(0)
+    };
+    match claim {
+        Ok(_) => {}
+        Err(owner) if owner == me => nested("another panic"),
+        Err(_) => park(),
+    }
+    cpu.note_panic();
+    let frame_pointer: u64;
+    // SAFETY: reads a register.
+    unsafe { core::arch::asm!("mov {}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
+    match info.location() {
+        Some(place) => headline(format_args!("{} ({place})", info.message())),
+        None => headline(format_args!("{}", info.message())),
+    }
+    backtrace(None, frame_pointer);
+    finish();
+}
+
+/// The first exception that this CPU took from EL2. `vectors` has saved the registers and this is the emergency stack.
+pub extern "C" fn el2_exception(cpu: &PerCpu) -> ! {
+    let frame = cpu.exception();
+    let syndrome = Esr::new(frame.esr).with_far(frame.far);
+    if PROBING.load(Ordering::Relaxed) {
+        cannot_start(format_args!(
+            "reading the device tree at {:#x} fails ({syndrome}): x0 must hold the address of a device tree in RAM",
+            frame.far
+        ));
+    }
+    let kind = KINDS[(frame.vector % 4) as usize];
+    if frame.vector.is_multiple_of(4) {
+        headline(format_args!("{syndrome}"));
+    } else {
+        headline(format_args!("{kind} from EL2"));
+    }
+    registers(frame);
+    backtrace(Some(frame.elr), frame.x[29]);
+    finish();
+}
+
+/// The second exception on this CPU: it happened in the report of the first.
+pub extern "C" fn double_fault(cpu: &PerCpu) -> ! {
+    let frame = cpu.exception();
+    console::fall_back();
+    console::emergency_line(format_args!(
+        "EXEUNT PANIC: an exception during a panic: ESR {:#x} ELR {:#x} FAR {:#x}",
+        frame.esr,
+        relative(frame.elr),
+        frame.far
+    ));
+    firmware::power_off();
+}
+
+/// A panic in the report of a panic.
+fn nested(what: &str) -> ! {
+    console::emergency_line(format_args!("EXEUNT PANIC: {what} during a panic"));
+    firmware::power_off();
+}
+
+/// Another CPU has the console and is about to turn the machine off.
+fn park() -> ! {
+    loop {
+        aarch64_cpu::asm::wfe();
+    }
+}
+
+fn headline(reason: fmt::Arguments) {
+    console::fall_back();
+    console::emergency_line(format_args!("EXEUNT PANIC: {reason}"));
+    console::emergency_line(format_args!(
+        "  CPU {} (MPIDR {:#x}), image at {:#x}, CurrentEL {}",
+        cpu::index(),
+        MPIDR_EL1.get(),
+        memory::image_base(),
+        CurrentEL.read(CurrentEL::EL)
+    ));
+}
+
+fn registers(frame: &ExceptionFrame) {
+    console::emergency_line(format_args!(
+        "  ELR {:#018x} SPSR {:#x} ESR {:#x} FAR {:#018x}",
+        frame.elr, frame.spsr, frame.esr, frame.far
+    ));
+    console::emergency_line(format_args!("  SP  {:#018x} LR {:#018x}", frame.sp, frame.x[30]));
+    for (row, values) in frame.x[..28].chunks_exact(4).enumerate() {
+        let [a, b, c, d] = values else { continue };
+        let first = row * 4;
+        console::emergency_line(format_args!("  x{first:<2} {a:016x} {b:016x} {c:016x} {d:016x}"));
+    }
+    console::emergency_line(format_args!("  x28 {:016x} {:016x}", frame.x[28], frame.x[29]));
+}
+
+/// Prints the return addresses that the chain of frame records holds (AAPCS64, 6.4.6), as far as it stays on Exeunt's stacks
+/// and goes up.
+fn backtrace(pc: Option<u64>, mut frame_pointer: u64) {
+    console::emergency_line(format_args!("  backtrace, decode with scripts/symbolize:"));
+    let mut number = 0;
+    let mut show = |address: u64| {
+        console::emergency_line(format_args!("    #{number:<2} {:#010x}", relative(address)));
+        number += 1;
+    };
+    if let Some(pc) = pc {
+        show(pc);
+    }
+    for _ in 0..MAX_FRAMES {
+        if !frame_pointer.is_multiple_of(16) || !memory::is_stack(frame_pointer) {
+            return;
+        }
+        let record = core::ptr::with_exposed_provenance::<[u64; 2]>(frame_pointer as usize);
+        // SAFETY: aligned, and within memory that is mapped as one of Exeunt's stacks.
+        let [next, return_address] = unsafe { record.read() };
+        if return_address == 0 {
+            return;
+        }
+        // The instruction before the return address is the call.
+        show(return_address.wrapping_sub(4));
+        if next <= frame_pointer {
+            return;
+        }
+        frame_pointer = next;
+    }
+}
+
+/// An address as the ELF file has it.
+fn relative(address: u64) -> u64 {
+    address.wrapping_sub(memory::image_base())
+}
+
+fn finish() -> ! {
+    console::emergency_line(format_args!("  the machine goes off now"));
+    firmware::power_off();
+}

@@ -1,0 +1,64 @@
+//! The host's stage 2: identity, everything but Exeunt's own 2 MiB.
+//!
+//! RAM is Normal memory as the host's stage 1 says; everything else that the machine can have at an address is Device memory
+//! that cannot be executed, also where the device tree names nothing: that is where devices are found by probing, and bus
+//! windows lie.
+
+use aarch64_cpu::registers::{VTCR_EL2, VTTBR_EL2, Writeable};
+use hypervisor::devicetree::Platform;
+use hypervisor::paging::stage2::{Attributes, Layout, Stage2};
+use hypervisor::paging::{Error, PAGE_SIZE};
+
+use crate::memory::{self, TablePages};
+use crate::panic::cannot_start;
+
+/// The smallest IPA size worth having, in bits: what 32-bit devices can name.
+const MIN_IPA_BITS: u32 = 32;
+
+/// What the registers hold that turn this stage 2 on.
+#[derive(Clone, Copy, Debug)]
+pub struct Registers {
+    /// VTCR_EL2.
+    pub vtcr: u64,
+    /// VTTBR_EL2.
+    pub vttbr: u64,
+    /// IPA size in bits.
+    pub ipa_bits: u32,
+}
+
+impl Registers {
+    /// Writes them on this CPU. Nothing translates with them before HCR_EL2.VM is set, and the TLB holds nothing of theirs
+    /// before that either.
+    pub fn write(self) {
+        VTCR_EL2.set(self.vtcr);
+        VTTBR_EL2.set(self.vttbr);
+    }
+}
+
+/// Builds the tables.
+pub fn build(platform: &Platform) -> Registers {
+    try_build(platform).unwrap_or_else(|error| cannot_start(format_args!("the host's stage 2: {error}")))
+}
+
+fn try_build(platform: &Platform) -> Result<Registers, Error> {
+    let highest = platform.highest.max(memory::reservation().end);
+    let needed = (u64::BITS - (highest - 1).leading_zeros()).max(MIN_IPA_BITS);
+    // A device beyond what the CPU can address is out of reach with or without stage 2.
+    let ipa_bits = needed.min(memory::pa_range().bits());
+    let layout = Layout::new(ipa_bits, memory::pa_range())?;
+    let pages = &mut TablePages;
+    let mut stage2 = Stage2::new(pages, layout)?;
+    let end = 1 << ipa_bits;
+    stage2.map(pages, 0..end, Attributes::DEVICE)?;
+    for ram in platform.memory.iter() {
+        // Only whole pages are RAM to the host as well (Linux memblock, early_init_dt_add_memory_arch).
+        let first = ram.start.next_multiple_of(PAGE_SIZE);
+        let last = (ram.end & !(PAGE_SIZE - 1)).min(end);
+        if first < last {
+            stage2.map(pages, first..last, Attributes::NORMAL)?;
+        }
+    }
+    let own = memory::reservation();
+    stage2.unmap(pages, own.start..own.end)?;
+    Ok(Registers { vtcr: stage2.vtcr_el2(), vttbr: stage2.vttbr_el2(), ipa_bits })
+}

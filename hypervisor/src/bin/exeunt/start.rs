@@ -1,0 +1,241 @@
+//! The start of Exeunt and of each CPU under it.
+//!
+//! `exeunt_early` runs with the MMU off and does no more than is needed to turn it on. `exeunt_main` goes on from there on the
+//! boot CPU: what the machine is, what it shall do, where the host is, and into it. `exeunt_secondary` brings every other CPU,
+//! and each CPU that wakes from a power-down state, to where PSCI was asked to start it.
+
+use core::sync::atomic::Ordering;
+
+use aarch64_cpu::registers::{HCR_EL2, MPIDR_EL1, Readable};
+use boot::CpuBoot;
+use hypervisor::devicetree::{self, Conduit, Edits, Platform, Region};
+use hypervisor::features::Gic;
+use hypervisor::image::{self, Image};
+use hypervisor::options::Options;
+use hypervisor::psci::HostEntry;
+use log::{LevelFilter, debug, info, warn};
+use spin::mutex::{SpinMutex, SpinMutexGuard};
+
+use crate::cpu::{self, MAX_CPUS};
+use crate::host::{self, Machine};
+use crate::panic::{cannot_start, while_probing};
+use crate::{console, firmware, memory, selftest, stage2};
+
+/// The machine. It is large, begins as zeroes, and is needed for as long as the host runs.
+static PLATFORM: SpinMutex<Platform> = SpinMutex::new(Platform::EMPTY);
+
+/// Turns what the loader gave into tables for the MMU. Called by `boot` with the MMU off and returns what the boot CPU turns
+/// it on with. Whatever is wrong ends here, with the reason on the console.
+///
+/// `tree` is x0 as the loader left it, `current_el` the register's value, `unknown_relocation` the type of a relocation that
+/// `boot` could not do, or 0.
+#[unsafe(no_mangle)]
+extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64, unknown_relocation: u64) -> *const CpuBoot {
+    if unknown_relocation != 0 {
+        cannot_start(format_args!("the image holds a relocation of type {unknown_relocation}, which is not known"));
+    }
+    let el = current_el >> 2;
+    if el != 2 {
+        ask_tree_for_console(tree);
+        cannot_start(format_args!(
+            "started at EL{el}, but a hypervisor must be started at EL2 (QEMU: -M virt,virtualization=on)"
+        ));
+    }
+    if HCR_EL2.is_set(HCR_EL2::E2H) {
+        ask_tree_for_console(tree);
+        cannot_start("this CPU has EL2 only with VHE (HCR_EL2.E2H is RES1), which Exeunt cannot use yet");
+    }
+    if !base.is_multiple_of(boot::RESERVATION) {
+        ask_tree_for_console(tree);
+        cannot_start(format_args!("loaded at {base:#x}, which is not a multiple of 2 MiB"));
+    }
+    let tree = find_tree(tree);
+    match memory::map_early(tree) {
+        // SAFETY: this is the boot CPU, before any other runs, once.
+        Ok(settings) => unsafe { cpu::set_boot_settings(settings) },
+        Err(error) => cannot_start(format_args!("EL2's own stage 1: {error}")),
+    }
+}
+
+/// Where the device tree at `address` lies, by what its header says. Called with the MMU off, when any address can be read.
+fn find_tree(address: u64) -> Region {
+    if address == 0 {
+        cannot_start("no device tree: x0 is 0 at the entry, and must hold the address of one");
+    }
+    if !address.is_multiple_of(8) {
+        cannot_start(format_args!("the device tree's address in x0, {address:#x}, is not a multiple of 8"));
+    }
+    let header = core::ptr::with_exposed_provenance::<[u8; devicetree::HEADER_SIZE]>(address as usize);
+    // SAFETY: with the MMU off an address that is RAM can be read; for one that is not, `while_probing` is prepared.
+    let header = while_probing(|| unsafe { header.read_volatile() });
+    let size = devicetree::total_size(&header).unwrap_or_else(|error| cannot_start(error));
+    let Some(tree) = Region::new(address, size as u64) else {
+        cannot_start(format_args!("the device tree at {address:#x} does not end"));
+    };
+    if tree.overlaps(memory::reservation()) {
+        cannot_start(format_args!("the device tree ({tree}) lies in Exeunt's memory ({})", memory::reservation()));
+    }
+    tree
+}
+
+/// Finds the UART before giving up with the MMU off, so that the reason goes where somebody reads it.
+fn ask_tree_for_console(address: u64) {
+    if address == 0 || !address.is_multiple_of(8) {
+        return;
+    }
+    let header = core::ptr::with_exposed_provenance::<[u8; devicetree::HEADER_SIZE]>(address as usize);
+    // SAFETY: as in `find_tree`; below EL2 there are no vectors of ours, and an address that is no RAM ends the CPU here.
+    let header = while_probing(|| unsafe { header.read_volatile() });
+    let Ok(size) = devicetree::total_size(&header) else { return };
+    // SAFETY: the header says that a tree of this size is here, and nothing else uses it.
+    let tree = unsafe { memory::bytes(Region { start: address, end: address + size as u64 }) };
+    // SAFETY: nothing else runs, and whoever comes here does not come to `exeunt_main`.
+    let platform = unsafe { &mut *PLATFORM.as_mut_ptr() };
+    if devicetree::scan(tree, platform).is_ok() {
+        if let Some(uart) = platform.console {
+            console::set_uart(uart);
+        }
+        firmware::set_conduit(platform.psci);
+    }
+}
+
+/// Everything between the MMU and the host's first instruction, on the boot CPU.
+///
+/// `tree` is the device tree's address, `started` CNTPCT_EL0 at Exeunt's first instruction.
+#[unsafe(no_mangle)]
+extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
+    cpu::boot_cpu().started.store(started, Ordering::Relaxed);
+    memory::start_heap();
+    let region = find_tree(tree);
+    // SAFETY: `exeunt_early` has found the tree to be this large and mapped it; it is Exeunt's until the host runs.
+    let tree = unsafe { memory::bytes_mut(region) };
+    let platform = SpinMutexGuard::leak(PLATFORM.lock());
+    if let Err(error) = devicetree::scan(tree, platform) {
+        memory::map_device(console::FALLBACK_UART);
+        cannot_start(error);
+    }
+    let platform = &*platform;
+    start_console(platform);
+    let options = Options::parse(platform.options(tree)).unwrap_or_else(|error| cannot_start(error));
+    log::set_max_level(options.log.unwrap_or(LevelFilter::Info));
+    info!(
+        "Exeunt {} in {}: {} CPUs, {} MiB of RAM",
+        env!("CARGO_PKG_VERSION"),
+        memory::reservation(),
+        platform.cpus.len(),
+        platform.memory_size() >> 20
+    );
+    check_machine(platform);
+    if let Some(which) = options.selftest {
+        // On a stack like those that Exeunt works on later, with a guard page below.
+        selftest::run(which);
+    }
+    let kernel = find_kernel(platform, region);
+    let machine = prepare(platform, &options);
+    let edits = Edits::new(platform, memory::reservation());
+    let used = devicetree::edit(tree, platform, &edits).unwrap_or_else(|error| cannot_start(error));
+    // The host reads the tree with its MMU off at first.
+    memory::clean(Region { start: region.start, end: region.start + used as u64 });
+    info!("the host: kernel at {kernel}, device tree at {:#x}; enters it at EL1", region.start);
+    if options.log.is_none() {
+        // The console is the host's now. Warnings stay: they are about its mistakes, and limited in their rate.
+        log::set_max_level(LevelFilter::Warn);
+    }
+    host::start(machine, HostEntry { pc: kernel.start, x0: region.start })
+}
+
+/// Where every other CPU, and each that wakes from a power-down state, comes to Rust, with its MMU on.
+///
+/// `started` is CNTPCT_EL0 at its first instruction.
+#[unsafe(no_mangle)]
+extern "C" fn exeunt_secondary(started: u64) -> ! {
+    if let Some(cpu) = cpu::this() {
+        cpu.started.store(started, Ordering::Relaxed);
+    }
+    host::arrive()
+}
+
+/// Finds the log's UART.
+fn start_console(platform: &Platform) {
+    let base = platform.console.unwrap_or(console::FALLBACK_UART);
+    memory::map_device(base);
+    console::init(base);
+    if platform.console.is_none() {
+        warn!("stdout-path names no PL011 that is known; the log goes to the one at {base:#x}");
+    }
+}
+
+/// Refuses machines that the host could not be started on.
+fn check_machine(platform: &Platform) {
+    match platform.psci {
+        Some(Conduit::Smc) => {}
+        Some(Conduit::Hvc) => cannot_start(
+            "the device tree has PSCI by hvc, which at EL2 is nobody's: Exeunt needs firmware that answers smc",
+        ),
+        None => cannot_start("the device tree has no psci node: without PSCI 0.2 or later no CPU could be started"),
+    }
+    let own = memory::reservation();
+    if !platform.memory.iter().any(|ram| ram.contains(own)) {
+        cannot_start(format_args!(
+            "Exeunt needs {own}, and by the device tree not all of that is RAM: too little memory"
+        ));
+    }
+    if platform.cpus.len() > MAX_CPUS {
+        cannot_start(format_args!("{} CPUs, and Exeunt's 2 MiB have room for {MAX_CPUS}", platform.cpus.len()));
+    }
+    if platform.cpu_without_psci {
+        warn!("a CPU has an enable-method other than psci; if the host starts it, it will not be under Exeunt");
+    }
+}
+
+/// Finds the host's kernel and makes sure that it can be started. Returns the memory that it takes.
+fn find_kernel(platform: &Platform, tree: Region) -> Region {
+    let Some(module) = platform.kernel else {
+        cannot_start(
+            "no host kernel: the device tree's /chosen has no module that is compatible with \"multiboot,kernel\" \
+             (QEMU: -device guest-loader,addr=...,kernel=...)",
+        )
+    };
+    let file = module.region;
+    if !platform.memory.iter().any(|ram| ram.contains(file)) {
+        cannot_start(format_args!(
+            "the host's kernel should be at {file}, and not all of that is RAM: too little memory"
+        ));
+    }
+    if file.overlaps(memory::reservation()) {
+        cannot_start(format_args!("the host's kernel at {file} and Exeunt at {} overlap", memory::reservation()));
+    }
+    let header = Region { start: file.start, end: file.start + file.size().min(image::HEADER_SIZE as u64) };
+    memory::map_for_reading(header);
+    // SAFETY: just mapped, in RAM, and nothing runs that could change it.
+    let image = Image::parse(unsafe { memory::bytes(header) }, file.size()).unwrap_or_else(|error| cannot_start(error));
+    let surroundings = image::Surroundings {
+        exeunt: memory::reservation(),
+        initrd: platform.ramdisk.map(|module| module.region),
+        tree,
+        memory: &platform.memory,
+    };
+    image.check_placement(file.start, &surroundings).unwrap_or_else(|error| cannot_start(error))
+}
+
+/// Makes what all CPUs need before the host may run on any.
+fn prepare(platform: &'static Platform, options: &Options) -> Machine {
+    let psci = host::psci();
+    let boot = psci
+        .init(&platform.cpus, MPIDR_EL1.get(), &host::Below)
+        .unwrap_or_else(|error| cannot_start(format_args!("the device tree's CPUs: {error}")));
+    cpu::set_boot_index(boot);
+    let mut cpus = [None; MAX_CPUS];
+    for (index, slot) in cpus.iter_mut().enumerate().take(psci.count()) {
+        memory::map_stack(index);
+        *slot = Some(if index == boot { cpu::boot_cpu() } else { memory::place_cpu(index) });
+    }
+    let stage2 = stage2::build(platform);
+    debug!("stage 2: IPA size {} bits, VTCR_EL2 {:#x}, VTTBR_EL2 {:#x}", stage2.ipa_bits, stage2.vtcr, stage2.vttbr);
+    let gic = match platform.gic {
+        Some(devicetree::Gic::V3) => Gic::V3,
+        // One that is not known is left alone.
+        Some(devicetree::Gic::V2) | None => Gic::V2,
+    };
+    Machine { memory: &platform.memory, gic, stage2, cpus, stats: options.stats }
+}
