@@ -78,7 +78,7 @@ pub const OPTIONS: &[OptionDoc] = &[
             ValueDoc { name: "warn", help: "and what looks wrong", set: |o| o.log = Some(LevelFilter::Warn) },
             ValueDoc { name: "info", help: "and what happens", set: |o| o.log = Some(LevelFilter::Info) },
             ValueDoc { name: "debug", help: "and how", set: |o| o.log = Some(LevelFilter::Debug) },
-            ValueDoc { name: "trace", help: "and every call of the host", set: |o| o.log = Some(LevelFilter::Trace) },
+            ValueDoc { name: "trace", help: "and everything else there is to say", set: |o| o.log = Some(LevelFilter::Trace) },
         ],
         set: nothing,
     },

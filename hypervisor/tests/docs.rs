@@ -1,0 +1,44 @@
+//! Keeps `docs/options.md` the same as the table that the parser works with.
+//!
+//! `UPDATE_DOCS=1 cargo test -p hypervisor --test docs` writes the file anew.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use hypervisor::options::OPTIONS;
+
+const HEAD: &str = "\
+# Exeunt's own options
+
+They ride on Exeunt's own command line, `/chosen/bootargs` of the device tree that the loader gives (QEMU: `-append`;
+`make run EXEUNT='...'`), separated by spaces. The host's command line is that of its module and none of Exeunt's business. An
+option that is not known, or a value that is not, is an error with the list of those that are, and the machine goes off.
+
+| option | what it does |
+|---|---|
+";
+
+fn page() -> String {
+    let mut page = String::from(HEAD);
+    for option in OPTIONS {
+        if option.values.is_empty() {
+            writeln!(page, "| `{}` | {} |", option.name, option.help).expect("a string has room");
+        }
+        for (index, value) in option.values.iter().enumerate() {
+            let help =
+                if index == 0 { format!("{}: {}", option.help, value.help) } else { format!("... {}", value.help) };
+            writeln!(page, "| `{}={}` | {help} |", option.name, value.name).expect("a string has room");
+        }
+    }
+    page
+}
+
+#[test]
+fn options_page_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/options.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, page()).expect("docs/options.md can be written");
+    }
+    let written = std::fs::read_to_string(&path).expect("docs/options.md is there");
+    assert_eq!(written, page(), "docs/options.md is stale: UPDATE_DOCS=1 cargo test -p hypervisor --test docs");
+}
