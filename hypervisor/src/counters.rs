@@ -131,3 +131,45 @@ impl fmt::Display for Counters {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exits_are_counted_by_what_they_were() {
+        let counters = Counters::new();
+        for _ in 0..9 {
+            counters.count_class(ExceptionClass::Smc64 as u8);
+        }
+        counters.count_class(ExceptionClass::DataAbortLower as u8);
+        counters.count_class(ExceptionClass::InstructionAbortLower as u8);
+        counters.count_class(ExceptionClass::InstructionAbortLower as u8);
+        counters.count_class(ExceptionClass::Sve as u8);
+        counters.count_class(0x3f);
+        counters.count_class(0xff);
+        counters.count(Exit::Interrupt);
+        assert_eq!(
+            counters.to_string(),
+            "exits: smc 9, hvc 0, data abort 1, instruction abort 2, system register 0, wfx 0, other 3, interrupt 1"
+        );
+        assert_eq!((counters.get(Exit::Smc), counters.total()), (9, 16));
+    }
+
+    #[test]
+    fn every_class_has_a_kind() {
+        let counters = Counters::default();
+        for class in 0..=u8::MAX {
+            counters.count_class(class);
+        }
+        assert_eq!(counters.total(), 256);
+    }
+
+    #[test]
+    fn a_full_counter_begins_again() {
+        let counters = Counters::new();
+        counters.exits[Exit::Wfx as usize].store(u64::MAX, Ordering::Relaxed);
+        counters.count(Exit::Wfx);
+        assert_eq!(counters.get(Exit::Wfx), 0);
+    }
+}

@@ -266,3 +266,6 @@ pub const fn skip_instruction(pc: u64, spsr: u64, is_32bit: bool) -> (u64, u64) 
     let spsr = spsr & !(pstate::A32_IT_HIGH | pstate::A32_IT_LOW) | (it & 0xfc) << 8 | (it & 3) << 25;
     (next & 0xffff_ffff, spsr)
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,3 +99,27 @@ impl EntryLevel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_goes_live_once_for_each_power_up() {
+        let life = LifeCycle::new();
+        assert_eq!(life.state(), State::Outside);
+        assert_eq!(life.go_live(), Ok(()));
+        assert_eq!((life.state(), life.go_live()), (State::Live, Err(WrongState(State::Live))));
+        life.power_up();
+        assert_eq!(life.state(), State::Outside);
+        assert_eq!(life.go_live(), Ok(()));
+    }
+
+    #[test]
+    fn the_host_is_entered_at_el1_with_everything_masked() {
+        assert_eq!(EntryLevel::of_host().spsr(), 0x3c5);
+        for number in [0, 1, 2, 3, 4, 5, u64::MAX] {
+            assert_eq!(EntryLevel::of_host().stub_call(number), STUB_ERR);
+        }
+    }
+}

@@ -65,3 +65,64 @@ impl Default for RateLimit {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_the_rest_is_counted_into_the_next_line() {
+        let limit = RateLimit::new();
+        assert_eq!([0, 1, 2, 3, 4].map(|now| limit.allow(now, 100, 3)), [Some(0), Some(0), Some(0), None, None]);
+        assert_eq!(limit.allow(99, 100, 3), None);
+        assert_eq!([100, 101, 199, 199].map(|now| limit.allow(now, 100, 3)), [Some(3), Some(0), Some(0), None]);
+        assert_eq!(limit.allow(1_000_000, 100, 3), Some(1));
+    }
+
+    #[test]
+    fn a_late_reading_of_the_counter_stays_in_the_newer_window() {
+        let limit = RateLimit::new();
+        assert_eq!(limit.allow(250, 100, 1), Some(0));
+        assert_eq!(limit.allow(199, 100, 1), None);
+        assert_eq!(limit.allow(300, 100, 1), Some(1));
+    }
+
+    #[test]
+    fn no_burst_says_nothing_and_no_interval_says_everything() {
+        let limit = RateLimit::new();
+        assert_eq!([0, 1000].map(|now| limit.allow(now, 100, 0)), [None, None]);
+        assert_eq!([0, 0, 0].map(|now| limit.allow(now, 0, 1)), [Some(2), Some(0), Some(0)]);
+    }
+
+    #[test]
+    fn the_end_of_time_does_not_overflow() {
+        let limit = RateLimit::new();
+        assert_eq!(limit.allow(u64::MAX, 1, u16::MAX), Some(0));
+        assert_eq!(limit.allow(u64::MAX, 1, 1), None);
+        assert_eq!(limit.allow(0, 1, 1), None);
+    }
+
+    /// Every line is either said or counted, whatever the CPUs do at the same time.
+    #[test]
+    fn no_line_is_lost_between_threads() {
+        let rounds = if cfg!(miri) { 20 } else { 20_000 };
+        let (limit, said, reported) = (RateLimit::new(), AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for thread in 0..3 {
+                let (limit, said, reported) = (&limit, &said, &reported);
+                scope.spawn(move || {
+                    for now in 0..rounds {
+                        if let Some(count) = limit.allow(now + thread, 7, 2) {
+                            said.fetch_add(1, Ordering::Relaxed);
+                            reported.fetch_add(count, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        let left = limit.suppressed.load(Ordering::Relaxed);
+        let (said, reported) = (said.into_inner(), reported.into_inner());
+        assert_eq!(said + reported + left, 3 * rounds);
+        assert!(said <= 2 * (rounds + 2).div_ceil(7));
+    }
+}

@@ -21,12 +21,15 @@ pub const SVE_HINT: u32 = 1 << 16;
 /// as they were.
 pub const NOT_SUPPORTED: u64 = u64::MAX;
 
-/// The owning entities that the decision tells apart (DEN0028, table "Owning Entity Numbers").
+/// The owning entities that the decision tells apart (DEN0028, table "Owning Entity Numbers"). 5 and 6 are the standard and
+/// the vendor-specific hypervisor services, 7 to 47 are reserved.
 mod owner {
     pub const ARCHITECTURE: u32 = 0;
+    /// CPU, then SiP, OEM and standard secure services.
+    pub const CPU: u32 = 1;
     pub const STANDARD_SECURE: u32 = 4;
-    pub const STANDARD_HYPERVISOR: u32 = 5;
-    pub const VENDOR_HYPERVISOR: u32 = 6;
+    /// Trusted applications, then trusted OSes, to the last number.
+    pub const TRUSTED_FIRST: u32 = 48;
 }
 
 /// PSCI's numbers among the standard secure service calls: 0 to 0x1f (DEN0028, "Reserved Standard Service calls").
@@ -65,39 +68,47 @@ pub const fn function_id(x0: u64) -> u32 {
 
 /// Decides who answers the call with this x0 and this immediate.
 ///
-/// - HVC below 0x8000_0000, or with anything in the high word and no fast call in the low one, is the stub ABI's: Linux's
-///   stub compares all of x0 and never looks at the immediate (`arch/arm64/kernel/hyp-stub.S`).
+/// - HVC without bit 31 in the low word of x0 is the stub ABI's: Linux's stub compares all of x0 with its few numbers and
+///   never looks at the immediate (`arch/arm64/kernel/hyp-stub.S`).
 /// - SMCCC calls have the immediate 0. Others are nobody's.
+/// - Yielding SMCs are a trusted OS's, whatever the owner bits say (DEN0028, table "SMC and HVC yielding calls").
 /// - PSCI is the same by either conduit; so are the architecture's own calls (SMCCC_VERSION, ARCH_FEATURES and the
 ///   workarounds that it tells about), which only firmware can answer.
-/// - All else by HVC belongs to a hypervisor, and Exeunt offers nothing there yet. All else by SMC belongs to firmware, but
-///   for the hypervisor owners, which firmware must not be asked, and SDEI: its handlers are entered at EL2 when there is
-///   one, so that a registration by the host would make firmware run the host's handler with EL2's rights.
-/// - Fast calls with reserved bits set are nobody's, so that firmware which ignores these bits cannot be talked into PSCI past
-///   the proxy.
+/// - All other fast calls by HVC belong to a hypervisor, and Exeunt offers nothing there yet. By SMC they belong to firmware,
+///   but for the hypervisor owners, which firmware must not be asked, the owners that DEN0028 reserves, and SDEI: its handlers
+///   are entered at EL2 when there is one, so that a registration by the host would make firmware run the host's handler with
+///   EL2's rights.
+/// - Fast calls with reserved bits set are nobody's: firmware that ignores these bits cannot be talked into PSCI past the
+///   proxy, nor can one that still knows the numbers of PSCI 0.1 (QEMU's 0x95c1ba5e to 0x95c1ba61).
 #[must_use]
 pub const fn classify(conduit: Conduit, x0: u64, immediate: u16) -> Call {
     let id = function_id(x0);
-    if matches!(conduit, Conduit::Hvc) && id & CALL_FAST == 0 {
+    let fast = id & CALL_FAST != 0;
+    if matches!(conduit, Conduit::Hvc) && !fast {
         return Call::Stub;
     }
-    if immediate != 0 || (id & CALL_FAST != 0 && id & RESERVED != 0) {
+    if immediate != 0 || (fast && id & RESERVED != 0) {
         return Call::Unknown;
     }
-    let owner = id >> OWNER_SHIFT & 0x3f;
+    if !fast {
+        return Call::Firmware;
+    }
     let number = id as u16;
-    match owner {
-        owner::STANDARD_HYPERVISOR | owner::VENDOR_HYPERVISOR => Call::Unknown,
-        owner::STANDARD_SECURE if id & CALL_FAST != 0 && in_range(&PSCI_NUMBERS, number) => Call::Psci,
-        owner::STANDARD_SECURE if id & CALL_FAST != 0 && in_range(&SDEI_NUMBERS, number) => Call::Unknown,
+    match id >> OWNER_SHIFT & 0x3f {
+        owner::STANDARD_SECURE if in_range(&PSCI_NUMBERS, number) => Call::Psci,
+        owner::STANDARD_SECURE if in_range(&SDEI_NUMBERS, number) => Call::Unknown,
         owner::ARCHITECTURE => Call::Firmware,
-        _ => match conduit {
+        owner::CPU..=owner::STANDARD_SECURE | owner::TRUSTED_FIRST.. => match conduit {
             Conduit::Hvc => Call::Unknown,
             Conduit::Smc => Call::Firmware,
         },
+        _ => Call::Unknown,
     }
 }
 
 const fn in_range(range: &core::ops::RangeInclusive<u16>, number: u16) -> bool {
     *range.start() <= number && number <= *range.end()
 }
+
+#[cfg(test)]
+mod tests;

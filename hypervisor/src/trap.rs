@@ -214,3 +214,6 @@ fn call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, conduit: Conduit, immedia
         Call::Unknown => registers[0] = smccc::NOT_SUPPORTED,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -133,10 +133,10 @@ mod mdcr {
     pub const E2TB_EL1: u64 = 3 << 24;
     /// Counting of multi-threaded events is not cut off here.
     pub const MTPME: u64 = 1 << 28;
-    /// PMU snapshots are as PMECR_EL1.SSE says.
-    pub const PMSSE_EL1: u64 = 2 << 30;
-    /// PMU exceptions are as PMECR_EL1.PMEE says.
-    pub const PMEE_EL1: u64 = 2 << 40;
+    /// PMSSE 0b01: PMU snapshots are as PMECR_EL1.SSE says.
+    pub const PMSSE_EL1: u64 = 1 << 30;
+    /// PMEE 0b01: PMU exceptions are as PMECR_EL1.PMEE says.
+    pub const PMEE_EL1: u64 = 1 << 40;
     /// Breakpoint and watchpoint banks are as MDSCR_EL1.EMBWE says.
     pub const EBWE: u64 = 1 << 43;
     /// MDSTEPOP_EL1 has effect.

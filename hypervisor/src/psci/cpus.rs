@@ -45,18 +45,24 @@
 //!
 //! # Why the entry is seen
 //!
-//! The claimant writes `pc` and `x0` with its MMU and caches on and then makes its firmware call, before which the
-//! implementation of [`super::Firmware`] completes all stores (DSB). The target reads them with its MMU and caches on, in the
-//! same Inner Shareable domain, so after the call in the order of the machine. For the language's memory model the claimant
-//! publishes with a Release operation on `state` (`READY`) that arrival's Acquire reads. The other way round: arrival reads
-//! the entry before its Release sets `ON`; CPU_OFF's clearing of `ON` continues that release sequence, and the next
-//! claimant's Acquire compare-and-exchange reads from it, so that nothing is overwritten before it was read.
+//! From claimant to target: both have their MMU and caches on and are in one Inner Shareable domain. The claimant writes `pc`
+//! and `x0` and then makes the firmware call, which completes all its stores (DSB, the contract of [`super::Firmware`]) before
+//! firmware can start the target; so they are done before the target's first instruction. The language sees the same: the
+//! call is opaque code that the relaxed stores cannot be moved past.
+//!
+//! From one arrival to the next claimant: arrival reads the entry and then sets `ON` (Release); CPU_OFF clears `ON` (Release,
+//! by the same CPU), and the compare-and-exchange of the next claimant reads what CPU_OFF wrote (Acquire). So nothing is
+//! overwritten before it was read. From a claimant that was refused to the next one: the same, by `unclaim`.
+//!
+//! A CPU that suspends reads its own stores when it wakes; that they reached memory is firmware's work, which cleans the
+//! caches that power-down loses (DEN0022, 6.8 "Caches and coherency").
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64 as ConstantU64, Ordering};
 
 #[cfg(not(test))]
 use core::sync::atomic::AtomicU64;
 
+/// In tests every access is a step between which the explorer lets other CPUs run.
 #[cfg(test)]
 use super::explore::AtomicU64;
 
@@ -64,9 +70,6 @@ use super::explore::AtomicU64;
 const ON: u64 = 1 << 0;
 /// A CPU_ON for this CPU is in flight.
 const CLAIMED: u64 = 1 << 1;
-/// The claimant has written the entry. Set and cleared together with `CLAIMED` but for the moment in which the entry is
-/// written; nothing is decided by it, it exists for its Release.
-const READY: u64 = 1 << 2;
 
 /// What PSCI calls the state of a CPU (Arm DEN0022, 5.1.5 AFFINITY_INFO), as far as Exeunt knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +103,7 @@ pub enum ClaimError {
 /// One CPU.
 pub(super) struct Cpu {
     /// The affinity fields of MPIDR_EL1, as PSCI takes them. Written by [`super::Psci::init`] only.
-    pub mpidr: AtomicU64,
+    pub mpidr: ConstantU64,
     state: AtomicU64,
     pc: AtomicU64,
     x0: AtomicU64,
@@ -111,7 +114,7 @@ pub(super) struct Cpu {
 impl Cpu {
     pub const fn new() -> Self {
         Self {
-            mpidr: AtomicU64::new(0),
+            mpidr: ConstantU64::new(0),
             state: AtomicU64::new(0),
             pc: AtomicU64::new(0),
             x0: AtomicU64::new(0),
@@ -150,13 +153,12 @@ impl Cpu {
         }
         self.pc.store(entry.pc, Ordering::Relaxed);
         self.x0.store(entry.x0, Ordering::Relaxed);
-        self.state.fetch_or(READY, Ordering::Release);
         Ok(())
     }
 
     /// CPU_ON, after firmware refused.
     pub fn unclaim(&self) {
-        self.state.fetch_and(!(CLAIMED | READY), Ordering::Release);
+        self.state.fetch_and(!CLAIMED, Ordering::Release);
     }
 
     /// CPU_OFF, before firmware is asked. By the CPU itself.

@@ -1,1 +1,486 @@
-//! The proxy against a model of firmware.
+//! The proxy against models of firmware: in every order of steps, with any registers, and call by call.
+
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::AtomicU64;
+
+use proptest::prelude::*;
+
+use super::explore::{ALREADY_ON, Action, DENIED, INTERNAL_FAILURE, Machine, ON_PENDING, Seen, explore};
+use super::*;
+
+use Action::{DeniedOff, FailedOn, LightSuspend, Off, On, Suspend};
+
+const ON: bool = true;
+const OFF: bool = false;
+
+const SUCCESS: u64 = 0;
+const NOT_SUPPORTED: u64 = 1_u64.wrapping_neg();
+const INVALID_PARAMETERS: u64 = 2_u64.wrapping_neg();
+const INVALID_ADDRESS: u64 = 9_u64.wrapping_neg();
+
+// Every order of steps. The counts are there to show that something was searched; they change with the number of steps.
+
+/// The exact count of worlds and ends, so that a search that has become empty is noticed.
+fn assert_seen(seen: Seen, at_least: usize) {
+    assert!(seen.worlds >= at_least && seen.ends > 0, "only {seen:?}");
+}
+
+#[test]
+fn two_cpus_turn_on_the_same_third_and_one_wins() {
+    assert_seen(explore(&[&[On(2)], &[On(2)], &[]], &[ON, ON, OFF]), 100);
+}
+
+#[test]
+fn a_third_that_turns_itself_off_can_be_turned_on_again_at_any_moment() {
+    assert_seen(explore(&[&[On(2), On(2)], &[On(2)], &[Off]], &[ON, ON, OFF]), 1000);
+}
+
+#[test]
+fn cpu_on_meets_the_cpu_off_of_its_target() {
+    assert_seen(explore(&[&[On(1), On(1)], &[Off, Off]], &[ON, ON]), 100);
+}
+
+#[test]
+fn cpu_on_meets_a_cpu_off_that_firmware_denies() {
+    assert_seen(explore(&[&[On(1), On(1)], &[DeniedOff, Off]], &[ON, ON]), 300);
+    assert_seen(explore(&[&[On(1)], &[DeniedOff, DeniedOff, Suspend]], &[ON, ON]), 100);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "tens of thousands of worlds")]
+fn two_cpus_turn_on_a_third_that_goes_off_with_and_without_success() {
+    assert_seen(explore(&[&[On(2), On(2)], &[On(2)], &[DeniedOff, Off]], &[ON, ON, ON]), 10_000);
+}
+
+#[test]
+fn a_suspended_cpu_is_on_and_wakes_at_its_own_entry() {
+    assert_seen(explore(&[&[On(1)], &[Suspend, LightSuspend, Off]], &[ON, ON]), 40);
+    assert_seen(explore(&[&[On(1)], &[DeniedOff, Suspend]], &[ON, ON]), 40);
+}
+
+#[test]
+fn a_claim_that_firmware_refuses_leaves_the_cpu_to_the_next() {
+    assert_seen(explore(&[&[FailedOn(2), On(2)], &[On(2)], &[]], &[ON, ON, OFF]), 100);
+    assert_seen(explore(&[&[FailedOn(1)], &[Off]], &[ON, ON]), 10);
+}
+
+#[test]
+fn cpus_turn_each_other_on_in_a_ring() {
+    assert_seen(explore(&[&[On(1), Off], &[On(2), Off], &[On(0), Off]], &[ON, OFF, OFF]), 200);
+}
+
+/// Real threads over the same code, for Miri's weak memory: the entry that a started CPU finds is the claimant's, although
+/// nothing but the model's SMC orders the two.
+#[test]
+fn an_entry_crosses_from_thread_to_thread() {
+    use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+    /// Starts CPU 2 once. Release and Acquire stand for the DSB before the SMC and for the power-up after it.
+    struct Firmware2<'a>(&'a AtomicU64);
+
+    impl Firmware for Firmware2<'_> {
+        fn call(&self, registers: &mut [u64; 18]) {
+            registers[0] = if self.0.compare_exchange(0, 1, Release, Relaxed).is_ok() { SUCCESS } else { ALREADY_ON };
+        }
+    }
+
+    for round in 0..if cfg!(miri) { 20 } else { 200 } {
+        let psci = ready(3);
+        let power = AtomicU64::new(0);
+        let turn_on = |caller: usize| {
+            let pc = 0x4000_0000 + 0x1000 * caller as u64;
+            let mut registers = request(&[0xc400_0003, 2, pc, round * 10 + caller as u64]);
+            psci.call(caller, &mut registers, &Machine, &Firmware2(&power));
+            registers[0]
+        };
+        let (a, b, arrived) = std::thread::scope(|scope| {
+            let a = scope.spawn(|| turn_on(0));
+            let b = scope.spawn(|| turn_on(1));
+            let target = scope.spawn(|| {
+                while power.load(Acquire) == 0 {
+                    std::thread::yield_now();
+                }
+                psci.arrive(2)
+            });
+            (a.join().unwrap(), b.join().unwrap(), target.join().unwrap())
+        });
+        let (winner, loser) = if a == SUCCESS { (0, b) } else { (1, a) };
+        assert!(loser == ON_PENDING || loser == ALREADY_ON, "{a:#x} {b:#x}");
+        let pc = 0x4000_0000 + 0x1000 * winner;
+        assert_eq!(arrived, Some(HostEntry { pc, x0: round * 10 + winner }));
+    }
+}
+
+// Call by call.
+
+/// Remembers what it was asked, answers one value, and changes every other register that it may.
+struct Recorder {
+    calls: RefCell<Vec<[u64; 18]>>,
+    answer: Cell<u64>,
+}
+
+impl Recorder {
+    fn answering(answer: u64) -> Self {
+        Self { calls: RefCell::default(), answer: Cell::new(answer) }
+    }
+
+    /// The one call that was made.
+    fn only(&self) -> [u64; 18] {
+        let calls = self.calls.borrow();
+        assert_eq!(calls.len(), 1, "{calls:x?}");
+        calls[0]
+    }
+
+    fn was_silent(&self) -> bool {
+        self.calls.borrow().is_empty()
+    }
+}
+
+impl Firmware for Recorder {
+    fn call(&self, registers: &mut [u64; 18]) {
+        self.calls.borrow_mut().push(*registers);
+        *registers = [0x6666; 18];
+        registers[0] = self.answer.get();
+    }
+}
+
+/// CPUs 0 to `count` with affinities 0, 1, ...; CPU 0 is the boot CPU.
+fn ready(count: u64) -> Box<Psci> {
+    let psci: Box<Psci> = Box::default();
+    let affinities: Vec<u64> = (0..count).collect();
+    psci.init(&affinities, 0x8000_0000, &Recorder::answering(NOT_SUPPORTED)).unwrap();
+    psci
+}
+
+/// x0 to x17 of a call: the given ones, and in the others something to recognise.
+fn request(first: &[u64]) -> [u64; 18] {
+    let mut registers = core::array::from_fn(|n| 0xaaaa_0000_0000 + n as u64);
+    registers[..first.len()].copy_from_slice(first);
+    registers
+}
+
+/// Makes a call as CPU 0, checks that only x0 changed, and returns it.
+fn call(psci: &Psci, first: &[u64], firmware: &impl Firmware) -> u64 {
+    let before = request(first);
+    let mut registers = before;
+    psci.call(0, &mut registers, &Machine, firmware);
+    assert_eq!(registers[1..], before[1..], "x1 to x17 are the host's");
+    registers[0]
+}
+
+#[test]
+fn calls_without_an_entry_reach_firmware_as_they_are() {
+    let psci = ready(2);
+    let forwarded = [
+        0x8400_0000,
+        0x8400_0004,
+        0xc400_0004,
+        0x8400_0005,
+        0xc400_0005,
+        0x8400_0006,
+        0x8400_0007,
+        0xc400_0007,
+        0x8400_0008,
+        0x8400_0009,
+        0x8400_000d,
+        0xc400_000d,
+        0x8400_000f,
+        0x8400_0010,
+        0xc400_0010,
+        0x8400_0011,
+        0xc400_0011,
+        0x8400_0012,
+        0xc400_0012,
+        0x8400_0013,
+        0x8400_0014,
+        0xc400_0014,
+        0x8400_0015,
+        0xc400_0015,
+    ];
+    for function in forwarded {
+        let firmware = Recorder::answering(0x1_0001);
+        assert_eq!(call(&psci, &[function], &firmware), 0x1_0001);
+        assert_eq!(firmware.only(), request(&[function]));
+    }
+}
+
+#[test]
+fn the_sve_hint_and_the_high_word_do_not_hide_a_call() {
+    let psci = ready(2);
+    let firmware = Recorder::answering(0x1_0001);
+    assert_eq!(call(&psci, &[0xffff_ffff_8401_0000], &firmware), 0x1_0001);
+    assert_eq!(firmware.only()[0], 0x8400_0000);
+}
+
+#[test]
+fn cpu_freeze_and_unknown_numbers_are_not_supported() {
+    let psci = ready(2);
+    for base in [0x8400_0000_u64, 0xc400_0000] {
+        for number in 0..0x20 {
+            let known = FunctionId::try_from((base + number) as u32).is_ok();
+            if !known || number == 0xb {
+                let firmware = Recorder::answering(SUCCESS);
+                assert_eq!(call(&psci, &[base + number], &firmware), NOT_SUPPORTED, "{number:#x}");
+                assert!(firmware.was_silent());
+            }
+        }
+    }
+}
+
+#[test]
+fn features_names_what_is_proxied_and_nothing_else() {
+    let psci = ready(2);
+    for base in [0x8400_0000_u64, 0xc400_0000] {
+        for number in 0..0x40 {
+            let asked = base + number;
+            // What the proxy does with the call itself decides whether it may be named.
+            let refused = {
+                let firmware = Recorder::answering(SUCCESS);
+                call(&psci, &[asked, 0x8400_0000, u64::MAX], &firmware) == NOT_SUPPORTED
+            };
+            let firmware = Recorder::answering(SUCCESS);
+            let answer = call(&psci, &[0x8400_000a, asked], &firmware);
+            if refused {
+                assert_eq!((answer, firmware.was_silent()), (NOT_SUPPORTED, true), "{asked:#x}");
+            } else {
+                assert_eq!((answer, firmware.only()[1]), (SUCCESS, asked), "{asked:#x}");
+            }
+        }
+    }
+    let firmware = Recorder::answering(SUCCESS);
+    assert_eq!(call(&psci, &[0x8400_000a, 0x8000_0000], &firmware), SUCCESS, "SMCCC_VERSION");
+    // Only the low word is the question.
+    assert_eq!(call(&psci, &[0x8400_000a, 0x1234_5678_8400_000b], &firmware), NOT_SUPPORTED);
+}
+
+#[test]
+fn cpu_on_starts_the_target_in_exeunt() {
+    for (function, high) in [(0xc400_0003, 0x12_0000_0000), (0x8400_0003, 0)] {
+        let psci = ready(3);
+        let firmware = Recorder::answering(SUCCESS);
+        let arguments = [function, 1, 0x4020_0000 + high, 0xbeef + high];
+        assert_eq!(call(&psci, &arguments, &firmware), SUCCESS);
+        // Whichever was called: the 64-bit function, because Exeunt may be above 4 GiB.
+        let sent = firmware.only();
+        assert_eq!(sent[..4], [0xc400_0003, 1, Machine.entry_point(), Machine.context(1)]);
+        assert_eq!(sent[4..], [0; 14], "nothing of the host's for a call that takes three arguments");
+        assert_eq!(psci.power_state(1), PowerState::OnPending);
+
+        // Pending, then on: the answers come from the proxy, and the first entry stands.
+        let firmware = Recorder::answering(SUCCESS);
+        assert_eq!(call(&psci, &[function, 1, 0x5555_0000, 5], &firmware), ON_PENDING);
+        assert_eq!(psci.arrive(1), Some(HostEntry { pc: 0x4020_0000 + high, x0: 0xbeef + high }));
+        assert_eq!(psci.power_state(1), PowerState::On);
+        assert_eq!(call(&psci, &[function, 1, 0x5555_0000, 5], &firmware), ALREADY_ON);
+        assert_eq!(call(&psci, &[function, 0, 0x5555_0000, 5], &firmware), ALREADY_ON, "the caller itself");
+        assert!(firmware.was_silent());
+        assert_eq!(psci.power_state(2), PowerState::Off);
+    }
+}
+
+#[test]
+fn a_32_bit_cpu_on_takes_low_words() {
+    let psci = ready(3);
+    let firmware = Recorder::answering(SUCCESS);
+    let junk = 0x7777_7777_0000_0000;
+    assert_eq!(call(&psci, &[0x8400_0003, junk | 1, junk | 0x4020_0000, junk | 3], &firmware), SUCCESS);
+    assert_eq!(psci.arrive(1), Some(HostEntry { pc: 0x4020_0000, x0: 3 }));
+    // The 64-bit one takes all of them.
+    assert_eq!(call(&psci, &[0xc400_0003, junk | 1, 0x4020_0000, 3], &firmware), INVALID_PARAMETERS);
+}
+
+#[test]
+fn cpu_on_refuses_what_cannot_be() {
+    let psci = ready(2);
+    let firmware = Recorder::answering(SUCCESS);
+    for target in [2, 0x100, 0x8000_0001, 0x1_0000_0001, u64::MAX] {
+        assert_eq!(call(&psci, &[0xc400_0003, target, 0x4020_0000, 0], &firmware), INVALID_PARAMETERS, "{target:#x}");
+    }
+    for entry in [0, 0x1000, 0x1f_fffc, 0x4020_0001, 0x4020_0002] {
+        assert_eq!(call(&psci, &[0xc400_0003, 1, entry, 0], &firmware), INVALID_ADDRESS, "{entry:#x}");
+    }
+    assert!(firmware.was_silent());
+    assert_eq!(psci.power_state(1), PowerState::Off);
+}
+
+#[test]
+fn what_firmware_refuses_is_undone_and_told() {
+    let psci = ready(2);
+    let firmware = Recorder::answering(INTERNAL_FAILURE);
+    assert_eq!(call(&psci, &[0xc400_0003, 1, 0x4020_0000, 0], &firmware), INTERNAL_FAILURE);
+    assert_eq!(psci.power_state(1), PowerState::Off);
+    // Firmware that answers with 32 bits.
+    let firmware = Recorder::answering(INTERNAL_FAILURE & 0xffff_ffff);
+    assert_eq!(call(&psci, &[0xc400_0003, 1, 0x4020_0000, 0], &firmware), INTERNAL_FAILURE & 0xffff_ffff);
+    assert_eq!(psci.power_state(1), PowerState::Off);
+    assert_eq!(psci.arrive(1), None, "nobody asked for it");
+
+    let firmware = Recorder::answering(DENIED);
+    assert_eq!(call(&psci, &[0x8400_0002], &firmware), DENIED);
+    assert_eq!(psci.power_state(0), PowerState::On);
+}
+
+#[test]
+fn suspend_wakes_in_exeunt_and_goes_on_in_the_host() {
+    let psci = ready(2);
+    let entry = Some(HostEntry { pc: 0x4020_0000, x0: 7 });
+    let substitute = [Machine.entry_point(), Machine.context(0)];
+
+    let firmware = Recorder::answering(SUCCESS);
+    assert_eq!(call(&psci, &[0xc400_0001, 0x1_0001, 0x4020_0000, 7], &firmware), SUCCESS);
+    assert_eq!(firmware.only()[..2], [0xc400_0001, 0x1_0001]);
+    assert_eq!(firmware.only()[2..4], substitute);
+    assert_eq!(psci.arrive(0), entry);
+    // Any number of times, each with its own entry; the 32-bit functions too.
+    for (function, number) in [(0x8400_000e, 0xe), (0xc400_000e, 0xe), (0x8400_000c, 0xc), (0xc400_000c, 0xc)] {
+        let firmware = Recorder::answering(DENIED);
+        assert_eq!(call(&psci, &[function, 0x4030_0000, number], &firmware), DENIED);
+        assert_eq!(firmware.only()[0], 0xc400_0000 + number);
+        assert_eq!(firmware.only()[1..3], substitute);
+        assert_eq!(psci.arrive(0), Some(HostEntry { pc: 0x4030_0000, x0: number }));
+        assert_eq!(psci.power_state(0), PowerState::On);
+
+        let firmware = Recorder::answering(SUCCESS);
+        assert_eq!(call(&psci, &[function, 0x1000, number], &firmware), INVALID_ADDRESS);
+        assert!(firmware.was_silent());
+    }
+}
+
+/// StateType is bit 16 in the original format, bit 30 in the extended one; PSCI_FEATURES of CPU_SUSPEND tells which.
+#[test]
+fn standby_needs_no_entry_in_either_format() {
+    let cases = [(NOT_SUPPORTED, 16, 30), (0, 16, 30), (1, 16, 30), (2, 30, 16), (3, 30, 16)];
+    for (features, powerdown, other) in cases {
+        let psci: Box<Psci> = Box::default();
+        let firmware = Recorder::answering(features);
+        psci.init(&[0], 0, &firmware).unwrap();
+        assert_eq!(firmware.only()[..2], [0x8400_000a, 0xc400_0001]);
+
+        let firmware = Recorder::answering(SUCCESS);
+        assert_eq!(call(&psci, &[0xc400_0001, 1 << powerdown, 0, 0], &firmware), INVALID_ADDRESS);
+        assert!(firmware.was_silent());
+        assert_eq!(call(&psci, &[0xc400_0001, 1 << other, 0, 0], &firmware), SUCCESS);
+        assert_eq!(firmware.only()[2], Machine.entry_point(), "even standby never names the host's entry to firmware");
+    }
+}
+
+#[test]
+fn cpus_are_found_by_all_their_affinity_fields() {
+    let psci: Box<Psci> = Box::default();
+    let firmware = Recorder::answering(NOT_SUPPORTED);
+    // Aff0 alone would find the first of these for all.
+    let affinities = [0x0, 0x100, 0x1_0000, 0x1_0000_0000, 0xff_00ff_ffff];
+    // MPIDR_EL1 has RES1 bit 31, and U (30) and MT (24) say other things.
+    assert_eq!(psci.init(&affinities, 0xc100_0100, &firmware), Ok(1));
+    for (number, &affinity) in affinities.iter().enumerate() {
+        assert_eq!(psci.find(affinity), Some(number));
+        assert_eq!(psci.affinity(number), Some(affinity));
+        assert_eq!(psci.power_state(number), if number == 1 { PowerState::On } else { PowerState::Off });
+    }
+    assert_eq!(psci.count(), 5);
+    assert_eq!((psci.find(1), psci.find(0x8000_0000), psci.affinity(5)), (None, None, None));
+    assert_eq!((psci.power_state(5), psci.power_state(MAX_CPUS)), (PowerState::Off, PowerState::Off));
+    assert_eq!((psci.arrive(5), psci.arrive(MAX_CPUS)), (None, None));
+}
+
+#[test]
+fn a_full_table_works_and_a_fuller_one_is_refused() {
+    let affinities: Vec<u64> = (0..=MAX_CPUS as u64).map(|n| (n & 0xf) | (n >> 4) << 8).collect();
+    let firmware = Recorder::answering(NOT_SUPPORTED);
+    let psci: Box<Psci> = Box::default();
+    assert_eq!(
+        psci.init(&affinities[..MAX_CPUS], 0x80_0000_0000 | affinities[511], &firmware),
+        Err(InitError::NoBootCpu)
+    );
+    let psci: Box<Psci> = Box::default();
+    assert_eq!(psci.init(&affinities[..MAX_CPUS], affinities[511], &firmware), Ok(511));
+    assert_eq!(psci.find(affinities[300]), Some(300));
+    assert_eq!(psci.init(&affinities, 0, &firmware), Err(InitError::TooMany));
+}
+
+#[test]
+fn a_list_that_cannot_be_is_refused_in_words() {
+    let refused = |affinities: &[u64], boot| {
+        let psci: Box<Psci> = Box::default();
+        psci.init(affinities, boot, &Recorder::answering(NOT_SUPPORTED)).unwrap_err().to_string()
+    };
+    assert_eq!(refused(&[0, 1, 0], 0), "two CPU nodes have reg 0x0");
+    assert_eq!(refused(&[0x8000_0000], 0), "a CPU node's reg 0x80000000 is not an MPIDR affinity");
+    assert_eq!(refused(&[], 0), "no CPU node for the boot CPU");
+    assert_eq!(refused(&[1; MAX_CPUS + 1], 1), "more than 512 CPUs");
+}
+
+// Any registers.
+
+/// x0 values around everything that means something.
+fn any_function() -> impl Strategy<Value = u64> {
+    let psci = (any::<bool>(), 0_u64..0x40, any::<bool>(), any::<u32>(), any::<bool>()).prop_map(
+        |(is_64bit, number, hint, high, with_high)| {
+            let id = if is_64bit { 0xc400_0000 } else { 0x8400_0000 } | number | if hint { 1 << 16 } else { 0 };
+            id | if with_high { u64::from(high) << 32 } else { 0 }
+        },
+    );
+    prop_oneof![8 => psci, 1 => any::<u64>()]
+}
+
+/// Arguments around everything that means something.
+fn any_argument() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        0_u64..8,
+        (0_u64..64).prop_map(|bit| 1 << bit),
+        Just(0x4020_0000),
+        Just(0x8000_0000),
+        0x8400_0000_u64..0x8400_0020,
+        0xc400_0000_u64..0xc400_0020,
+        any::<u64>(),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 2000 }) })]
+
+    /// Whatever the host says and whatever firmware answers: no panic, only x0 changes, firmware never hears an entry that is
+    /// not Exeunt's, and numbers that nobody knows are NOT_SUPPORTED.
+    #[test]
+    fn any_call_gets_an_answer(
+        calls in prop::collection::vec((0_usize..4, any_function(), prop::array::uniform4(any_argument()), any_argument()), 1..24),
+    ) {
+        let psci = ready(3);
+        for (cpu, x0, arguments, answer) in calls {
+            let firmware = Recorder::answering(answer);
+            let mut registers = request(&[x0, arguments[0], arguments[1], arguments[2], arguments[3]]);
+            let before = registers;
+            psci.call(cpu, &mut registers, &Machine, &firmware);
+            prop_assert_eq!(&registers[1..], &before[1..]);
+
+            let id = crate::smccc::function_id(x0);
+            let known = FunctionId::try_from(id);
+            if known.is_err() || known == Ok(FunctionId::CpuFreeze) {
+                prop_assert_eq!(registers[0], NOT_SUPPORTED);
+                prop_assert!(firmware.was_silent());
+            }
+            for sent in firmware.calls.borrow().iter() {
+                let entry_at = match sent[0] & 0x1f {
+                    1 | 3 => 2,
+                    0xc | 0xe => 1,
+                    _ => continue,
+                };
+                prop_assert_eq!(sent[entry_at], Machine.entry_point());
+                prop_assert_eq!(sent[0] & 0xffff_ffff, 0xc400_0000 | sent[0] & 0x1f, "the 64-bit function");
+            }
+            // Whatever it was, a CPU may show up at any time.
+            let _ = psci.arrive(cpu);
+        }
+    }
+
+    /// The codes as the crate knows them: decoding any number agrees with the table of the proxy.
+    #[test]
+    fn any_number_is_either_known_or_not_supported(id in any::<u32>()) {
+        let psci = ready(1);
+        let firmware = Recorder::answering(SUCCESS);
+        let answer = call(&psci, &[u64::from(id)], &firmware);
+        if FunctionId::try_from(crate::smccc::function_id(id.into())).is_err() {
+            prop_assert_eq!(answer, NOT_SUPPORTED);
+        }
+    }
+}

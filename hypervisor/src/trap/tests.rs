@@ -1,0 +1,328 @@
+//! The table, over a fake CPU and a fake machine.
+
+use std::cell::{Cell, RefCell};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::inject::pstate;
+use crate::psci::PowerState;
+use guest_abi::stub::STUB_ERR;
+
+/// A CPU that has everything in fields.
+struct FakeCpu {
+    registers: [u64; 18],
+    elr: u64,
+    spsr: u64,
+    far: u64,
+    hpfar: u64,
+    el1: Option<Entry>,
+    walks: Cell<u32>,
+}
+
+impl FakeCpu {
+    fn new(x0: u64) -> Self {
+        let mut registers = core::array::from_fn(|n| 0x1000 + n as u64);
+        registers[0] = x0;
+        Self {
+            registers,
+            elr: 0x4020_0000,
+            spsr: 5,
+            far: 0x4000_0123,
+            hpfar: 0x40_0000,
+            el1: None,
+            walks: Cell::new(0),
+        }
+    }
+}
+
+impl Vcpu for FakeCpu {
+    fn index(&self) -> usize {
+        0
+    }
+    fn registers(&mut self) -> &mut [u64; 18] {
+        &mut self.registers
+    }
+    fn elr(&self) -> u64 {
+        self.elr
+    }
+    fn set_return(&mut self, elr: u64, spsr: u64) {
+        (self.elr, self.spsr) = (elr, spsr);
+    }
+    fn spsr(&self) -> u64 {
+        self.spsr
+    }
+    fn far(&self) -> u64 {
+        self.far
+    }
+    fn hpfar(&self) -> u64 {
+        self.hpfar
+    }
+    fn vbar_el1(&self) -> u64 {
+        0xffff_8000_0000_0800
+    }
+    fn sctlr_el1(&self) -> u64 {
+        inject::SCTLR_SPAN
+    }
+    fn sctlr2_el1(&self) -> u64 {
+        0
+    }
+    fn gcscr_el1(&self) -> u64 {
+        0
+    }
+    fn set_el1_exception(&mut self, entry: &Entry) {
+        assert_eq!(self.el1.replace(*entry), None, "one exception for one trap");
+    }
+    fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8> {
+        assert_eq!((far, ipa), (self.far, 0x4000_0000));
+        self.walks.set(self.walks.get() + 1);
+        Some(2)
+    }
+}
+
+/// Firmware that says what it was asked and gives every register a new value.
+#[derive(Default)]
+struct FakeFirmware(RefCell<Vec<[u64; 18]>>);
+
+impl Firmware for FakeFirmware {
+    fn call(&self, registers: &mut [u64; 18]) {
+        self.0.borrow_mut().push(*registers);
+        *registers = core::array::from_fn(|n| 0x7000 + n as u64);
+    }
+}
+
+struct FakeMachine {
+    psci: Box<Psci>,
+    firmware: FakeFirmware,
+    limit: RateLimit,
+}
+
+impl FakeMachine {
+    fn new() -> Self {
+        let machine = Self { psci: Box::default(), firmware: FakeFirmware::default(), limit: RateLimit::new() };
+        machine.psci.init(&[0, 1], 0, &machine.firmware).unwrap();
+        machine.firmware.0.borrow_mut().clear();
+        machine
+    }
+}
+
+impl Environment for FakeMachine {
+    fn entry_point(&self) -> u64 {
+        0x4000_0000
+    }
+    fn context(&self, cpu: usize) -> u64 {
+        cpu as u64
+    }
+    fn is_host_ram(&self, _address: u64) -> bool {
+        true
+    }
+}
+
+impl Machine for FakeMachine {
+    type Firmware = FakeFirmware;
+    fn psci(&self) -> &Psci {
+        &self.psci
+    }
+    fn firmware(&self) -> &FakeFirmware {
+        &self.firmware
+    }
+    fn pstate_features(&self) -> PstateFeatures {
+        PstateFeatures::default()
+    }
+    fn log_limit(&self) -> &RateLimit {
+        &self.limit
+    }
+    fn now(&self) -> u64 {
+        0
+    }
+    fn ticks_per_second(&self) -> u64 {
+        62_500_000
+    }
+}
+
+const HVC: u64 = 0x16 << 26 | 1 << 25;
+const SMC: u64 = 0x17 << 26 | 1 << 25;
+
+/// Lets a CPU trap and shows what became of it.
+fn trap(x0: u64, esr: u64) -> (FakeCpu, FakeMachine) {
+    let (mut cpu, machine) = (FakeCpu::new(x0), FakeMachine::new());
+    dispatch(&mut cpu, &machine, Esr::new(esr));
+    (cpu, machine)
+}
+
+#[test]
+fn an_hvc_is_behind_the_host_and_an_smc_is_moved_there() {
+    let (cpu, _) = trap(0x8600_0000, HVC);
+    assert_eq!((cpu.registers[0], cpu.elr, cpu.spsr), (smccc::NOT_SUPPORTED, 0x4020_0000, 5));
+    let (cpu, _) = trap(0x8600_0000, SMC);
+    assert_eq!((cpu.registers[0], cpu.elr, cpu.spsr), (smccc::NOT_SUPPORTED, 0x4020_0004, 5));
+    assert_eq!(cpu.registers[1..], FakeCpu::new(0).registers[1..]);
+}
+
+#[test]
+fn stub_calls_are_refused_for_a_host_at_el1() {
+    for number in [0, 1, 2, 3, 4, 5, 0x1234, 0x7fff_ffff, 1 << 40] {
+        let (cpu, machine) = trap(number, HVC | 0xea1);
+        assert_eq!(cpu.registers[0], STUB_ERR);
+        assert_eq!(cpu.registers[1..], FakeCpu::new(0).registers[1..]);
+        assert!(cpu.el1.is_none() && machine.firmware.0.borrow().is_empty());
+    }
+}
+
+#[test]
+fn firmwares_calls_go_there_and_come_back_with_all_registers() {
+    let (cpu, machine) = trap(0x8200_0001, SMC);
+    assert_eq!(*machine.firmware.0.borrow(), [FakeCpu::new(0x8200_0001).registers]);
+    assert_eq!(cpu.registers, core::array::from_fn(|n| 0x7000 + n as u64));
+    assert_eq!(cpu.elr, 0x4020_0004);
+    let (_, machine) = trap(0x8200_0001, SMC | 1);
+    assert!(machine.firmware.0.borrow().is_empty(), "not with an immediate");
+}
+
+#[test]
+fn psci_goes_through_the_proxy_by_either_conduit() {
+    for conduit in [HVC, SMC] {
+        let (mut cpu, machine) = (FakeCpu::new(0xc400_0003), FakeMachine::new());
+        (cpu.registers[1], cpu.registers[2], cpu.registers[3]) = (1, 0x4020_0000, 9);
+        dispatch(&mut cpu, &machine, Esr::new(conduit));
+        assert_eq!(machine.firmware.0.borrow()[0][..4], [0xc400_0003, 1, 0x4000_0000, 1]);
+        assert_eq!(cpu.registers[..5], [0x7000, 1, 0x4020_0000, 9, 0x1004]);
+        // The fake's answer is an error, so that the claim is undone.
+        assert_eq!(machine.psci.power_state(1), PowerState::Off);
+    }
+}
+
+#[test]
+fn a_stray_access_ends_in_an_external_abort_at_its_own_instruction() {
+    let (cpu, _) = trap(0, 0x9200_0047);
+    let entry = cpu.el1.unwrap();
+    assert_eq!((entry.elr_el1, entry.far_el1), (0x4020_0000, Some(0x4000_0123)));
+    assert_eq!((entry.esr_el1, entry.spsr_el1), (0x9600_0050, 5));
+    assert_eq!((cpu.elr, cpu.spsr), (0xffff_8000_0000_0a00, 0x3c5));
+    assert_eq!(cpu.walks.get(), 0, "no walk where the fault was not on one");
+    assert_eq!(cpu.registers, FakeCpu::new(0).registers);
+}
+
+#[test]
+fn a_fault_on_a_stage_1_walk_asks_for_its_level() {
+    let (cpu, _) = trap(0, 0x8200_0087);
+    assert_eq!(cpu.walks.get(), 1);
+    assert_eq!(cpu.el1.unwrap().esr_el1, 0x8600_0016);
+}
+
+#[test]
+fn wfi_is_skipped() {
+    let (cpu, _) = trap(0, 0x0600_0000);
+    assert_eq!((cpu.elr, cpu.el1), (0x4020_0004, None));
+    let mut cpu = FakeCpu::new(0);
+    cpu.spsr = 0x30;
+    dispatch(&mut cpu, &FakeMachine::new(), Esr::new(0x0400_0000));
+    assert_eq!((cpu.elr, cpu.el1), (0x4020_0002, None), "T32, 16 bits");
+}
+
+#[test]
+fn every_other_class_is_an_undefined_instruction() {
+    for class in 0..64_u64 {
+        if [0x01, 0x16, 0x17, 0x20, 0x24].contains(&class) {
+            continue;
+        }
+        for spsr in [0, 4, 5, 0x10] {
+            let mut cpu = FakeCpu::new(0);
+            cpu.spsr = spsr;
+            dispatch(&mut cpu, &FakeMachine::new(), Esr::new(class << 26 | IL_BIT));
+            let entry = cpu.el1.unwrap();
+            assert_eq!((entry.esr_el1, entry.far_el1, entry.elr_el1), (0x0200_0000, None, 0x4020_0000), "{class:#x}");
+            assert_eq!(cpu.spsr & pstate::MODE_MASK, pstate::EL1H);
+        }
+    }
+}
+
+const IL_BIT: u64 = 1 << 25;
+
+/// The log as the tests of this file see it, one thread for each test.
+struct Lines;
+
+thread_local! {
+    static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        LINES.with_borrow_mut(|lines| lines.push(record.args().to_string()));
+    }
+    fn flush(&self) {}
+}
+
+#[test]
+fn the_log_says_what_happened_and_does_not_flood() {
+    // Another test may have been first: then there is nothing to see here.
+    if log::set_logger(&Lines).is_err() {
+        return;
+    }
+    log::set_max_level(log::LevelFilter::Warn);
+    let machine = FakeMachine::new();
+    for esr in [0x9200_0047_u64, 0x8200_000f, 0x6632_0461, 0x6232_0461] {
+        dispatch(&mut FakeCpu::new(0), &machine, Esr::new(esr));
+    }
+    let lines = LINES.take();
+    assert_eq!(
+        lines,
+        [
+            "host at 0x40200000: data abort from EL1 or EL0: translation fault, level 3, write, FAR 0x40000123, \
+             IPA page 0x40000000; it gets an external abort",
+            "host at 0x40200000: instruction abort from EL1 or EL0: permission fault, level 3, FAR 0x40000123; \
+             it gets an external abort",
+            "host at 0x40200000: trapped SVE access, ISS 0x320461; it gets an undefined instruction",
+            "host at 0x40200000: trapped MSR, MRS or system instruction: read of S3_0_C1_C0_1, x3; \
+             it gets an undefined instruction",
+        ]
+    );
+    for _ in 0..100 {
+        dispatch(&mut FakeCpu::new(0), &machine, Esr::new(0x9200_0047));
+        dispatch(&mut FakeCpu::new(0x8600_0000), &machine, Esr::new(HVC));
+    }
+    assert_eq!(LINES.take().len(), usize::from(LOG_BURST) - 4, "calls are not worth a line");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 4000 }) })]
+
+    /// Whatever traps, from whatever state: no panic, and either the host goes on with an answer or it is at its vector with
+    /// its registers as they were.
+    #[test]
+    fn any_trap_is_answered(esr: u64, registers in prop::array::uniform18(any::<u64>()), elr: u64, spsr: u64, far: u64) {
+        let machine = FakeMachine::new();
+        let mut cpu = FakeCpu { registers, elr, spsr, far, ..FakeCpu::new(0) };
+        let walk = Esr::new(esr).abort().is_some_and(crate::syndrome::Abort::on_stage1_walk);
+        dispatch(&mut cpu, &machine, Esr::new(esr));
+        match cpu.el1 {
+            Some(entry) => {
+                prop_assert_eq!((entry.elr_el1, entry.spsr_el1), (elr, spsr));
+                prop_assert_eq!(cpu.registers, registers);
+                prop_assert_eq!(cpu.elr & !0x7ff, 0xffff_8000_0000_0800);
+                prop_assert_eq!(cpu.walks.get() == 1, walk && entry.far_el1.is_some());
+            }
+            None => prop_assert!([0x01, 0x16, 0x17].contains(&Esr::new(esr).class_bits())),
+        }
+    }
+
+    /// The random calls of a bare-metal guest, here first.
+    #[test]
+    fn any_call_is_answered(smc: bool, x0: u64, mask in 0_u32..4, immediate: u16) {
+        // Most random numbers would be a stub's: let more of them be fast calls of known owners.
+        let x0 = [x0, x0 | 1 << 31, x0 & !(0xff << 16) | 1 << 31, x0 & !0x3bff_ffe0 | 0x8400_0000][mask as usize];
+        let immediate = if immediate & 1 == 0 { 0 } else { immediate };
+        let (cpu, machine) = trap(x0, if smc { SMC } else { HVC } | u64::from(immediate));
+        prop_assert!(cpu.el1.is_none());
+        prop_assert_eq!(cpu.elr, if smc { 0x4020_0004 } else { 0x4020_0000 });
+        if machine.firmware.0.borrow().is_empty() {
+            // Exeunt's own answers: STUB_ERR or one of PSCI's errors.
+            let answer = cpu.registers[0];
+            prop_assert!(answer == STUB_ERR || answer.wrapping_neg() <= 9, "{answer:#x}");
+            prop_assert_eq!(&cpu.registers[1..], &FakeCpu::new(0).registers[1..]);
+        }
+    }
+}
