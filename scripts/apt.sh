@@ -20,20 +20,24 @@ debian_keyring() {
 }
 
 # Prints the address of the machine's own mirror for the archive labelled $1: "Debian" or "Debian-Security".
-# apt knows the label once it has fetched an index. Before that the release's name decides, and an entry that is signed by
-# Debian's keyring goes before one that is not (a third party's repository may call its release "bookworm" as well).
+# apt knows the label once it has fetched an index. Before that the release's name decides, and an address that ends as Debian's
+# mirrors do goes before one that does not (a third party's repository may call its release "bookworm" as well).
 debian_mirror() {
-    # shellcheck disable=SC2016 # the $(...) are apt's
-    apt-get indextargets --format '$(LABEL)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(SIGNED_BY)' 'Created-By: Packages' \
-        2>/dev/null | awk -F'|' -v want="$1" '
+    # shellcheck disable=SC2016 # the $(...) are apt's; it leaves those alone that it has no value for
+    local format='$(LABEL)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)'
+    {
+        apt-get indextargets --format "$format" 'Created-By: Packages'
+        # Without this option apt lists only what it has fetched.
+        apt-get indextargets --no-release-info --format "$format" 'Created-By: Packages'
+    } 2>/dev/null | awk -F'|' -v want="$1" '
         $4 != "main" || $2 ~ /^cdrom:/ { next }
         {
             security = $3 ~ /-security$|\/updates$/
             known = $3 ~ /^(bullseye|bookworm|trixie|forky|sid|unstable|testing|stable|oldstable)(-security|\/updates)?$/
             rank = 0
             if ($1 == want) rank = 3
-            else if ($1 == "" && known && security == (want == "Debian-Security"))
-                rank = ($5 ~ /debian-archive/) ? 2 : 1
+            else if ($1 == "$(LABEL)" && known && security == (want == "Debian-Security"))
+                rank = ($2 ~ /\/debian(-security)?\/?$/) ? 2 : 1
             if (rank > best) { best = rank; mirror = $2 }
         }
         END { if (best) print mirror; else exit 1 }'
