@@ -4,7 +4,8 @@ use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use fdt::Fdt;
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
 
 use crate::firmware::Conduit;
 
@@ -94,19 +95,34 @@ pub fn machine() -> &'static Machine {
 /// When it is no device tree or lacks what every guest needs.
 pub fn read(tree: u64) {
     // SAFETY: the boot protocol says that x0 is the address of a device tree; nothing else uses that memory.
-    let fdt = unsafe { Fdt::from_ptr(tree as *const u8) }.expect("x0 is not the address of a device tree");
-    let machine = parse(&fdt, tree);
+    let fdt = unsafe { Fdt::from_raw(tree as *const u8) }.expect("x0 is not the address of a device tree");
+    let machine = parse(fdt, tree);
     // SAFETY: only the boot CPU runs, and it calls this once (`start.rs`).
     unsafe { (*MACHINE.0.get()).write(machine) };
     MACHINE.1.store(true, Ordering::Release);
 }
 
-fn parse(fdt: &Fdt<'static>, tree: u64) -> Machine {
-    if let Some(uart) = fdt.chosen().stdout().and_then(|node| node.reg()?.next()) {
-        crate::console::use_pl011(uart.starting_address as usize);
+/// The first range of a node's `reg`, the size 0 where it has none.
+fn ranges(node: FdtNode<'static>) -> impl Iterator<Item = Range> {
+    node.reg()
+        .ok()
+        .flatten()
+        .into_iter()
+        .flatten()
+        .map(|reg| Range { base: reg.address().unwrap_or(0), size: reg.size().unwrap_or(0) })
+}
+
+fn text(node: FdtNode<'static>, property: &str) -> Option<&'static str> {
+    node.property(property)?.value_as().ok()
+}
+
+fn parse(fdt: Fdt<'static>, tree: u64) -> Machine {
+    let chosen = fdt.find_node("/chosen");
+    let stdout = chosen.and_then(|node| text(node, "stdout-path")).and_then(|path| path.split(':').next());
+    if let Some(uart) = stdout.and_then(|path| fdt.find_node(path)).and_then(|node| ranges(node).next()) {
+        crate::console::use_pl011(uart.base as usize);
     }
-    let method = fdt.find_node("/psci").and_then(|node| node.property("method")?.as_str());
-    let conduit = match method {
+    let conduit = match fdt.find_node("/psci").and_then(|node| text(node, "method")) {
         Some("hvc") => Conduit::Hvc,
         Some("smc") => Conduit::Smc,
         other => panic!("/psci names the method {other:?}"),
@@ -115,50 +131,38 @@ fn parse(fdt: &Fdt<'static>, tree: u64) -> Machine {
 
     let mut mpidrs = [0; MAX_CPUS];
     let mut cpus = 0;
-    for (slot, cpu) in mpidrs.iter_mut().zip(fdt.cpus()) {
-        *slot = cpu.ids().first() as u64;
+    let nodes = fdt.find_node("/cpus").into_iter().flat_map(|node| node.children());
+    for (slot, cpu) in mpidrs.iter_mut().zip(nodes.filter(|node| node.name().starts_with("cpu@"))) {
+        *slot = ranges(cpu).next().map_or(0, |reg| reg.base);
         cpus += 1;
     }
 
     let mut first = u64::MAX;
     let mut last = 0;
-    for region in fdt.find_all_nodes("/memory").filter_map(fdt::node::FdtNode::reg).flatten() {
-        let base = region.starting_address as u64;
-        first = first.min(base);
-        last = last.max(base + region.size.unwrap_or(0) as u64);
+    for range in fdt.root().children().filter(|node| node.name_without_address() == "memory").flat_map(ranges) {
+        first = first.min(range.base);
+        last = last.max(range.end());
     }
 
     let reserved = fdt
         .find_node("/reserved-memory")
-        .and_then(|node| node.children().find(|child| child.name.starts_with("exeunt")))
-        .and_then(|node| node.reg()?.next())
-        .map(|region| Range { base: region.starting_address as u64, size: region.size.unwrap_or(0) as u64 });
+        .and_then(|node| node.children().find(|child| child.name_without_address() == "exeunt"))
+        .and_then(|node| ranges(node).next());
 
-    let bootargs = fdt.find_node("/chosen").and_then(|node| node.property("bootargs")?.as_str()).unwrap_or("");
-
-    Machine {
-        tree,
-        conduit,
-        mpidrs,
-        cpus,
-        ram: Range { base: first, size: last - first },
-        reserved,
-        gic: gic(fdt),
-        bootargs,
-    }
+    let bootargs = chosen.and_then(|node| text(node, "bootargs")).unwrap_or("");
+    let ram = Range { base: first, size: last - first };
+    Machine { tree, conduit, mpidrs, cpus, ram, reserved, gic: gic(fdt), bootargs }
 }
 
-fn gic(fdt: &Fdt) -> Option<Gic> {
-    let node = fdt.find_compatible(&["arm,gic-v3", "arm,cortex-a15-gic"])?;
-    let is_v3 = node.compatible()?.all().any(|name| name == "arm,gic-v3");
-    let mut registers = node.reg()?;
-    let distributor = registers.next()?.starting_address as u64;
-    let second = registers.next()?.starting_address as u64;
-    Some(if is_v3 {
-        Gic::V3 { distributor, redistributor: second }
-    } else {
-        Gic::V2 { distributor, cpu_interface: second }
-    })
+fn gic(fdt: Fdt<'static>) -> Option<Gic> {
+    let controller =
+        |name| fdt.root().children().find(|node| node.compatible().is_some_and(|mut all| all.any(|each| each == name)));
+    if let Some(node) = controller("arm,gic-v3") {
+        let mut frames = ranges(node);
+        return Some(Gic::V3 { distributor: frames.next()?.base, redistributor: frames.next()?.base });
+    }
+    let mut frames = ranges(controller("arm,cortex-a15-gic")?);
+    Some(Gic::V2 { distributor: frames.next()?.base, cpu_interface: frames.next()?.base })
 }
 
 impl Machine {
