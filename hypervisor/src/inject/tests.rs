@@ -89,8 +89,8 @@ fn what_describes_the_access_stays_and_what_is_stage_2s_goes() {
 fn a_fault_on_a_stage_1_walk_names_the_level_of_stage_1() {
     let esr = |from, level| take_exception(&origin(KERNEL), NONE, abort(from, level)).esr_el1 & 0x3f;
     for level in -1..4 {
-        assert_eq!(esr(0x9200_0087, Some(level)) as i64, 0x14 + i64::from(level));
-        assert_eq!(esr(0x8200_008f, Some(level)) as i64, 0x14 + i64::from(level));
+        assert_eq!(esr(0x9200_0087, Some(level)).cast_signed(), 0x14 + i64::from(level));
+        assert_eq!(esr(0x8200_008f, Some(level)).cast_signed(), 0x14 + i64::from(level));
     }
     assert_eq!(esr(0x9200_0087, None), 0x17);
     assert_eq!(esr(0x9200_0087, Some(9)), 0x17);

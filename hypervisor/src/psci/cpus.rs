@@ -41,7 +41,7 @@
 //!
 //! *Arrival.* A CPU that comes through Exeunt's entry was started by a CPU_ON (`ON` is clear, `CLAIMED` set: CPU_ON needs a
 //! clear `ON`, and only arrival sets it) or woke from a suspend (`ON` is set). Neither: firmware started a CPU that nobody
-//! asked for, and [`Cpu::arrive`] says so.
+//! asked for, and [`super::Psci::arrive`] says so.
 //!
 //! # Why the entry is seen
 //!

@@ -97,6 +97,7 @@ enum Power {
 
 /// A CPU_ON between its first and its last step, and what was true in the meantime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "observations, each made by itself")]
 struct InFlight {
     target: usize,
     entry: (u64, u64),
