@@ -1,6 +1,6 @@
 //! The shape of descriptors and levels that stage 1 and stage 2 have in common: VMSAv8-64, 4 KiB granule, 48-bit addresses.
 //!
-//! Arm ARM D8.3, "Translation table descriptor formats". Owns no state. Attributes of blocks and pages are in `stage1` and
+//! Arm ARM D8, "Translation table descriptor formats". Owns no state. Attributes of blocks and pages are in `stage1` and
 //! `stage2`; FEAT_LPA2 and FEAT_D128 formats are not used.
 
 /// log2 of the granule.

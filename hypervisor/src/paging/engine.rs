@@ -197,14 +197,33 @@ fn alloc_checked<M: TableMemory>(memory: &mut M, pages: usize, output_bits: u32)
     Ok(address)
 }
 
-/// Writes `count` descriptors of a table that is not linked yet.
+/// How many descriptors the loops over whole entries handle at a time, which spares them most of their branches.
+const GROUP: usize = 8;
+
+/// Writes descriptors of a table that is not linked yet.
 #[inline]
 fn fill<M: TableMemory>(memory: &mut M, table: u64, indices: Range<usize>, (first, step): (u64, u64)) {
     let mut descriptor = first;
-    for index in indices {
-        memory.write(table, index, descriptor);
+    let mut index = indices.start;
+    while indices.end.saturating_sub(index) >= GROUP {
+        descriptor = write_group::<M, GROUP>(memory, table, index, descriptor, step);
+        index = index.wrapping_add(GROUP);
+    }
+    while index < indices.end {
+        descriptor = write_group::<M, 1>(memory, table, index, descriptor, step);
+        index = index.wrapping_add(1);
+    }
+}
+
+/// Writes `N` descriptors and returns the one that comes next.
+#[inline]
+fn write_group<M: TableMemory, const N: usize>(memory: &mut M, table: u64, index: usize, first: u64, step: u64) -> u64 {
+    let mut descriptor = first;
+    for place in 0..N {
+        memory.write(table, index.wrapping_add(place), descriptor);
         descriptor = descriptor.wrapping_add(step);
     }
+    descriptor
 }
 
 impl Tables {
@@ -345,16 +364,36 @@ fn update<M: TableMemory>(memory: &mut M, spares: &mut Spares, table: Table, cha
 /// Overwrites descriptors of a linked table, and frees the tables that hung below them.
 #[inline]
 fn overwrite<M: TableMemory>(memory: &mut M, table: Table, indices: Range<usize>, (first, step): (u64, u64)) {
-    let table_bit = table_bit(table.level);
     let mut descriptor = first;
-    for index in indices {
-        let old = memory.read(table.address, index);
-        memory.write(table.address, index, descriptor);
-        if old & table_bit != 0 {
+    let mut index = indices.start;
+    while indices.end.saturating_sub(index) >= GROUP {
+        descriptor = overwrite_group::<M, GROUP>(memory, table, index, descriptor, step);
+        index = index.wrapping_add(GROUP);
+    }
+    while index < indices.end {
+        descriptor = overwrite_group::<M, 1>(memory, table, index, descriptor, step);
+        index = index.wrapping_add(1);
+    }
+}
+
+/// Overwrites `N` descriptors of a linked table and returns the one that comes next.
+#[inline]
+fn overwrite_group<M: TableMemory, const N: usize>(
+    memory: &mut M,
+    table: Table,
+    index: usize,
+    first: u64,
+    step: u64,
+) -> u64 {
+    let old: [u64; N] = core::array::from_fn(|place| memory.read(table.address, index.wrapping_add(place)));
+    let next = write_group::<M, N>(memory, table.address, index, first, step);
+    let table_bit = table_bit(table.level);
+    if old.iter().fold(0, |all, old| all | old) & table_bit != 0 {
+        for old in old.iter().filter(|&old| old & table_bit != 0) {
             free_tree(memory, table.level + 1, old & ADDRESS);
         }
-        descriptor = descriptor.wrapping_add(step);
     }
+    next
 }
 
 /// Makes a new table at `level` for the entry that `first..=last` is a part of: what `old`, the entry's block or invalid

@@ -23,8 +23,8 @@
 //! # What a caller on live tables owes
 //!
 //! Tables are live while a CPU may walk them, or hold TLB entries made from them. Before that (start-up) nothing is owed but a
-//! DSB and an ISB between the last change and the write that turns translation on. On live tables (Arm ARM D8.16, "Translation
-//! Lookaside Buffers", for the sequences and for what needs break-before-make):
+//! DSB and an ISB between the last change and the write that turns translation on. On live tables (Arm ARM D8, "TLB
+//! maintenance", for the sequences and for what needs break-before-make):
 //!
 //! - *One writer*: calls on the same tables are serialised by a lock.
 //! - *Invalid to valid* needs no invalidation, since a translation fault is never cached: a DSB ISHST after the call, and an ISB
@@ -32,13 +32,14 @@
 //! - *Valid to invalid*, and *other permissions at the same size and output address*: after the call DSB ISHST, then the TLBI for
 //!   the range (stage 2: IPAS2E1IS followed by DSB ISH and VMALLE1IS, for entries that combine both stages, or VMALLS12E1IS
 //!   for everything; stage 1: VAE2IS), DSB ISH, ISB. A page handed to `free` must not be used again before that.
-//! - *Another block size (a split or a collapse), memory type or output address* needs break-before-make, which cannot be done
-//!   from outside of a call: either no CPU may walk the tables during the call (the others are stopped at EL2, where
-//!   stage 2 does not apply, and the invalidation comes before they go on), or [`TableMemory::write`] does it: where
-//!   the old descriptor is valid and differs from the new one, write zero, DSB, TLBI, DSB, and then the new one.
-//!   Other CPUs then may see a translation fault in between and have to retry. Writes into tables that are not linked yet
-//!   never find a valid descriptor there, so that this test is enough. Stage 1 of a CPU that itself runs on the entry in
-//!   question (its text, its stack, the tables) has to go the first way.
+//! - *Another block size, memory type or output address* needs break-before-make. A block is split when a change concerns a
+//!   part of it only; pages collapse into a block when one change covers all of it, even if they say the same already.
+//!   This cannot be done from outside of a call. Either no CPU walks the tables during the call (for stage 2, the others
+//!   are held at EL2, where it does not apply, and the invalidation comes before they go on), or
+//!   [`TableMemory::write`] does it: where the old descriptor is valid and differs from the new one, write zero, DSB,
+//!   TLBI, DSB, and then the new one. Other CPUs may see a translation fault in between and have to retry. Writes into
+//!   tables that are not linked yet never find a valid descriptor, so that this test is enough. Neither way is open for
+//!   what the running CPU itself stands on in stage 1 (its text, its stack, the tables): such a change is not to be made.
 
 mod descriptor;
 mod engine;
@@ -66,14 +67,14 @@ pub trait TableMemory {
     /// Takes back one page that `alloc(1)` gave away: no table points to it any more.
     ///
     /// The page holds old descriptors; TLBs and walks in progress on other CPUs may still use them until the caller has
-    /// invalidated (see the module's text). No `alloc` follows a `free` within one call of `map` or `unmap`, except that a call which
-    /// fails gives back pages that were never linked. The default forgets the page, which is right for memory
-    /// that is only ever handed out.
+    /// invalidated (see the module's text). No `alloc` follows a `free` within one call of `map` or `unmap`. The default
+    /// forgets the page, which is right for memory that is only ever handed out.
     fn free(&mut self, table: u64) {
         let _ = table;
     }
 
-    /// Reads descriptor `index` of the table at `table`; `index` is below 512 times the number of pages that were allocated together.
+    /// Reads descriptor `index` of the table at `table`; `index` is below 512 times the number of pages that were allocated
+    /// together.
     fn read(&self, table: u64, index: usize) -> u64;
 
     /// Writes descriptor `index` of the table at `table`, as one 64-bit access. The value may be the one that is there already.

@@ -1,8 +1,8 @@
 //! The values of the registers that control the two translation regimes of EL2, as pure functions.
 //!
 //! VTCR_EL2 and VTTBR_EL2 (stage 2), TCR_EL2, TTBR0_EL2 and MAIR_EL2 (EL2 stage 1, HCR_EL2.E2H = 0). Writing them is the EL2
-//! binary's. Arm ARM D24.2 has the registers' layouts. Walks are cacheable (Write-Back, Read- and Write-Allocate) and Inner
-//! Shareable in both regimes, so that tables need no cache maintenance once the caches are on.
+//! binary's. The Arm ARM's register descriptions have the layouts. Walks are cacheable (Write-Back, Read- and Write-Allocate) and
+//! Inner Shareable in both regimes, so that tables need no cache maintenance once the caches are on.
 
 use super::descriptor::{MAX_OUTPUT_BITS, PAGE_SHIFT, STRIDE};
 

@@ -1,7 +1,7 @@
 //! Stage 1 of EL2: what Exeunt itself may do where. 48-bit virtual addresses, TTBR0_EL2, HCR_EL2.E2H = 0.
 //!
-//! Owns the attributes of stage-1 blocks and pages (Arm ARM D8.3 and D8.4). Which of Exeunt's sections lies where is the EL2
-//! binary's business. Memory that is not mapped faults: holes serve as guard pages.
+//! Owns the attributes of stage-1 blocks and pages (Arm ARM D8, "Translation table descriptor formats", stage 1). Which of
+//! Exeunt's sections lies where is the EL2 binary's business. Memory that is not mapped faults: holes serve as guard pages.
 
 use core::ops::Range;
 

@@ -5,8 +5,8 @@
 //! on a translation table walk, names the level of its own walk: this room finds it. Pure: registers come in as numbers, and
 //! memory through a closure. It changes nothing, and trusts nothing that it reads.
 //!
-//! Arm ARM D8.2 (address translation, TCR_EL1, levels and base addresses) and D8.3 (table descriptors), VMSAv8-64: 4, 16 and 64 KiB
-//! granules, FEAT_TTST, FEAT_LVA, FEAT_LPA and FEAT_LPA2. FEAT_D128, which Exeunt does not let the host turn on, is not followed.
+//! Arm ARM D8, "Translation process" and "Translation table descriptor formats", and the register TCR_EL1; VMSAv8-64: 4, 16 and
+//! 64 KiB granules, FEAT_TTST, FEAT_LVA, FEAT_LPA and FEAT_LPA2. FEAT_D128, which needs TCR2_EL1, is not followed.
 
 /// log2 of the granularity of HPFAR_EL2.FIPA.
 const HPFAR_PAGE_SHIFT: u32 = 12;
@@ -173,9 +173,9 @@ impl Half {
 /// The level (-1 to 3) of the descriptor that a walk for `va` reads in the page at `page`.
 ///
 /// - `va`: FAR_EL2. Bits 63:56 are ignored.
-/// - `page`: the IPA in HPFAR_EL2 (FIPA, bits 43:4, times 2^8); bits 11:0 are ignored.
-/// - `read`: the descriptor at an IPA, as the host's walk would see it (so in the byte order of SCTLR_EL1.EE), or `None` where it cannot
-///   be read. It is asked for 8-byte-aligned addresses only, at most four times, and never in the page at `page`.
+/// - `page`: the IPA that HPFAR_EL2.FIPA stands for; bits 11:0 are ignored.
+/// - `read`: the descriptor at an IPA, as the host's walk would see it (so in the byte order of SCTLR_EL1.EE), or `None` where
+///   it cannot be read. It is asked for 8-byte-aligned addresses only, at most four times, and never in the page at `page`.
 ///
 /// `None` if no descriptor on the way lies in that page: the tables have been changed since, or the registers are not those
 /// of the walk. Of several levels whose descriptors share the page the walk has met the first one first.

@@ -1,10 +1,11 @@
 //! Stage 2: the host's intermediate physical addresses (IPA), mapped one to one onto physical addresses.
 //!
 //! Owns which IPA sizes are possible, how the initial lookup level is chosen, and the attributes of stage-2 blocks and pages
-//! (Arm ARM D8.3 and D8.6). Knows nothing of what lies where: the caller says what is RAM, what is a device and what is a hole.
+//! (Arm ARM D8, "Translation table descriptor formats", stage 2). Knows nothing of what lies where: the caller says what is
+//! RAM, what is a device and what is a hole.
 //!
-//! The attributes count as written here only while HCR_EL2.FWB is 0 (MemAttr then has the meaning of the table in Arm ARM D8.6.6) and
-//! VTCR_EL2 is the one of the [`Layout`].
+//! The attributes count as written here only while HCR_EL2.FWB is 0 (FEAT_S2FWB gives MemAttr another meaning) and VTCR_EL2 is
+//! the one of the [`Layout`].
 
 use core::ops::Range;
 
@@ -140,7 +141,7 @@ impl Layout {
     ///
     /// # Errors
     /// [`Error::IpaSize`] if `ipa_bits` is below [`MIN_IPA_BITS`], above [`MAX_IPA_BITS`] or above `pa_range`, to which the
-    /// architecture limits it (Arm ARM D8.2, VTCR_EL2.T0SZ).
+    /// architecture limits it (VTCR_EL2.T0SZ; pseudocode AArch64.S2MinTxSZ).
     pub const fn new(ipa_bits: u32, pa_range: PaRange) -> Result<Self, Error> {
         if ipa_bits < MIN_IPA_BITS || ipa_bits > pa_range.bits() {
             return Err(Error::IpaSize { bits: ipa_bits });
@@ -159,8 +160,8 @@ impl Layout {
 
     /// The initial lookup level: 1 up to 43 bits, with up to 16 concatenated tables, and 0 above.
     ///
-    /// Level 0 is invalid on CPUs with less than 44 bits of physical address (Arm ARM D8.2, SL0), and every CPU that
-    /// can have an IPA size of 44 bits has them. Level 1 saves a memory access in each walk.
+    /// Level 0 is invalid on CPUs with less than 44 bits of physical address (VTCR_EL2.SL0; pseudocode AArch64.S2InvalidSL), and
+    /// every CPU that can have an IPA size of 44 bits has them. Level 1 saves a memory access in each walk.
     #[must_use]
     pub const fn start_level(self) -> u8 {
         if self.ipa_bits <= MAX_LEVEL_1_BITS { 1 } else { 0 }

@@ -1,6 +1,6 @@
 //! A translation table walker in software, written from the Arm ARM and sharing nothing with the code that builds tables.
 //!
-//! Follows the translation process of D8.2 in the order of its pseudocode (AArch64.S2Walk, AArch64.S1Walk): registers, their
+//! Follows the translation process of chapter D8 in the order of its pseudocode (AArch64.S2Walk, AArch64.S1Walk): registers, their
 //! consistency, the initial level, then one descriptor after the other. It is stricter than hardware: where the
 //! architecture says RES0, "must be" or UNPREDICTABLE, it answers [`Fault::Malformed`], and a register that it cannot follow is
 //! [`Fault::Register`]. 4 KiB granule, VMSAv8-64 without FEAT_LPA2, FEAT_TTST and FEAT_HAFDBS, Non-secure state.
