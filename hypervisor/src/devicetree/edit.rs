@@ -1,15 +1,15 @@
 //! The changes to the tree, in place, before the host gets it.
 //!
 //! What the host must not see is cut out, what it needs is put in, and the rest moves together: no FDT_NOP stays behind, because
-//! not every reader copes with one (the `fdt` crate stops at it). All changes are planned and counted before the first byte is
-//! written, so that a tree without room for them stays as it is.
+//! not every reader copes with one (to the `fdt` crate a tree ends there). All changes are planned and counted before the first
+//! byte is written, so that a tree without room for them stays as it is.
 //!
 //! To add another node or property: one more [`Put`], what it writes in [`Writer::put`] (which also counts it), and where it
-//! goes in [`Plan::new`].
+//! goes in [`Plan::make`].
 
 use super::names::{Name, Names};
 use super::platform::{Cells, Layout, List, Platform, Region, Reserved, Span};
-use super::{TreeError, token};
+use super::{TreeError, token, words};
 
 /// What the tree shall say to the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,8 @@ impl Edits {
     }
 }
 
-/// Changes the tree at the start of `buffer`, of which `platform` is the scan, and returns its new total size.
+/// Changes the tree at the start of `buffer`, of which `platform` is the scan, and returns how many bytes of it are in use now.
+/// The total size that the header says is more, if there was room left: what lies in between has no meaning.
 ///
 /// - The kernel's and the RAM disk's module nodes go.
 /// - `/chosen/bootargs`, which was Exeunt's, becomes the kernel module's, or goes if that has none.
@@ -59,7 +60,8 @@ pub fn edit(buffer: &mut [u8], platform: &Platform, edits: &Edits) -> Result<usi
     {
         return Err(TreeError::Changed);
     }
-    let mut plan = Plan::new(buffer, platform, edits)?;
+    let mut plan = Plan::new(layout, edits);
+    plan.make(buffer)?;
     let needed = (plan.end + plan.writing.strings_size - layout.strings_size) as usize;
     if needed > buffer.len() {
         return Err(TreeError::NoRoom { needed, available: buffer.len() });
@@ -80,13 +82,11 @@ pub fn edit(buffer: &mut [u8], platform: &Platform, edits: &Edits) -> Result<usi
         buffer[(strings + offset) as usize..][..text.len()].copy_from_slice(text);
     }
 
-    let total = total.max(needed);
-    let struct_size = layout.struct_size + plan.end - used;
-    write(buffer, TOTAL_SIZE, total as u32);
-    write(buffer, STRUCT_SIZE, struct_size);
+    write(buffer, TOTAL_SIZE, total.max(needed) as u32);
+    write(buffer, STRUCT_SIZE, layout.struct_size + plan.end - used);
     write(buffer, STRINGS, strings);
     write(buffer, STRINGS_SIZE, plan.writing.strings_size);
-    Ok(total)
+    Ok(needed)
 }
 
 // Offsets of the header's fields (DTSpec 5.2).
@@ -154,19 +154,16 @@ impl Lift {
         }
     }
 
-    /// Where what ended at `at` ends after the move.
-    fn end(self, at: u32) -> u32 {
-        if at <= self.to || at >= self.property.end {
-            at
-        } else if at <= self.property.start {
-            at + (self.property.end - self.property.start)
-        } else {
-            at - self.property.start + self.to
-        }
+    /// Where `span` is after the move.
+    fn span(self, span: Span) -> Span {
+        let (to, length) = (self.to, self.property.end - self.property.start);
+        // An end is not inside of what it ends, so it is not for `start`.
+        let end = if span.end > to && span.end <= self.property.start { span.end + length } else { span.end };
+        Span { start: self.start(span.start), end }
     }
 }
 
-/// How many splices there can be: one for each node and property that goes, and three that come.
+/// How many splices there can be: one for each ITS node and for each reference to one, five others that go and three that come.
 const MAX_SPLICES: usize = Platform::MAX_ITS + Platform::MAX_MSI + 8;
 
 /// All changes, in the order of their places.
@@ -179,45 +176,47 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(buffer: &[u8], platform: &'a Platform, edits: &'a Edits) -> Result<Self, TreeError> {
-        let layout = &platform.layout;
-        let chosen = layout.chosen.ok_or(TreeError::NoChosen)?;
-        let lift = layout.kernel_bootargs.map(|property| Lift { to: chosen.properties_end, property });
-        if lift.is_some_and(|lift| lift.to > lift.property.start || lift.property.end > layout.used) {
-            return Err(TreeError::Changed);
-        }
-        let mut plan = Self {
-            lift,
+    fn new(layout: &'a Layout, edits: &'a Edits) -> Self {
+        Self {
+            lift: None,
             splices: List::new(Splice { at: 0, cut: 0, put: 0, what: Put::Nothing, to: 0 }),
             writing: Writing { names: layout.names.clone(), strings_size: layout.strings_size, layout, edits },
             end: 0,
-        };
+        }
+    }
 
-        for span in [chosen.bootargs, chosen.initrd_start, chosen.initrd_end, layout.kernel, layout.ramdisk] {
-            plan.cut(layout, span)?;
+    /// Plans all changes of the tree in `buffer`.
+    fn make(&mut self, buffer: &[u8]) -> Result<(), TreeError> {
+        let Writing { layout, edits, .. } = self.writing;
+        let chosen = layout.chosen.ok_or(TreeError::NoChosen)?;
+        self.lift = layout.kernel_bootargs.map(|property| Lift { to: chosen.properties_end, property });
+        if self.lift.is_some_and(|lift| lift.to > lift.property.start || lift.property.end > layout.used) {
+            return Err(TreeError::Changed);
+        }
+        let gone = [chosen.bootargs, chosen.initrd_start, chosen.initrd_end, layout.kernel, layout.ramdisk];
+        for span in gone.into_iter().flatten() {
+            self.cut(span)?;
         }
         if edits.hide_its {
             for its in layout.its.iter() {
-                plan.cut(layout, Some(its.node))?;
+                self.cut(its.node)?;
             }
             for msi in layout.msi.iter() {
                 // The value follows the token, the length and the name (DTSpec 5.4.1).
-                let value = buffer
-                    .get(msi.property.start as usize + 12..msi.property.end as usize)
-                    .ok_or(TreeError::Changed)?;
-                if refers_to_its(value, msi.is_map, layout) {
-                    plan.cut(layout, Some(msi.property))?;
+                let value = buffer.get(msi.property.start as usize + 12..msi.property.end as usize);
+                if refers_to_its(value.ok_or(TreeError::Changed)?, msi.is_map, layout) {
+                    self.cut(msi.property)?;
                 }
             }
         }
 
         if edits.initrd.is_some() {
-            let at = chosen.properties_end + lift.map_or(0, |lift| lift.property.end - lift.property.start);
-            plan.put(at, Put::Initrd)?;
+            let length = self.lift.map_or(0, |lift| lift.property.end - lift.property.start);
+            self.put(chosen.properties_end + length, Put::Initrd)?;
         }
         layout.root_cells.check(edits.exeunt)?;
         match layout.reserved {
-            None => plan.put(chosen.end, Put::ReservedMemory)?,
+            None => self.put(chosen.end, Put::ReservedMemory)?,
             Some(reserved) => {
                 // Linux's __reserved_mem_check_root (drivers/of/of_reserved_mem.c) wants the root's cells, and `ranges`.
                 let Cells { address, size } = layout.root_cells;
@@ -226,20 +225,22 @@ impl<'a> Plan<'a> {
                 {
                     return Err(TreeError::ReservedMemory);
                 }
-                let at = |offset| lift.map_or(offset, |lift| lift.start(offset));
-                plan.put(at(reserved.properties_end), Put::ReservedProperties)?;
-                plan.put(at(reserved.close), Put::ReservedChild)?;
+                self.put(self.lifted(reserved.properties_end), Put::ReservedProperties)?;
+                self.put(self.lifted(reserved.close), Put::ReservedChild)?;
             }
         }
-        plan.lay_out(layout.used)?;
-        Ok(plan)
+        self.lay_out(layout.used)
+    }
+
+    /// Where what begins at `at` begins after the lift.
+    fn lifted(&self, at: u32) -> u32 {
+        self.lift.map_or(at, |lift| lift.start(at))
     }
 
     /// Plans to take `span` out.
-    fn cut(&mut self, layout: &Layout, span: Option<Span>) -> Result<(), TreeError> {
-        let Some(Span { start, end }) = span else { return Ok(()) };
-        let (start, end) = self.lift.map_or((start, end), |lift| (lift.start(start), lift.end(end)));
-        let length = end.checked_sub(start).filter(|_| end <= layout.used).ok_or(TreeError::Changed)?;
+    fn cut(&mut self, span: Span) -> Result<(), TreeError> {
+        let Span { start, end } = self.lift.map_or(span, |lift| lift.span(span));
+        let length = end.checked_sub(start).filter(|_| end <= self.writing.layout.used).ok_or(TreeError::Changed)?;
         self.add(Splice { at: start, cut: length, put: 0, what: Put::Nothing, to: 0 })
     }
 
@@ -286,17 +287,20 @@ impl<'a> Plan<'a> {
     /// The parts keep their order, so that a part which moves down never lands on one further up that has not moved, nor one
     /// that moves up on one further down: first all that move down, from the bottom, then all that move up, from the top.
     fn move_what_stays(&self, buffer: &mut [u8], used: u32) {
-        let ends = self.splices.iter().skip(1).map(|next| next.at).chain([used]);
-        let parts =
-            self.splices.iter().zip(ends).map(|(splice, end)| (splice.at + splice.cut, end, splice.to + splice.put));
-        for (start, end, to) in parts.filter(|&(start, _, to)| to < start) {
-            buffer.copy_within(start as usize..end as usize, to as usize);
+        let part = |index: usize, splice: &Splice| {
+            let end = self.splices.get(index + 1).map_or(used, |next| next.at);
+            ((splice.at + splice.cut) as usize, end as usize, (splice.to + splice.put) as usize)
+        };
+        for (index, splice) in self.splices.iter().enumerate() {
+            let (start, end, to) = part(index, splice);
+            if to < start {
+                words::move_bytes(buffer, start, end, to);
+            }
         }
         for (index, splice) in self.splices.iter().enumerate().rev() {
-            let (start, to) = (splice.at + splice.cut, splice.to + splice.put);
-            let end = self.splices.get(index + 1).map_or(used, |next| next.at);
+            let (start, end, to) = part(index, splice);
             if to > start {
-                buffer.copy_within(start as usize..end as usize, to as usize);
+                words::move_bytes(buffer, start, end, to);
             }
         }
     }

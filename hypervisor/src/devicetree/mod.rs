@@ -30,6 +30,7 @@ mod scan;
 mod tests;
 #[cfg(test)]
 mod text;
+mod words;
 
 use core::fmt;
 
@@ -53,6 +54,8 @@ pub enum TreeError {
         /// What the header says, in bytes.
         size: usize,
     },
+    /// Not at a multiple of 4.
+    Misaligned,
     /// Older or newer than version 17 of the format.
     Version {
         /// The header's `version`.
@@ -121,6 +124,7 @@ impl fmt::Display for TreeError {
                     "the device tree says that it has {size} bytes, more than there are or than the 2 MiB allowed"
                 )
             }
+            Self::Misaligned => f.write_str("the device tree is not at an address that is a multiple of 8"),
             Self::Version { version } => {
                 write!(f, "the device tree has format version {version}; 17 is the one that is known")
             }

@@ -138,30 +138,31 @@ impl Names {
 ///
 /// Direct-mapped: an offset has one place, and the later of two that share it wins.
 pub(super) struct Cache {
-    places: [Place; Self::PLACES],
-}
-
-/// An offset and the name that it stands for.
-#[derive(Clone, Copy)]
-struct Place {
-    offset: u32,
-    name: Option<Name>,
+    /// The offset in the upper 24 bits, and below it one more than the name's number, [`Self::UNKNOWN`], or 0 for nothing yet.
+    places: [u32; Self::PLACES],
 }
 
 impl Cache {
     /// Twice as many as QEMU's trees have names.
     const PLACES: usize = 128;
 
-    /// Nothing is known yet.
-    pub const EMPTY: Self = Self { places: [Place { offset: ABSENT, name: None }; Self::PLACES] };
+    /// A name that means nothing to Exeunt.
+    const UNKNOWN: u32 = 0xff;
 
-    /// Which of the known names stands at `offset`, if any. `offset` must lie within `strings`, which must end with a NUL.
+    /// Nothing is known yet.
+    pub const EMPTY: Self = Self { places: [0; Self::PLACES] };
+
+    /// Which of the known names stands at `offset`, if any. `strings` must end with a NUL, and be no longer than a tree may be.
     #[inline]
     pub fn look_up(&mut self, names: &mut Names, strings: &[u8], offset: u32) -> Option<Name> {
         let place = &mut self.places[offset as usize % Self::PLACES];
-        if place.offset != offset {
-            *place = Place { offset, name: names.compare(strings, offset) };
+        if *place >> 8 != offset || *place == 0 {
+            let number = names.compare(strings, offset).map_or(Self::UNKNOWN, |name| name as u32 + 1);
+            *place = offset << 8 | number;
         }
-        place.name
+        Name::ALL.get((*place & 0xff).wrapping_sub(1) as usize).copied()
     }
 }
+
+// Offsets have 24 bits in the cache.
+const _: () = assert!(super::MAX_SIZE <= 1 << 24);

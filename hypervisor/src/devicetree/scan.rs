@@ -7,13 +7,16 @@
 
 use super::names::{Cache, Name, Names};
 use super::platform::{Cells, Chosen, Conduit, Gic, Its, Module, Msi, Platform, Region, Reserved, Span, Value};
-use super::{MAX_SIZE, TreeError, token};
+use super::{MAX_SIZE, TreeError, token, words};
 
 /// Levels of nodes, the root included. The deepest trees in Linux's sources have about ten; Linux itself gives up at 64.
 const MAX_DEPTH: usize = 32;
 
 /// Levels below the root at which a console is looked for.
 const MAX_PATH: usize = 6;
+
+/// What absent `#address-cells` and `#size-cells` stand for (DTSpec 2.3.5).
+const DEFAULT_CELLS: Cells = Cells { address: 2, size: 1 };
 
 /// PL011s among which the console is looked for.
 const MAX_UARTS: usize = 8;
@@ -77,7 +80,8 @@ fn scan_into(dtb: &[u8], platform: &mut Platform) -> Result<(), TreeError> {
     let structure = &dtb[header.structure as usize..][..header.struct_size as usize];
     let mut scanner = Scanner {
         dtb,
-        words: structure.as_chunks().0,
+        words: words::view(structure).ok_or(TreeError::Misaligned)?,
+        structure,
         base: header.structure,
         strings,
         platform,
@@ -163,7 +167,7 @@ enum Space {
 }
 
 /// A property's value: index of its first word in the structure block, and length in bytes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Data {
     /// 0, where no value can be, if there is no such property.
     word: u32,
@@ -201,17 +205,15 @@ struct Frame {
 }
 
 impl Frame {
-    const EMPTY: Self = Self {
-        kind: Kind::Other,
-        space: Space::Unrelated,
-        cells: Cells { address: 2, size: 1 },
-        name: 0,
-        ranges: Data::ABSENT,
-    };
+    const EMPTY: Self =
+        Self { kind: Kind::Other, space: Space::Unrelated, cells: DEFAULT_CELLS, name: 0, ranges: Data::ABSENT };
 }
 
 /// The node of which the properties are being seen.
+///
+/// Aligned so that a blank one is written in words of 8 bytes: the target has strict alignment.
 #[derive(Clone, Copy)]
+#[repr(align(8))]
 struct Node {
     kind: Kind,
     /// Index of the BEGIN_NODE token.
@@ -222,7 +224,7 @@ struct Node {
     disabled: bool,
     failed: bool,
     without_psci: bool,
-    phandle: Option<u32>,
+    phandle: Data,
     reg: Data,
     ranges: Data,
     compatible: Data,
@@ -249,7 +251,10 @@ struct Uart {
 
 struct Scanner<'a> {
     dtb: &'a [u8],
-    words: &'a [[u8; 4]],
+    /// The structure block: big-endian words.
+    words: &'a [u32],
+    /// The same as bytes.
+    structure: &'a [u8],
     /// Offset of the structure block in the tree.
     base: u32,
     strings: &'a [u8],
@@ -276,10 +281,10 @@ impl<'a> Scanner<'a> {
         let mut open = false;
         loop {
             let Some((tag, behind)) = rest.split_first() else { return Err(self.broken(rest)) };
-            match u32::from_be_bytes(*tag) {
+            match u32::from_be(*tag) {
                 token::PROP => {
                     let [length, name, value @ ..] = behind else { return Err(self.broken(rest)) };
-                    let (length, name) = (u32::from_be_bytes(*length), u32::from_be_bytes(*name));
+                    let (length, name) = (u32::from_be(*length), u32::from_be(*name));
                     let Some(next) = value.get(words_in(length)..) else { return Err(self.broken(rest)) };
                     if !open || name as usize >= self.strings.len() {
                         return Err(self.broken(rest));
@@ -294,9 +299,10 @@ impl<'a> Scanner<'a> {
                     if open {
                         self.properties_end(&node, depth - 1, start)?;
                     }
+                    // The rest of the frame is filled in by `properties_end`, which nothing that reads it comes before.
                     let Some(frame) = self.frames.get_mut(depth) else { return Err(TreeError::TooDeep) };
-                    *frame = Frame { name: start as u32 + 1, ..Frame::EMPTY };
-                    node = Node::new(kind(depth, behind), start as u32);
+                    frame.name = start as u32 + 1;
+                    node = Node::new(kind(depth, &self.structure[4 * start + 4..]), start as u32);
                     open = true;
                     depth += 1;
                     rest = self.skip_name(behind)?;
@@ -311,7 +317,10 @@ impl<'a> Scanner<'a> {
                         self.properties_end(&node, depth, start)?;
                         open = false;
                     }
-                    self.node_end(depth, start);
+                    let kind = self.frames[depth].kind;
+                    if kind != Kind::Other {
+                        self.node_end(kind, start);
+                    }
                     rest = behind;
                     if depth == 0 {
                         break;
@@ -321,20 +330,20 @@ impl<'a> Scanner<'a> {
                 _ => return Err(self.broken(rest)),
             }
         }
-        match rest.iter().map(|word| u32::from_be_bytes(*word)).find(|&word| word != token::NOP) {
+        match rest.iter().map(|&word| u32::from_be(word)).find(|&word| word != token::NOP) {
             Some(token::END) => Ok(()),
             _ => Err(self.broken(rest)),
         }
     }
 
     /// The number of the word at which `rest`, the rest of the structure block, begins.
-    fn index(&self, rest: &[[u8; 4]]) -> usize {
+    fn index(&self, rest: &[u32]) -> usize {
         self.words.len() - rest.len()
     }
 
     /// The error for a structure block that is broken where `rest` of it begins.
     #[cold]
-    fn broken(&self, rest: &[[u8; 4]]) -> TreeError {
+    fn broken(&self, rest: &[u32]) -> TreeError {
         TreeError::Structure { offset: self.offset(self.index(rest)) as usize }
     }
 
@@ -350,12 +359,12 @@ impl<'a> Scanner<'a> {
 
     /// Checks the node's name at the start of `words`, and returns what is behind it.
     #[inline]
-    fn skip_name(&self, words: &'a [[u8; 4]]) -> Result<&'a [[u8; 4]], TreeError> {
+    fn skip_name(&self, words: &'a [u32]) -> Result<&'a [u32], TreeError> {
         const HIGH_BITS: u32 = 0x8080_8080;
         const LOW_BITS: u32 = 0x0101_0101;
         let mut rest = words;
         while let Some((word, behind)) = rest.split_first() {
-            let word = u32::from_le_bytes(*word);
+            let word = u32::from_le(*word);
             // The high bit of the first byte that is 0, and perhaps more above it. Below that bit there is the name's end, and
             // what is above it is padding, which may be anything.
             let zero = word.wrapping_sub(LOW_BITS) & !word & HIGH_BITS;
@@ -372,7 +381,7 @@ impl<'a> Scanner<'a> {
 
     /// The name that begins at word `at`.
     fn name(&self, at: usize) -> &'a [u8] {
-        let bytes = self.words.get(at..).unwrap_or_default().as_flattened();
+        let bytes = self.structure.get(4 * at..).unwrap_or_default();
         bytes.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 
@@ -387,7 +396,7 @@ impl<'a> Scanner<'a> {
             Name::Method => node.method.or_take(data),
             Name::AddressCells => node.address_cells = Some(self.cell_count(node, name, data)?),
             Name::SizeCells => node.size_cells = Some(self.cell_count(node, name, data)?),
-            Name::Phandle | Name::LinuxPhandle => node.phandle = self.cell(data),
+            Name::Phandle | Name::LinuxPhandle => node.phandle.or_take(data),
             Name::DeviceType => {
                 node.device = match self.bytes(data) {
                     b"cpu\0" => Device::Cpu,
@@ -448,8 +457,8 @@ impl<'a> Scanner<'a> {
     /// The value in `data`.
     #[inline]
     fn bytes(&self, data: Data) -> &'a [u8] {
-        let words = self.words.get(data.word as usize..).unwrap_or_default().as_flattened();
-        words.get(..data.length as usize).unwrap_or_default()
+        let bytes = self.structure.get(4 * data.word as usize..).unwrap_or_default();
+        bytes.get(..data.length as usize).unwrap_or_default()
     }
 
     /// The value in `data`, if it is one cell.
@@ -477,20 +486,24 @@ impl<'a> Scanner<'a> {
     /// Judges the node at level `depth`: its last property lies before word `at`.
     #[inline]
     fn properties_end(&mut self, node: &Node, depth: usize, at: usize) -> Result<(), TreeError> {
-        let frame = &mut self.frames[depth];
-        let frame_name = frame.name as usize;
-        frame.kind = node.kind;
-        frame.cells = Cells { address: node.address_cells.unwrap_or(2), size: node.size_cells.unwrap_or(1) };
-        if node.kind == Kind::Chosen {
-            // QEMU's guest-loader writes modules without saying how. As Xen does: the root's cells then.
-            let root = self.platform.layout.root_cells;
-            frame.cells.address = node.address_cells.unwrap_or(root.address);
-            frame.cells.size = node.size_cells.unwrap_or(root.size);
-        }
-        if node.ranges.is_present() {
-            frame.space = if node.ranges.length == 0 { Space::Physical } else { Space::Windows };
-            frame.ranges = node.ranges;
-        }
+        // QEMU's guest-loader writes modules into a `/chosen` without cells. As Xen does: the root's count then.
+        let default = if node.kind == Kind::Chosen { self.platform.layout.root_cells } else { DEFAULT_CELLS };
+        let space = match node.ranges {
+            Data::ABSENT => Space::Unrelated,
+            Data { length: 0, .. } => Space::Physical,
+            _ => Space::Windows,
+        };
+        let name = self.frames[depth].name;
+        self.frames[depth] = Frame {
+            kind: node.kind,
+            space,
+            cells: Cells {
+                address: node.address_cells.unwrap_or(default.address),
+                size: node.size_cells.unwrap_or(default.size),
+            },
+            name,
+            ranges: node.ranges,
+        };
         let Some(above) = depth.checked_sub(1) else {
             return self.root(node);
         };
@@ -498,7 +511,8 @@ impl<'a> Scanner<'a> {
         if parent.kind == Kind::Cpus {
             // As Linux's of_get_next_cpu_node (drivers/of/base.c): a CPU that is "disabled" can be turned on, one that is "fail"
             // cannot.
-            let is_cpu = node.device == Device::Cpu || matches!(self.words.get(frame_name), Some(b"cpu@" | b"cpu\0"));
+            let is_cpu = node.device == Device::Cpu
+                || self.name(name as usize).split(|&byte| byte == b'@').next() == Some(b"cpu");
             return if is_cpu && !node.failed { self.cpu(node, parent.cells) } else { Ok(()) };
         }
         self.raise_highest(node, depth, &parent);
@@ -543,11 +557,10 @@ impl<'a> Scanner<'a> {
     }
 
     /// Notes where a node ends for which that matters; its END_NODE token is at word `at`.
-    #[inline]
-    fn node_end(&mut self, depth: usize, at: usize) {
+    fn node_end(&mut self, kind: Kind, at: usize) {
         let (token, behind) = (self.offset(at), self.offset(at + 1));
         let layout = &mut self.platform.layout;
-        match self.frames[depth].kind {
+        match kind {
             Kind::Chosen => {
                 if let Some(chosen) = &mut layout.chosen {
                     chosen.end = behind;
@@ -691,10 +704,11 @@ impl<'a> Scanner<'a> {
                     self.platform.gic = Some(Gic::V2);
                 }
                 b"arm,gic-v3-its" => {
+                    let phandle = self.cell(node.phandle);
                     let its = &mut self.platform.layout.its;
                     self.frames[depth].kind = Kind::Its(its.len() as u8);
                     let start = self.base + 4 * node.start;
-                    if !its.push(Its { node: Span { start, end: start }, phandle: node.phandle }) {
+                    if !its.push(Its { node: Span { start, end: start }, phandle }) {
                         return Err(TreeError::TooMany { what: "ITS nodes", limit: Platform::MAX_ITS });
                     }
                 }
@@ -802,18 +816,18 @@ impl<'a> Scanner<'a> {
     /// The path for which the property `alias` of `/aliases` stands.
     fn alias(&self, alias: &[u8]) -> Option<&'a [u8]> {
         let span = self.aliases?;
-        let words = self.words.get((span.start - self.base) as usize / 4 + 1..(span.end - self.base) as usize / 4)?;
-        let mut rest = self.skip_name(words).ok()?;
+        let [begin, end] = [span.start, span.end].map(|offset| (offset - self.base) as usize / 4);
+        let mut rest = self.skip_name(self.words.get(begin + 1..end)?).ok()?;
         while let Some((tag, behind)) = rest.split_first() {
             rest = behind;
-            if u32::from_be_bytes(*tag) != token::PROP {
+            if u32::from_be(*tag) != token::PROP {
                 continue;
             }
             let [length, name, value @ ..] = behind else { return None };
-            let length = u32::from_be_bytes(*length);
-            let name = self.strings.get(u32::from_be_bytes(*name) as usize..)?;
-            if name.strip_prefix(alias).is_some_and(|end| end.first() == Some(&0)) {
-                return value.as_flattened().get(..length as usize)?.split(|&byte| byte == 0).next();
+            let (length, name) = (u32::from_be(*length), u32::from_be(*name));
+            if self.strings.get(name as usize..)?.strip_prefix(alias).is_some_and(|end| end.first() == Some(&0)) {
+                let word = (end - value.len()) as u32;
+                return self.bytes(Data { word, length }).split(|&byte| byte == 0).next();
             }
             rest = value.get(words_in(length)..)?;
         }
@@ -832,7 +846,7 @@ impl Node {
             disabled: false,
             failed: false,
             without_psci: false,
-            phandle: None,
+            phandle: Data::ABSENT,
             reg: Data::ABSENT,
             ranges: Data::ABSENT,
             compatible: Data::ABSENT,
@@ -842,10 +856,9 @@ impl Node {
     }
 }
 
-/// What the node at level `depth` with the name at the start of `words` is.
+/// What the node at level `depth` is of which `name` begins with the name.
 #[inline]
-fn kind(depth: usize, words: &[[u8; 4]]) -> Kind {
-    let name = words.as_flattened();
+fn kind(depth: usize, name: &[u8]) -> Kind {
     match depth {
         0 => Kind::Root,
         1 if name.starts_with(b"chosen\0") => Kind::Chosen,
@@ -873,7 +886,7 @@ fn is_named(name: &[u8], step: &[u8]) -> bool {
 /// A row of numbers of some cells each.
 #[derive(Clone, Copy)]
 struct Numbers<'a> {
-    words: &'a [[u8; 4]],
+    words: &'a [u32],
 }
 
 impl Numbers<'_> {
@@ -898,10 +911,10 @@ impl Numbers<'_> {
         let (number, rest) = self.words.split_at_checked(usize::from(cells))?;
         self.words = rest;
         if let [high, low] = number {
-            return Some(u64::from(u32::from_be_bytes(*high)) << 32 | u64::from(u32::from_be_bytes(*low)));
+            return Some(u64::from(u32::from_be(*high)) << 32 | u64::from(u32::from_be(*low)));
         }
         number.iter().try_fold(0u64, |value, cell| {
-            if value >> 32 == 0 { Some(value << 32 | u64::from(u32::from_be_bytes(*cell))) } else { None }
+            if value >> 32 == 0 { Some(value << 32 | u64::from(u32::from_be(*cell))) } else { None }
         })
     }
 
