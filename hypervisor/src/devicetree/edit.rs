@@ -60,7 +60,13 @@ pub fn edit(buffer: &mut [u8], platform: &Platform, edits: &Edits) -> Result<usi
     {
         return Err(TreeError::Changed);
     }
-    let mut plan = Plan::new(layout, edits);
+    let mut splices = NO_SPLICES;
+    let mut plan = Plan {
+        lift: None,
+        splices: &mut splices,
+        writing: Writing { names: layout.names.clone(), strings_size: layout.strings_size, layout, edits },
+        end: 0,
+    };
     plan.make(buffer)?;
     let needed = (plan.end + plan.writing.strings_size - layout.strings_size) as usize;
     if needed > buffer.len() {
@@ -71,8 +77,8 @@ pub fn edit(buffer: &mut [u8], platform: &Platform, edits: &Edits) -> Result<usi
         buffer[to as usize..property.end as usize].rotate_right((property.end - property.start) as usize);
     }
     plan.move_what_stays(buffer, used);
-    for splice in plan.splices.iter().filter(|splice| splice.put != 0) {
-        let place = &mut buffer[splice.to as usize..][..splice.put as usize];
+    for splice in plan.splices.iter() {
+        let place = &mut buffer[splice.to as usize..][..splice.put() as usize];
         Writer { writing: &mut plan.writing, place: Some(place), at: 0 }.put(splice.what);
     }
     // The strings block is the end of what is in use.
@@ -106,8 +112,9 @@ fn write(buffer: &mut [u8], offset: usize, value: u32) {
 }
 
 /// Something that is put into the tree.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Put {
+    /// Nothing: something goes instead.
     Nothing,
     /// The properties of `/chosen` that say where the initial RAM disk is.
     Initrd,
@@ -119,18 +126,27 @@ enum Put {
     ReservedChild,
 }
 
-/// A change at one place. Offsets and lengths are in bytes; all but `to` are those of the tree after the [`Lift`] and before
-/// everything else.
+/// A change at one place: something goes, or something comes. Offsets and lengths are in bytes; all but `to` are those of the
+/// tree after the [`Lift`] and before everything else.
 #[derive(Clone, Copy, Debug)]
 struct Splice {
     at: u32,
-    /// How much goes.
-    cut: u32,
-    /// How much comes.
-    put: u32,
-    what: Put,
-    /// Where `put` goes in the new tree.
+    length: u32,
+    /// Where it goes in the new tree.
     to: u32,
+    what: Put,
+}
+
+impl Splice {
+    /// How much goes.
+    fn cut(self) -> u32 {
+        if self.what == Put::Nothing { self.length } else { 0 }
+    }
+
+    /// How much comes.
+    fn put(self) -> u32 {
+        if self.what == Put::Nothing { 0 } else { self.length }
+    }
 }
 
 /// The kernel module's `bootargs` become those of `/chosen` by being moved there, ahead of all child nodes.
@@ -166,25 +182,20 @@ impl Lift {
 /// How many splices there can be: one for each ITS node and for each reference to one, five others that go and three that come.
 const MAX_SPLICES: usize = Platform::MAX_ITS + Platform::MAX_MSI + 8;
 
+/// A constant, so that it is not put together on the stack first.
+const NO_SPLICES: List<Splice, MAX_SPLICES> = List::new(Splice { at: 0, length: 0, to: 0, what: Put::Nothing });
+
 /// All changes, in the order of their places.
 struct Plan<'a> {
     lift: Option<Lift>,
-    splices: List<Splice, MAX_SPLICES>,
+    /// Kept by whoever makes the plan, so that it is not copied: it is most of what the edit needs on the stack.
+    splices: &'a mut List<Splice, MAX_SPLICES>,
     writing: Writing<'a>,
     /// Where the old strings end in the new tree.
     end: u32,
 }
 
-impl<'a> Plan<'a> {
-    fn new(layout: &'a Layout, edits: &'a Edits) -> Self {
-        Self {
-            lift: None,
-            splices: List::new(Splice { at: 0, cut: 0, put: 0, what: Put::Nothing, to: 0 }),
-            writing: Writing { names: layout.names.clone(), strings_size: layout.strings_size, layout, edits },
-            end: 0,
-        }
-    }
-
+impl Plan<'_> {
     /// Plans all changes of the tree in `buffer`.
     fn make(&mut self, buffer: &[u8]) -> Result<(), TreeError> {
         let Writing { layout, edits, .. } = self.writing;
@@ -241,20 +252,20 @@ impl<'a> Plan<'a> {
     fn cut(&mut self, span: Span) -> Result<(), TreeError> {
         let Span { start, end } = self.lift.map_or(span, |lift| lift.span(span));
         let length = end.checked_sub(start).filter(|_| end <= self.writing.layout.used).ok_or(TreeError::Changed)?;
-        self.add(Splice { at: start, cut: length, put: 0, what: Put::Nothing, to: 0 })
+        self.add(Splice { at: start, length, to: 0, what: Put::Nothing })
     }
 
     /// Plans to put `what` in at `at`.
     fn put(&mut self, at: u32, what: Put) -> Result<(), TreeError> {
         let mut writer = Writer { writing: &mut self.writing, place: None, at: 0 };
         writer.put(what);
-        let put = writer.at as u32;
-        self.add(Splice { at, cut: 0, put, what, to: 0 })
+        let length = writer.at as u32;
+        self.add(Splice { at, length, to: 0, what })
     }
 
     /// Puts `splice` to its place among the others: at the same place, what comes goes first.
     fn add(&mut self, splice: Splice) -> Result<(), TreeError> {
-        let index = self.splices.partition_point(|other| (other.at, other.cut) <= (splice.at, splice.cut));
+        let index = self.splices.partition_point(|other| (other.at, other.cut()) <= (splice.at, splice.cut()));
         if self.splices.insert(index, splice) { Ok(()) } else { Err(TreeError::Changed) }
     }
 
@@ -266,7 +277,7 @@ impl<'a> Plan<'a> {
         while let Some(splice) = self.splices.get_mut(index) {
             if splice.at < from {
                 // Something that goes, within something larger that goes.
-                if splice.put != 0 || splice.at + splice.cut > from {
+                if splice.put() != 0 || splice.at + splice.cut() > from {
                     return Err(TreeError::Changed);
                 }
                 self.splices.remove(index);
@@ -274,8 +285,8 @@ impl<'a> Plan<'a> {
             }
             to += splice.at - from;
             splice.to = to;
-            to += splice.put;
-            from = splice.at + splice.cut;
+            to += splice.put();
+            from = splice.at + splice.cut();
             index += 1;
         }
         self.end = to + used.checked_sub(from).ok_or(TreeError::Changed)?;
@@ -289,7 +300,7 @@ impl<'a> Plan<'a> {
     fn move_what_stays(&self, buffer: &mut [u8], used: u32) {
         let part = |index: usize, splice: &Splice| {
             let end = self.splices.get(index + 1).map_or(used, |next| next.at);
-            ((splice.at + splice.cut) as usize, end as usize, (splice.to + splice.put) as usize)
+            ((splice.at + splice.cut()) as usize, end as usize, (splice.to + splice.put()) as usize)
         };
         for (index, splice) in self.splices.iter().enumerate() {
             let (start, end, to) = part(index, splice);

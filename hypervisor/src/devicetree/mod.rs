@@ -73,8 +73,6 @@ pub enum TreeError {
         /// Offset in bytes from the start of the tree.
         offset: usize,
     },
-    /// Nodes are nested more deeply than any real tree nests them.
-    TooDeep,
     /// A property that Exeunt relies on has a value that makes no sense.
     Value {
         /// Name of the property.
@@ -137,7 +135,6 @@ impl fmt::Display for TreeError {
             Self::Name { offset } => {
                 write!(f, "the device tree is corrupt: the name at byte {offset:#x} is not plain text")
             }
-            Self::TooDeep => f.write_str("the device tree is corrupt: its nodes are nested too deeply"),
             Self::Value { property, offset } => {
                 write!(f, "the device tree has an impossible value in '{property}' at byte {offset:#x}")
             }

@@ -9,8 +9,9 @@ use super::names::{Cache, Name, Names};
 use super::platform::{Cells, Chosen, Conduit, Gic, Its, Module, Msi, Platform, Region, Reserved, Span, Value};
 use super::{MAX_SIZE, TreeError, token, words};
 
-/// Levels of nodes, the root included. The deepest trees in Linux's sources have about ten; Linux itself gives up at 64.
-const MAX_DEPTH: usize = 32;
+/// Levels of nodes that are looked at, the root included. Nodes below are only checked to be well formed: the deepest ones that
+/// matter here, consoles and MSI users behind some buses, are at about half of that.
+const MAX_DEPTH: usize = 16;
 
 /// Levels below the root at which a console is looked for.
 const MAX_PATH: usize = 6;
@@ -300,8 +301,9 @@ impl<'a> Scanner<'a> {
                         self.properties_end(&node, depth - 1, start)?;
                     }
                     // The rest of the frame is filled in by `properties_end`, which nothing that reads it comes before.
-                    let Some(frame) = self.frames.get_mut(depth) else { return Err(TreeError::TooDeep) };
-                    frame.name = start as u32 + 1;
+                    if let Some(frame) = self.frames.get_mut(depth) {
+                        frame.name = start as u32 + 1;
+                    }
                     node = Node::new(kind(depth, &self.structure[4 * start + 4..]), start as u32);
                     open = true;
                     depth += 1;
@@ -317,8 +319,9 @@ impl<'a> Scanner<'a> {
                         self.properties_end(&node, depth, start)?;
                         open = false;
                     }
-                    let kind = self.frames[depth].kind;
-                    if kind != Kind::Other {
+                    if let Some(&Frame { kind, .. }) = self.frames.get(depth)
+                        && kind != Kind::Other
+                    {
                         self.node_end(kind, start);
                     }
                     rest = behind;
@@ -493,8 +496,9 @@ impl<'a> Scanner<'a> {
             Data { length: 0, .. } => Space::Physical,
             _ => Space::Windows,
         };
-        let name = self.frames[depth].name;
-        self.frames[depth] = Frame {
+        let Some(frame) = self.frames.get_mut(depth) else { return Ok(()) };
+        let name = frame.name;
+        *frame = Frame {
             kind: node.kind,
             space,
             cells: Cells {

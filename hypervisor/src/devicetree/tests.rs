@@ -484,10 +484,26 @@ fn impossible_values_are_refused_in_words() {
         broken("      bootargs = \"root=/dev/vda\"\n", "      bootargs = \"a\"\n      bootargs = \"b\"\n"),
         "the device tree has more than one 'bootargs' in one node"
     );
-    let deep = format!("{}{}  {{ psci\n", "{ a\n".repeat(32), "}\n".repeat(32));
-    assert_eq!(broken("  { psci\n", &deep), "the device tree is corrupt: its nodes are nested too deeply");
-    let deep = format!("{}{}  {{ psci\n", "{ a\n".repeat(31), "}\n".repeat(31));
-    assert_eq!(varied("  { psci\n", &deep).psci, Some(Conduit::Hvc));
+}
+
+#[test]
+fn deep_trees_are_read_but_not_to_the_ground() {
+    let around = |levels: usize| {
+        let [open, close] = ["{ a\n ranges\n", "}\n"].map(|text| text.repeat(levels));
+        let device = "{ device\n reg = <20 0 0 1000>\n compatible = \"arm,gic-v3\"\n }\n";
+        let cells = "#address-cells = <2>\n #size-cells = <2>\n ranges\n";
+        let open = open.replace("ranges\n", cells);
+        varied("  { psci\n", &format!("{open}{device}{close}  {{ psci\n"))
+    };
+    for levels in [0, 1, 10, 14] {
+        let platform = around(levels);
+        assert_eq!((platform.highest, platform.gic), (0x20_0000_1000, Some(Gic::V3)), "{levels}");
+    }
+    for levels in [15, 16, 100] {
+        let platform = around(levels);
+        assert_eq!((platform.highest, platform.gic), (0x9_8000_0000, None), "{levels}");
+        assert_eq!(platform.psci, Some(Conduit::Hvc), "{levels}");
+    }
 }
 
 // ---- What the edit does ----
