@@ -180,7 +180,11 @@ place_modules() {
     taken+=("$tree" $((tree + 2 * MIB)))
 
     # An Image lies text_offset bytes above a 2 MiB boundary.
-    if is_image "$kernel"; then text_offset=$(read_u64 "$kernel" $IMAGE_TEXT_OFFSET); fi
+    if is_image "$kernel"; then
+        text_offset=$(read_u64 "$kernel" $IMAGE_TEXT_OFFSET)
+    else
+        say "note: $kernel is no arm64 Image (compressed, perhaps?); Exeunt is given it as it is"
+    fi
     if ((text_offset >= 2 * MIB)); then text_offset=0; fi
     allocate $((text_offset + $(footprint_of "$kernel"))) $((2 * MIB)) "the kernel"
     kernel_address=$((RAM_BASE + place + text_offset))
