@@ -17,6 +17,9 @@ fn main() {
         "-zmax-page-size=4096",
         "--build-id=none",
         "--hash-style=sysv",
+        // Where debug information describes a function that was discarded, it names this address and not 0, which is Exeunt's
+        // entry: a debugger would mistake the one for the other.
+        "-zdead-reloc-in-nonalloc=.debug_*=0xffffffffffffffff",
     ] {
         println!("cargo::rustc-link-arg-bins={argument}");
     }
