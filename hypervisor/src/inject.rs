@@ -2,11 +2,14 @@
 //!
 //! Owns the arithmetic: registers in, registers out. It reads and writes no register; [`crate::trap`] asks for the values and
 //! the EL2 binary stores them. Source: Arm ARM (DDI 0487), shared pseudocode `AArch64.TakeException`, `AArch64.Abort` and
-//! `AArch64.Undefined`; layouts from "SPSR_EL1" (C5.2.19) and "ESR_EL1" (D24.2).
+//! `AArch64.Undefined`; layouts of SPSR_EL1 and ESR_EL1 from the registers' own
+//! pages.
 
-use crate::syndrome::{Abort, EC_SHIFT, ExceptionClass, FaultKind, IL, ISS_CM, ISS_FSC_MASK, ISS_WNR, ISS2_GCS};
+use crate::syndrome::{
+    Abort, EC_SHIFT, ExceptionClass, FaultKind, IL, ISS_CM, ISS_FNV, ISS_FSC_MASK, ISS_WNR, ISS2_GCS,
+};
 
-/// PSTATE as SPSR_ELx holds it (Arm ARM C5.2.19). Where the layouts of AArch32 and AArch64 differ, the name says so.
+/// PSTATE as SPSR_ELx holds it (Arm ARM, "SPSR_EL1"). Where the layouts of AArch32 and AArch64 differ, the name says so.
 pub mod pstate {
     /// M\[4:0\]: the mode; bit 4 set means AArch32.
     pub const MODE_MASK: u64 = 0x1f;
@@ -71,7 +74,7 @@ pub const SCTLR2_EASE: u64 = 1 << 5;
 /// GCSCR_EL1.EXLOCKEN, bit 6: an exception from EL1 to EL1 sets PSTATE.EXLOCK (FEAT_GCS).
 pub const GCSCR_EXLOCKEN: u64 = 1 << 6;
 
-/// From a vector's group to its SError entry (Arm ARM D1.3.1, table "Vector offsets from vector table base address").
+/// From a vector's group to its SError entry (Arm ARM, table "Vector offsets from vector table base address").
 const VECTOR_SERROR: u64 = 0x180;
 
 /// The PSTATE fields that exist on this CPU, as far as an exception entry sets them. Found by
@@ -221,8 +224,8 @@ const fn entry_pstate(origin: &Origin, features: PstateFeatures, el0: bool) -> u
 /// ESR_EL1 for an abort that stage 2 caused, as if the bus had answered with an external abort.
 ///
 /// From ESR_EL2 stay CM, WnR and the GCS bit of ISS2: they describe the access. ISV and the fields that it makes valid are 0,
-/// as for every external abort at EL1; S1PTW and the level of stage 2 mean nothing to EL1; FnV, EA and SET are 0 (FAR is
-/// valid, no IMPLEMENTATION DEFINED type, recoverable). An exclusive or atomic access that the memory does not support keeps
+/// as for every external abort at EL1; S1PTW and the level of stage 2 mean nothing to EL1; EA and SET are 0 (no IMPLEMENTATION
+/// DEFINED type, recoverable); FnV is 0, FAR is valid, but for a real external abort that has said otherwise. An exclusive or atomic access that the memory does not support keeps
 /// its own code, so that the kernel can tell it from a bad address.
 const fn abort_syndrome(abort: Abort, el0: bool, stage1_level: Option<i8>) -> u64 {
     let class = match (abort.is_instruction(), el0) {
@@ -232,6 +235,7 @@ const fn abort_syndrome(abort: Abort, el0: bool, stage1_level: Option<i8>) -> u6
         (false, false) => ExceptionClass::DataAbortSame,
     };
     let kept = if abort.is_instruction() { 0 } else { abort.bits() & (ISS_CM | ISS_WNR | ISS2_GCS) };
+    let kept = kept | if abort.far_not_valid() && !abort.on_stage1_walk() { ISS_FNV } else { 0 };
     (class as u64) << EC_SHIFT | IL | kept | fault_status(abort, stage1_level)
 }
 

@@ -3,7 +3,7 @@
 //! Owns the layout of ESR_EL2: exception classes, the syndromes of aborts, calls and trapped register accesses, and the
 //! names of the fault status codes. It decides nothing and changes nothing; logs, panics and [`crate::trap`] read it.
 //!
-//! Source for every number here: Arm ARM (DDI 0487), "ESR_EL2, Exception Syndrome Register (EL2)", section D24.2.
+//! Source for every number here: Arm ARM (DDI 0487L.a), D24.2, "ESR_EL2, Exception Syndrome Register (EL2)".
 
 use core::fmt;
 

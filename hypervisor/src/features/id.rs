@@ -1,7 +1,7 @@
 //! What a CPU says of itself: its ID registers, and the features that they tell of.
 //!
 //! Owns the list of registers that have to be read, with their encodings, and where in them each feature is found. The values
-//! come from whoever can execute MRS. Fields and features: Arm ARM (DDI 0487), D24.2 and A2.2.
+//! come from whoever can execute MRS. Fields and the features that they tell of: Arm ARM (DDI 0487L.a), D24.2.
 
 use crate::inject::PstateFeatures;
 use crate::syndrome::Encoding;

@@ -5,7 +5,8 @@
 //! stage 2 translation and the trap of SMC.
 //!
 //! Sources: "booting" is Linux `Documentation/arch/arm64/booting.rst`, "Linux" what its `arch/arm64/include/asm/el2_setup.h`
-//! writes before it drops to EL1 (6.12, and 7.2 for features that 6.12 does not know). Bits are the Arm ARM's (DDI 0487, D24.2).
+//! writes before it drops to EL1 (6.12, and 7.2 for features that 6.12 does not know). Bits are the Arm ARM's (DDI 0487L.a,
+//! D24.2).
 //!
 //! | feature | register and bits | why |
 //! |---|---|---|

@@ -54,8 +54,8 @@
 //! by the same CPU), and the compare-and-exchange of the next claimant reads what CPU_OFF wrote (Acquire). So nothing is
 //! overwritten before it was read. From a claimant that was refused to the next one: the same, by `unclaim`.
 //!
-//! A CPU that suspends reads its own stores when it wakes; that they reached memory is firmware's work, which cleans the
-//! caches that power-down loses (DEN0022, 6.8 "Caches and coherency").
+//! A CPU that suspends reads its own stores when it wakes; that they reached memory is the work of firmware, which cleans
+//! the caches that a power-down loses before it powers them down.
 
 use core::sync::atomic::{AtomicU64 as ConstantU64, Ordering};
 

@@ -150,7 +150,7 @@ type Answer = Result<u64, ErrorCode>;
 pub struct Psci {
     cpus: [cpus::Cpu; MAX_CPUS],
     count: AtomicUsize,
-    /// Firmware takes `power_state` in the extended StateID format (DEN0022, 5.4.2), where StateType is bit 30 and not 16.
+    /// Firmware takes `power_state` in the extended StateID format (DEN0022, CPU_SUSPEND), where StateType is bit 30 and not 16.
     extended_state: AtomicBool,
 }
 
@@ -345,7 +345,7 @@ impl Psci {
         Ok(call[0])
     }
 
-    /// StateType of `power_state` (DEN0022, 5.4.2): bit 16 in the original format, bit 30 in the extended one.
+    /// StateType of `power_state` (DEN0022, CPU_SUSPEND): bit 16 in the original format, bit 30 in the extended one.
     fn is_powerdown(&self, power_state: u32) -> bool {
         let bit = if self.extended_state.load(Ordering::Relaxed) { 30 } else { 16 };
         power_state & (1 << bit) != 0
