@@ -187,7 +187,11 @@ fn shorten<'a>(file: &'a str, root: &str) -> &'a str {
         let (_, rest) = file.split_once(parent)?;
         rest.splitn(levels + 1, '/').nth(levels)
     };
-    file.strip_prefix(root).or_else(|| below("/rustc/", 1)).or_else(|| below("/registry/src/", 1)).unwrap_or(file)
+    file.strip_prefix(root)
+        .or_else(|| below("/rustc/", 1))
+        .or_else(|| below("/lib/rustlib/src/rust/", 0))
+        .or_else(|| below("/registry/src/", 1))
+        .unwrap_or(file)
 }
 
 /// What [`decode`] found.
@@ -330,6 +334,7 @@ mod tests {
         for (long, short) in [
             ("/home/me/exeunt/boot/src/entry.rs", "boot/src/entry.rs"),
             ("/rustc/59807616e1fa/library/core/src/panicking.rs", "library/core/src/panicking.rs"),
+            ("/home/me/.rustup/t/lib/rustlib/src/rust/library/core/src/x.rs", "library/core/src/x.rs"),
             ("/home/me/.cargo/registry/src/index-1949cf8c6b5b557f/log-0.4.35/src/lib.rs", "log-0.4.35/src/lib.rs"),
             ("/elsewhere/a.rs", "/elsewhere/a.rs"),
             ("/rustc/", "/rustc/"),

@@ -1,7 +1,9 @@
 //! The finished image, for the tests that read it. Owns nothing: `scripts/build` does the building.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// What a build leaves.
 #[allow(dead_code, reason = "each test uses the part that it needs")]
@@ -17,17 +19,20 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tools/ is in the workspace")
 }
 
-/// Builds Exeunt as `profile` ("release" or "debug").
+/// Builds Exeunt as `profile` ("release" or "debug"), once for all tests of a file.
 pub fn build(profile: &str) -> Built {
-    let mut script = Command::new(root().join("scripts/build"));
-    // What cargo sets for a test would reach the build, and make it differ from the one that people start.
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
-            script.env_remove(name);
-        }
+    static DONE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !done.contains(profile) {
+        let mut script = Command::new(root().join("scripts/build"));
+        let output = script.env("PROFILE", profile).env("QUIET", "1").output().expect("scripts/build starts");
+        assert!(
+            output.status.success(),
+            "scripts/build ({profile}) fails:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        done.insert(profile.to_owned());
     }
-    let output = script.env("PROFILE", profile).env("QUIET", "1").output().expect("scripts/build starts");
-    assert!(output.status.success(), "scripts/build ({profile}) fails:\n{}", String::from_utf8_lossy(&output.stderr));
     let target = root().join("target");
     Built {
         elf: target.join("aarch64-unknown-none-softfloat").join(profile).join("exeunt"),

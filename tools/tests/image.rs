@@ -1,0 +1,360 @@
+//! What must hold for the finished image, release and debug, read from its instructions and headers.
+//!
+//! - Nothing in it needs more than Armv8.0 (Cortex-A53) or touches a SIMD or floating-point register: those are the host's,
+//!   and Exeunt neither saves them nor turns their traps off.
+//! - Frames, and chains of calls, fit on the stacks.
+//! - Its segments, relocations and size are what boot/ and the linker script promise.
+//!
+//! Owns the budgets. `cargo test -p exeunt-tools --test image -- --nocapture` prints what is used of them.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use common::{Built, build};
+use exeunt_tools::a64::Fault;
+use exeunt_tools::image::{Calls, Error, Image};
+use exeunt_tools::symbolize::Symbols;
+use object::{Object as _, ObjectSection as _};
+
+/// Bytes in the stack of each CPU (`STACK_PAGES` in hypervisor/src/bin/exeunt/memory.rs) and in the emergency stack.
+const CPU_STACK: i64 = 8192;
+/// Bytes in the stack that the boot CPU starts on (boot/exeunt.ld).
+const BOOT_STACK: i64 = 16384;
+/// The host's registers, which the vectors put on the CPU's stack before they call anything (`HostFrame`).
+const HOST_FRAME: i64 = 256;
+
+/// The most bytes of a frame on a CPU's stack, by profile.
+fn frame_budget(profile: &str) -> i64 {
+    match profile {
+        // 480 is used, by host::enter; a sixteenth of the stack.
+        "release" => 512,
+        // 576 is used, by trap::refuse: with less inlined, what is passed between functions is copied more.
+        _ => 640,
+    }
+}
+
+/// The most bytes of a frame of a function that runs only on the boot stack: the parsed device tree and the edits to it live
+/// there. 2480 is used, by exeunt_main; a quarter of the stack.
+const BOOT_FRAME_BUDGET: i64 = 4096;
+
+/// The most bytes of the release image. A goal of the project; the debug image has to fit with its heap into 2 MiB, which the
+/// linker script asserts.
+const IMAGE_BUDGET: u64 = 128 << 10;
+
+/// Where Rust begins on each stack: the root, the stack it is on, what is on that stack before.
+const ROOTS: [(&str, i64, i64); 9] = [
+    ("exeunt::host::sync", CPU_STACK, HOST_FRAME),
+    ("exeunt::host::irq", CPU_STACK, HOST_FRAME),
+    ("exeunt::host::fiq", CPU_STACK, HOST_FRAME),
+    ("exeunt::host::serror", CPU_STACK, HOST_FRAME),
+    ("exeunt_secondary", CPU_STACK, 0),
+    ("exeunt::panic::el2_exception", CPU_STACK, 0),
+    ("exeunt::panic::double_fault", CPU_STACK, 0),
+    ("exeunt_early", BOOT_STACK, 0),
+    ("exeunt_main", BOOT_STACK, 0),
+];
+
+/// The roots that do not run on a CPU's stack.
+const BOOT_ROOTS: [&str; 2] = ["exeunt_early", "exeunt_main"];
+
+/// The panic handler. Every chain may end in it. A panic in a panic is not accounted for: what does not fit hits the guard page,
+/// and the fault is reported from the top of the emergency stack.
+const PANIC: &str = "__rustc::rust_begin_unwind";
+
+/// Assembly that gives SP a new value: where each stack begins.
+const SET_STACK: [&str; 4] =
+    ["boot::entry::start", "boot::entry::mmu_on", "exeunt_el2_vector", "exeunt::vectors::enter"];
+
+/// What is entered by hardware or by assembly, or whose address is used to write to: no indirect call of Rust's ends there.
+const NOT_CALLED: [&str; 9] = [
+    "image_header",
+    "exeunt_vectors",
+    "exeunt_host_vector",
+    "boot::entry::secondary_entry",
+    "exeunt::host::sync",
+    "exeunt::host::irq",
+    "exeunt::host::fiq",
+    "exeunt::host::serror",
+    "exeunt::selftest::run",
+];
+
+/// The handlers in the table of traps, and who calls through that table.
+const TRAP_HANDLERS: &str = "hypervisor::trap::";
+const TRAP_CALLERS: [&str; 2] = ["hypervisor::trap::", "exeunt::host::"];
+
+/// Indirect calls within each other. The longest such chain is a log line: the logger, `fmt::write`'s call of an argument's
+/// `Display`, twice the same for what that prints, the formatter's call of `write_str`.
+const NESTING: usize = 6;
+
+/// Functions that call themselves, with how deep. A group of them goes by one in which such a call is written.
+const RECURSION: [(&str, i64); 3] = [
+    // Down a translation table of at most four levels.
+    ("hypervisor::paging::engine::", 4),
+    // /reserved-memory is put together from its properties and its child, which consist of nothing else.
+    ("hypervisor::devicetree::edit::Writer::put", 2),
+    // To use up the stack is its purpose, and ends at the guard page.
+    ("exeunt::selftest::overflow", 1),
+];
+
+fn read(profile: &str) -> (Built, Image) {
+    let built = build(profile);
+    let data = fs::read(&built.elf).unwrap();
+    let image = Image::new(&data).unwrap_or_else(|error| panic!("{}: {error}", built.elf.display()));
+    (built, image)
+}
+
+fn root(image: &Image, name: &str) -> usize {
+    image.function_named(name).unwrap_or_else(|| panic!("the image has no function {name}: name what took its place"))
+}
+
+/// Complains about all of `findings` at once.
+fn none(profile: &str, what: &str, findings: &[String]) {
+    assert!(findings.is_empty(), "{profile}: {what}:\n  {}", findings.join("\n  "));
+}
+
+/// Who may be called indirectly: by anyone, and by those who call through the table of traps.
+fn indirect_targets(image: &Image) -> (Vec<usize>, Vec<usize>) {
+    let name = |index: &usize| image.functions()[*index].names.as_slice();
+    let taken = image.address_taken();
+    let called = |index: &usize| !name(index).iter().any(|name| NOT_CALLED.contains(&name.as_str()));
+    let handler = |index: &usize| name(index).iter().any(|name| name.starts_with(TRAP_HANDLERS));
+    let all: Vec<_> = taken.into_iter().filter(called).collect();
+    (all.iter().copied().filter(|index| !handler(index)).collect(), all)
+}
+
+#[test]
+fn every_instruction_is_of_armv8_0_without_simd() {
+    for profile in ["release", "debug"] {
+        let (_, image) = read(profile);
+        // There is something to judge.
+        assert!(image.instruction_count() > 5000, "{profile}: only {} instructions", image.instruction_count());
+        let offenders: Vec<_> = image
+            .offenders()
+            .iter()
+            .map(|offender| {
+                format!("{}: {:08x} {}", image.place(offender.address), offender.word, offender.fault.as_str())
+            })
+            .collect();
+        none(profile, "instructions that must not be there", &offenders);
+    }
+}
+
+#[test]
+fn every_frame_is_within_its_budget() {
+    for profile in ["release", "debug"] {
+        let (_, image) = read(profile);
+        let nothing = BTreeSet::new();
+        let boot: Vec<_> = BOOT_ROOTS.iter().map(|name| root(&image, name)).collect();
+        let cpu = ROOTS.iter().map(|&(name, ..)| root(&image, name)).filter(|index| !boot.contains(index));
+        let elsewhere = image.reachable(cpu.chain(indirect_targets(&image).1), &nothing);
+        let boot_only: BTreeSet<_> = image.reachable(boot, &nothing).difference(&elsewhere).copied().collect();
+
+        let mut findings = Vec::new();
+        let mut largest = [(0, ""); 2];
+        for (index, (function, frame)) in image.functions().iter().zip(image.frames()).enumerate() {
+            let on_boot_stack = boot_only.contains(&index);
+            let budget = if on_boot_stack { BOOT_FRAME_BUDGET } else { frame_budget(profile) };
+            let entry = &mut largest[usize::from(on_boot_stack)];
+            *entry = (*entry).max((frame.size, function.name()));
+            if frame.size > budget {
+                findings.push(format!("{:#x} {}: {} bytes of {budget}", function.start, function.name(), frame.size));
+            }
+            if let Some(address) = frame.bottomless {
+                findings.push(format!("{}: the stack grows in a loop", image.place(address)));
+            }
+            if !frame.unknown.is_empty() && !function.names.iter().any(|name| SET_STACK.contains(&name.as_str())) {
+                let places: Vec<_> = frame.unknown.iter().map(|&address| image.place(address)).collect();
+                findings.push(format!("{}: SP gets a value that cannot be followed", places.join(", ")));
+            }
+        }
+        let [(cpu, cpu_name), (boot, boot_name)] = largest;
+        println!("{profile}: the largest frame on a CPU's stack: {cpu} bytes, {cpu_name}");
+        println!("{profile}: the largest frame on the boot stack: {boot} bytes, {boot_name}");
+        none(profile, "frames above their budget", &findings);
+    }
+}
+
+#[test]
+fn the_deepest_chain_of_calls_fits_on_each_stack() {
+    for profile in ["release", "debug"] {
+        let (built, image) = read(profile);
+        let data = fs::read(built.elf).unwrap();
+        let symbols = Symbols::new(&data, &common::root().to_string_lossy()).unwrap();
+        let name = |index: usize| image.functions()[index].name();
+        let panic = root(&image, PANIC);
+        let stop = BTreeSet::from([panic]);
+        let mut findings = Vec::new();
+        let mut cycles = Vec::new();
+        for cycle in image.cycles(&stop) {
+            // Whom the calls within the group are written in, which may have been inlined into it.
+            let sites = cycle.iter().flat_map(|&index| &image.frames()[index].calls);
+            let sites = sites.filter(|(_, target, _)| image.function_at(*target).is_some_and(|at| cycle.contains(&at)));
+            let related: Vec<_> =
+                sites.flat_map(|&(address, ..)| symbols.places(address)).map(|place| place.function).collect();
+            let known = RECURSION.iter().find(|(known, _)| related.iter().any(|name| name.starts_with(known)));
+            if let Some(&(_, times)) = known {
+                cycles.push((cycle, times));
+            } else {
+                let members: Vec<_> = cycle.iter().map(|&index| name(index)).collect();
+                findings.push(format!("calls itself, and nothing says how deep: {}", members.join(", ")));
+            }
+        }
+        let (general, all) = indirect_targets(&image);
+        let targets = |caller: usize| {
+            let through_table = TRAP_CALLERS.iter().any(|prefix| name(caller).starts_with(prefix));
+            if through_table { all.as_slice() } else { general.as_slice() }
+        };
+        let calls = Calls { targets: &targets, nesting: NESTING, stop: &stop, cycles: &cycles };
+        let in_panic = image.deepest(panic, &calls).depth;
+        println!("{profile}: {in_panic} bytes for a panic");
+        for (root_name, size, before) in ROOTS {
+            let chain = image.deepest(root(&image, root_name), &calls);
+            let total = before + chain.depth + in_panic;
+            let path: Vec<_> =
+                chain.path.iter().map(|&index| format!("{} {}", image.frames()[index].size, name(index))).collect();
+            println!(
+                "{profile}: {root_name}: {total} of {size} bytes, {} of them without a panic",
+                before + chain.depth
+            );
+            if total > size {
+                findings.push(format!("{root_name}: {total} of {size} bytes, by way of\n    {}", path.join("\n    ")));
+            }
+        }
+        none(profile, "chains of calls that do not fit on the stack", &findings);
+    }
+}
+
+#[test]
+fn no_segment_is_writable_and_executable() {
+    for profile in ["release", "debug"] {
+        let (_, image) = read(profile);
+        let rights: Vec<_> = image.segments().iter().map(|segment| (segment.writable, segment.executable)).collect();
+        // Text, read-only data, data: once each, in this order, on pages of their own.
+        assert_eq!(rights, [(false, true), (false, false), (true, false)], "{profile}: {:?}", image.segments());
+        for pair in image.segments().windows(2) {
+            let [first, second] = pair else { unreachable!() };
+            assert_eq!(second.address % 4096, 0, "{profile}: {:?}", image.segments());
+            assert!(first.address + first.size <= second.address, "{profile}: {:?}", image.segments());
+        }
+    }
+}
+
+#[test]
+fn every_relocation_is_one_that_the_entry_code_does() {
+    for profile in ["release", "debug"] {
+        let (_, image) = read(profile);
+        assert!(image.relocation_count() > 0, "{profile}: no relocations: are they read?");
+        let unknown: Vec<_> = image.unknown_relocations().map(|kind| format!("type {kind}")).collect();
+        none(profile, "relocations that boot/src/entry.rs does not know", &unknown);
+    }
+}
+
+#[test]
+fn the_release_image_is_small() {
+    let size = fs::metadata(build("release").bin).unwrap().len();
+    println!("release: {size} of {IMAGE_BUDGET} bytes");
+    assert!(size <= IMAGE_BUDGET, "the release image has {size} bytes, {IMAGE_BUDGET} are its budget");
+}
+
+/// An ELF file whose bytes a test changes.
+struct Damaged {
+    data: Vec<u8>,
+    /// Where the text is in the file, less its address.
+    text: usize,
+}
+
+impl Damaged {
+    fn new() -> Self {
+        let data = fs::read(build("release").elf).unwrap();
+        let file = object::File::parse(&*data).unwrap();
+        let section = file.section_by_name(".text").unwrap();
+        let text = (section.file_range().unwrap().0 - section.address()) as usize;
+        Self { data, text }
+    }
+
+    fn put(&mut self, address: u64, words: &[u32]) {
+        for (index, word) in words.iter().enumerate() {
+            let at = self.text + address as usize + 4 * index;
+            self.data[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    fn image(&self) -> Image {
+        Image::new(&self.data).unwrap()
+    }
+}
+
+#[test]
+fn a_forbidden_instruction_anywhere_is_found_with_its_place() {
+    let mut damaged = Damaged::new();
+    let image = damaged.image();
+    let function = &image.functions()[root(&image, "exeunt_main")];
+    // ldr q0, [x0]; ldadd x0, x1, [x2]; pacia x0, x1
+    let words = [0x3dc00000, 0xf8200041, 0xdac10020];
+    damaged.put(function.start + 8, &words);
+    let image = damaged.image();
+    let offenders = image.offenders();
+    let found: Vec<_> = offenders.iter().map(|offender| (offender.address, offender.word, offender.fault)).collect();
+    let expected: Vec<_> = (function.start + 8..)
+        .step_by(4)
+        .zip(words)
+        .zip([Fault::Simd, Fault::Lse, Fault::NotArmv8])
+        .map(|((address, word), fault)| (address, word, fault))
+        .collect();
+    assert_eq!(found, expected);
+    assert!(image.place(offenders[0].address).ends_with("exeunt_main+0x8"), "{}", image.place(offenders[0].address));
+}
+
+#[test]
+fn a_larger_frame_is_seen_in_the_function_and_in_the_chain_above_it() {
+    let mut damaged = Damaged::new();
+    let image = damaged.image();
+    let (outer, inner) = (root(&image, "exeunt::host::irq"), root(&image, "exeunt::host::unexpected"));
+    let stop = BTreeSet::new();
+    let calls = Calls { targets: &|_| &[], nesting: 0, stop: &stop, cycles: &[] };
+    let before = image.deepest(outer, &calls).depth;
+    // sub sp, sp, #2, lsl #12; add sp, sp, #2, lsl #12; ret
+    damaged.put(image.functions()[inner].start, &[0xd1400bff, 0x91400bff, 0xd65f03c0]);
+    let image = damaged.image();
+    assert!(image.frames()[inner].size >= 8192, "{}", image.frames()[inner].size);
+    let chain = image.deepest(outer, &calls);
+    assert!(chain.depth >= 8192 && chain.depth > before && chain.path.contains(&inner), "{chain:?}");
+    // bl, to itself
+    damaged.put(image.functions()[inner].start, &[0xa9be7bfd, 0x97ffffff, 0xd65f03c0]);
+    let image = damaged.image();
+    assert!(image.cycles(&stop).iter().any(|cycle| cycle.contains(&inner)));
+}
+
+#[test]
+fn rights_and_relocations_are_read_from_the_file() {
+    let mut damaged = Damaged::new();
+    // ELF64: e_phoff, then p_flags 4 bytes into the first program header.
+    let headers = u64::from_le_bytes(damaged.data[32..40].try_into().unwrap()) as usize;
+    damaged.data[headers + 4] |= 2;
+    let range = {
+        let file = object::File::parse(&*damaged.data).unwrap();
+        file.section_by_name(".rela.dyn").unwrap().file_range().unwrap()
+    };
+    // The type of the first entry, behind its offset: R_AARCH64_ABS64.
+    let kind = range.0 as usize + 8;
+    damaged.data[kind..kind + 4].copy_from_slice(&257_u32.to_le_bytes());
+    let image = damaged.image();
+    assert!(image.segments()[0].writable && image.segments()[0].executable);
+    assert_eq!(image.unknown_relocations().collect::<Vec<_>>(), [257]);
+}
+
+#[test]
+fn what_cannot_be_judged_is_refused() {
+    assert!(matches!(Image::new(b""), Err(Error::NotElf(_))));
+    assert!(matches!(Image::new(&fs::read(build("release").bin).unwrap()), Err(Error::NotElf(_))));
+    // Without mapping symbols data would pass for instructions, or instructions for data.
+    let mut damaged = Damaged::new();
+    let range = {
+        let file = object::File::parse(&*damaged.data).unwrap();
+        file.section_by_name(".strtab").unwrap().file_range().unwrap()
+    };
+    damaged.data[range.0 as usize..(range.0 + range.1) as usize].fill(0);
+    assert_eq!(Image::new(&damaged.data).unwrap_err(), Error::Stripped);
+}
