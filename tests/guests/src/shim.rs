@@ -8,10 +8,14 @@
 //! - `magic=N`: write N into the tree's `magic`.
 //! - `spoil=OFFSET`: write ones from that offset of the tree to its end.
 //! - `word=OFFSET,VALUE`: write the big-endian 32-bit VALUE at that offset of the tree.
+//! - `ram=SIZE`: write SIZE as the size of RAM.
 //! - `replace=OLD:NEW`: replace each occurrence of OLD in the tree by NEW, which has the same length.
 //! - `x0=VALUE`: pass this instead of the address of the tree.
 
 use core::arch::asm;
+
+use dtoolkit::fdt::Fdt;
+use dtoolkit::{Node, Property};
 
 use crate::machine::{self, machine, parse_number};
 use crate::registers::current_el;
@@ -38,6 +42,14 @@ fn blank_own_words(tree: &mut [u8], own: &[u8]) {
     }
 }
 
+/// Where in the tree the size of the first range of /memory is: behind an address of two cells.
+fn offset_of_ram_size(tree: u64) -> usize {
+    // SAFETY: `machine::read` found a device tree there.
+    let fdt = unsafe { Fdt::from_raw(tree as *const u8) }.expect("a device tree");
+    let reg = fdt.find_node("/memory").and_then(|node| Some(node.property("reg")?.value().as_ptr() as u64));
+    (reg.expect("/memory has a reg") - tree) as usize + 8
+}
+
 fn replace(tree: &mut [u8], old: &[u8], new: &[u8]) {
     assert!(old.len() == new.len() && !old.is_empty(), "replace= wants two texts of the same length");
     for at in 0..=tree.len() - old.len() {
@@ -59,6 +71,7 @@ pub fn run(start: &Start) {
     let header = unsafe { header.read() };
     let size = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
 
+    let ram_size = offset_of_ram_size(start.tree);
     // The options stand in the tree that is about to be spoilt: copy them first.
     let mut text = [0; 512];
     let arguments = machine().bootargs();
@@ -89,6 +102,10 @@ pub fn run(start: &Start) {
             "word" => {
                 let (offset, value) = value.split_once(',').expect("word=OFFSET,VALUE");
                 put(tree, number(offset) as usize, number(value));
+            }
+            "ram" => {
+                put(tree, ram_size, number(value) >> 32);
+                put(tree, ram_size + 4, number(value));
             }
             "replace" => {
                 let (old, new) = value.split_once(':').expect("replace=OLD:NEW");

@@ -1,0 +1,237 @@
+//! Debian boots: every kernel, number of CPUs, GIC, CPU model and size of RAM, to init and off again.
+
+use crate::cell::{Cell, Context, Outcome};
+use crate::machine::{Machine, Ran};
+use crate::qemu::{self, Qemu};
+use crate::{covering, ensure, parse};
+
+const KERNELS: [&str; 2] = ["6.12", "6.1"];
+const CPUS: [u32; 4] = [4, 1, 2, 8];
+const GICS: [u32; 2] = [3, 2];
+const MODELS: [&str; 8] =
+    ["cortex-a57", "cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1", "neoverse-v1", "neoverse-n2", "max"];
+const SIZES: [&str; 3] = ["512M", "4G", "64G"];
+
+/// Exeunt's reservation on QEMU's virt: 2 MiB, from 2 MiB above the base of RAM.
+const RESERVED: (u64, u64) = (0x4020_0000, 0x403f_ffff);
+
+/// One combination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Boot {
+    kernel: &'static str,
+    model: &'static str,
+    cpus: u32,
+    gic: u32,
+    size: &'static str,
+}
+
+impl Boot {
+    const fn of(row: &[usize]) -> Self {
+        Self {
+            model: MODELS[row[0]],
+            cpus: CPUS[row[1]],
+            size: SIZES[row[2]],
+            kernel: KERNELS[row[3]],
+            gic: GICS[row[4]],
+        }
+    }
+
+    fn name(self) -> String {
+        let Self { kernel, model, cpus, gic, size } = self;
+        format!("boot/{kernel}-{model}-smp{cpus}-gic{gic}-{size}")
+    }
+
+    fn prepare(self, machine: Machine, qemu: &Qemu) -> Machine {
+        machine
+            .with("KERNEL", self.kernel)
+            .with("CPU", qemu.cpu(self.model))
+            .with("SMP", self.cpus)
+            .with("GIC", self.gic)
+            .with("MEM", self.size)
+    }
+}
+
+/// The whole product, and which part of it is quick: a set of rows with every pair of values.
+fn product() -> Vec<(Boot, bool)> {
+    let sizes = [MODELS.len(), CPUS.len(), SIZES.len(), KERNELS.len(), GICS.len()];
+    let quick: Vec<Boot> = covering::pairs(&sizes).iter().map(|row| Boot::of(row)).collect();
+    let mut rows = vec![vec![]];
+    for size in sizes {
+        rows = rows
+            .iter()
+            .flat_map(|row: &Vec<usize>| (0..size).map(move |value| [&row[..], &[value]].concat()))
+            .collect();
+    }
+    rows.iter().map(|row| Boot::of(row)).map(|boot| (boot, quick.contains(&boot))).collect()
+}
+
+/// What the guest says about itself; `bad` lines are the kernel's complaints.
+const LOOK: &str = "\
+echo cpus $(nproc)
+echo release $(uname -r)
+echo memory $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)
+echo level $(dmesg | grep -o 'CPU: All CPU(s) started at EL[0-9]')
+dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|rcu.*stall|soft lockup|Unhandled|SError' | sed 's/^/bad /'
+cat /proc/iomem";
+
+/// Checks what [`LOOK`] printed.
+fn check(ran: &Ran, kernel: &str, cpus: u32, size: &str) -> Outcome {
+    let said = |name| parse::value(&ran.stdout, name).ok_or_else(|| format!("the guest did not say {name:?}"));
+    ensure!(said("cpus")? == cpus.to_string(), "nproc says {}, not {cpus}", said("cpus")?);
+    let release = said("release")?;
+    ensure!(release.starts_with(&format!("{kernel}.")), "uname -r says {release}, not {kernel}");
+    ensure!(said("level")?.ends_with("EL1"), "the kernel says {:?}", said("level")?);
+    let bad: Vec<&str> = ran.stdout.lines().filter_map(|line| line.strip_prefix("bad ")).collect();
+    ensure!(bad.is_empty(), "the kernel complains:\n{}", bad.join("\n"));
+
+    let kib: u64 = said("memory")?.parse()?;
+    let whole = parse::size(size).ok_or("no size")? >> 10;
+    // The kernel keeps its own image, its page structures (1.6 %) and a reserve of its own.
+    ensure!(kib > whole * 85 / 100, "MemTotal is {kib} KiB of {whole}");
+
+    let resources = parse::resources(&ran.stdout);
+    let top = |name: &'static str| resources.iter().filter(move |each| each.depth == 0 && each.name == name);
+    ensure!(
+        top("reserved").any(|each| (each.start, each.end) == RESERVED),
+        "/proc/iomem does not have Exeunt's memory as reserved"
+    );
+    ensure!(
+        top("System RAM").all(|each| each.end < RESERVED.0 || each.start > RESERVED.1) && top("System RAM").count() > 0,
+        "/proc/iomem has Exeunt's memory among System RAM"
+    );
+    Ok(())
+}
+
+fn boot(context: &Context, boot: Boot, qemu: &Qemu) -> Outcome {
+    qemu.needs(boot.model)?;
+    let ran = boot.prepare(context.machine(), qemu).with("RUN", LOOK).run()?.ended_with(0)?;
+    check(&ran, boot.kernel, boot.cpus, boot.size)
+}
+
+/// A kernel that only `make test-all` fetches.
+fn other_kernel(context: &Context, kernel: &'static str) -> Outcome {
+    let ran = context.machine().with("KERNEL", kernel).with("RUN", LOOK).run()?.ended_with(0)?;
+    check(&ran, "6.12", 4, "1G")?;
+    // 6.12.117+deb13-rt-arm64, 6.12.117+deb13-arm64-16k
+    let (_, flavour) = kernel.split_once('-').ok_or("no flavour")?;
+    let release = parse::value(&ran.stdout, "release").unwrap_or_default();
+    ensure!(release.contains(flavour), "uname -r says {release}, not -{flavour}");
+    Ok(())
+}
+
+/// The debug build boots as well.
+fn debug_build(context: &Context) -> Outcome {
+    let ran = context.machine().own_build().with("PROFILE", "debug").with("RUN", LOOK).run()?.ended_with(0)?;
+    check(&ran, "6.12", 4, "1G")
+}
+
+/// As many CPUs as a test machine bears.
+fn many_cpus(context: &Context) -> Outcome {
+    let ran = context.machine().with("SMP", 64).with("MEM", "4G").limit(600).with("RUN", LOOK).run()?.ended_with(0)?;
+    check(&ran, "6.12", 64, "4G")
+}
+
+/// With an initrd behind 4 GiB of other memory, and RAM that ends beyond it, the last page belongs to the host.
+fn all_of_ram(context: &Context) -> Outcome {
+    // A file system in RAM of more than half of it: touches most pages.
+    let fill = "mount -t tmpfs -o size=1500M none /mnt && dd if=/dev/zero of=/mnt/fill bs=1M count=1400 2>/dev/null && wc -c </mnt/fill";
+    let ran = context.machine().with("MEM", "2G").with("RUN", fill).run()?.ended_with(0)?;
+    ensure!(ran.stdout.trim() == (1400u64 << 20).to_string(), "the guest wrote {:?} bytes", ran.stdout.trim());
+    Ok(())
+}
+
+/// A program in the host that maps Exeunt's memory gets SIGBUS, and nothing else happens.
+fn stray_program(context: &Context) -> Outcome {
+    let script = "devmem 0x40200000; echo read $?; devmem 0x403ffff8 64 1; echo write $?; devmem 0x40400000 >/dev/null; echo alive $(nproc)";
+    let ran = context.machine().with("RUN", script).run()?.ended_with(0)?;
+    // 128 and SIGBUS.
+    for (name, wanted) in [("read", "135"), ("write", "135"), ("alive", "4")] {
+        let seen = parse::value(&ran.stdout, name).unwrap_or("nothing");
+        ensure!(seen == wanted, "{name}: {seen}, not {wanted}");
+    }
+    ensure!(ran.line_with("it gets an external abort").is_some(), "Exeunt did not say anything");
+    Ok(())
+}
+
+/// Debian 12's and Debian 13's own QEMU, whatever this machine has.
+fn other_qemu(context: &Context, version: &'static str, model: &'static str) -> Outcome {
+    let qemu = Qemu::private(version)?;
+    let row = Boot { kernel: "6.12", model, cpus: 4, gic: 3, size: "4G" };
+    let machine = row.prepare(context.machine(), &qemu).with("QEMU", qemu.program.display());
+    let ran = machine.with("RUN", LOOK).run()?.ended_with(0)?;
+    check(&ran, row.kernel, row.cpus, row.size)
+}
+
+pub(super) fn cells() -> Vec<Cell> {
+    let mut cells: Vec<Cell> = product()
+        .into_iter()
+        .map(|(row, quick)| Cell::new(row.name(), move |context| boot(context, row, qemu::usual()?)).slow(!quick))
+        .collect();
+    cells.push(Cell::new("boot/6.12-debug-build", debug_build));
+    cells.push(Cell::new("boot/6.12-all-of-ram", all_of_ram));
+    cells.push(Cell::new("boot/6.12-stray-program", stray_program));
+    cells.push(Cell::new("boot/6.12-smp64", many_cpus).slow(true));
+    for kernel in ["6.12-rt", "6.12-16k"] {
+        cells.push(Cell::new(format!("boot/{kernel}"), move |context| other_kernel(context, kernel)).slow(true));
+    }
+    for version in ["7.2", "10.0"] {
+        for model in ["cortex-a57", "max"] {
+            let name = format!("boot/qemu-{version}-{model}");
+            cells.push(Cell::new(name, move |context| other_qemu(context, version, model)).slow(true));
+        }
+    }
+    cells
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::Missed;
+
+    #[test]
+    fn the_quick_part_has_every_value_and_every_pair() {
+        let quick: Vec<Boot> = product().into_iter().filter(|(_, quick)| *quick).map(|(boot, _)| boot).collect();
+        for model in MODELS {
+            for cpus in CPUS {
+                assert!(quick.iter().any(|boot| boot.model == model && boot.cpus == cpus));
+            }
+            for size in SIZES {
+                assert!(quick.iter().any(|boot| boot.model == model && boot.size == size));
+            }
+        }
+        assert_eq!(product().len(), 384);
+        assert!(quick.len() < 40, "{}", quick.len());
+    }
+
+    fn ran(stdout: &str) -> Ran {
+        let stdout = stdout.to_owned();
+        Ran { status: 0, stdout, stderr: String::new(), console: String::new(), took: std::time::Duration::ZERO }
+    }
+
+    const GOOD: &str = "\
+cpus 4
+release 6.12.117+deb13-cloud-arm64
+memory 994860
+level CPU: All CPU(s) started at EL1
+40000000-401fffff : System RAM
+40200000-403fffff : reserved
+40400000-7fffffff : System RAM
+  40400000-41c9ffff : Kernel code
+";
+
+    #[test]
+    fn what_a_guest_says_is_checked() {
+        assert!(check(&ran(GOOD), "6.12", 4, "1G").is_ok());
+        for (from, to) in [
+            ("cpus 4", "cpus 3"),
+            ("release 6.12.", "release 6.1."),
+            ("EL1", "EL2"),
+            ("memory 994860", "memory 494860"),
+            ("40200000-403fffff : reserved", "  40200000-403fffff : reserved"),
+            ("40000000-401fffff : System RAM", "40000000-402fffff : System RAM"),
+            ("cpus 4", "cpus 4\nbad [ 0.1] WARNING: CPU: 0 PID: 1 at kernel/x.c:1"),
+        ] {
+            assert!(matches!(check(&ran(&GOOD.replace(from, to)), "6.12", 4, "1G"), Err(Missed::Failed(_))), "{to}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The bare-metal guests: under Exeunt, and on bare QEMU where that shows that their expectations are right.
+
+use crate::cell::{Cell, Context, Missed, Outcome};
+use crate::machine::Machine;
+use crate::qemu::{self, Qemu};
+use crate::{ensure, images, parse};
+
+/// A machine for the guest `name` on `model`, with memory tagging where the CPU has it.
+fn machine(context: &Context, qemu: &Qemu, name: &str, model: &str, arguments: &str) -> Result<Machine, Missed> {
+    qemu.needs(model)?;
+    let machine = context.machine().guest(&images::guest(name)?, arguments).with("CPU", qemu.cpu(model));
+    Ok(if model == "max" { machine.with_qemu("-machine mte=on") } else { machine })
+}
+
+fn bare(machine: Machine) -> Machine {
+    machine.with("HYPERVISOR", "none").with("EL", 1)
+}
+
+/// Runs the guest under Exeunt; it has checked everything itself.
+fn guest(context: &Context, name: &str, model: &str, gic: u32, profile: &str) -> Outcome {
+    let machine = machine(context, qemu::usual()?, name, model, "")?;
+    let machine = if profile == "debug" { machine.own_build() } else { machine };
+    machine.with("GIC", gic).with("PROFILE", profile).run()?.ended_with(0)?.says("checks, 0 failed")?;
+    Ok(())
+}
+
+/// RAM, and a range behind it that neither has memory nor devices and does not begin at a multiple of 1 GiB.
+const RAM_WITH_A_HOLE: (&str, &str) = ("1536M", "region=0xa0000000,0x200000");
+
+/// The expectations of `aborts` hold for QEMU's CPU itself, with a hole instead of Exeunt's memory.
+fn aborts_on_bare_qemu(context: &Context, model: &str) -> Outcome {
+    let (size, region) = RAM_WITH_A_HOLE;
+    let machine = bare(machine(context, qemu::usual()?, "aborts", model, region)?).with("MEM", size);
+    machine.run()?.ended_with(0)?.says("checks, 0 failed")?;
+    Ok(())
+}
+
+/// Under Exeunt, what is not there answers as without it.
+fn hole(context: &Context, model: &str) -> Outcome {
+    let (size, region) = RAM_WITH_A_HOLE;
+    let machine = machine(context, qemu::usual()?, "aborts", model, region)?.with("MEM", size);
+    machine.run()?.ended_with(0)?.says("checks, 0 failed")?;
+    Ok(())
+}
+
+/// The aborts come without a flood of lines, and the suppressed ones are not lost without a word.
+fn aborts_are_rate_limited(context: &Context) -> Outcome {
+    let ran = machine(context, qemu::usual()?, "aborts", "cortex-a57", "")?.run()?.ended_with(0)?;
+    let lines = ran.console.lines().filter(|line| line.contains("it gets an external abort")).count();
+    let seconds = ran.took.as_secs() as usize + 1;
+    // Ten lines in five seconds.
+    ensure!(lines >= 1 && lines <= 10 * (seconds / 5 + 2), "{lines} lines in {seconds} s");
+    Ok(())
+}
+
+/// With another Exeunt underneath, or none, the same registers and instructions are there.
+fn same_registers(context: &Context, model: &str, gic: u32) -> Outcome {
+    let qemu = qemu::usual()?;
+    let start = || Ok::<_, Missed>(machine(context, qemu, "sysregs", model, "sweep")?.with("SMP", 1).with("GIC", gic));
+    let without = parse::sweep(&bare(start()?).run()?.ended_with(0)?.console);
+    let with = parse::sweep(&start()?.run()?.ended_with(0)?.console);
+    ensure!(without.len() > 200 && with.len() > 200, "{} and {} registers", without.len(), with.len());
+    let names = without.keys().chain(with.keys());
+    let mut differences: Vec<String> = names
+        .filter(|name| without.get(*name) != with.get(*name) && !may_differ(name))
+        // Neoverse cores: with EL2, writes of IMPLEMENTATION DEFINED registers need ACTLR_EL2, which QEMU keeps at zero.
+        .filter(|name| !(name.starts_with("EL1 S3_0_C15_") && with.get(*name).is_some_and(|access| access == "r")))
+        .map(|name| format!("{name}: bare {:?}, under Exeunt {:?}", without.get(name), with.get(name)))
+        .collect();
+    differences.sort();
+    differences.dedup();
+    ensure!(differences.is_empty(), "{}", differences.join("\n"));
+    Ok(())
+}
+
+/// What a CPU with EL2 shows otherwise at EL1, and why.
+fn may_differ(encoding: &str) -> bool {
+    [
+        // ID_PFR1_EL1.Virtualization and ID_AA64PFR0_EL1.EL2 say that there is an EL2.
+        "EL1 S3_0_C0_C1_1",
+        "EL1 S3_0_C0_C4_0",
+        // RVBAR_EL1 and RMR_EL1 exist at the highest level only.
+        "EL1 S3_0_C12_C0_1",
+        "EL1 S3_0_C12_C0_2",
+        // CNTFRQ_EL0 can be written at the highest level only.
+        "EL1 S3_3_C14_C0_0",
+    ]
+    .contains(&encoding)
+}
+
+/// Exeunt works at other addresses than the one where QEMU's -kernel puts it: `shim` is loaded there and jumps to it.
+fn elsewhere(context: &Context, address: u64) -> Outcome {
+    let exeunt = images::exeunt()?;
+    let shim = images::guest("shim")?;
+    let machine = context.machine().guest(&images::guest("aborts")?, "").with_qemu(format!(
+        "-kernel {} -append 'entry={address:#x} -- log=info' -device loader,file={},addr={address:#x},force-raw=on",
+        shim.display(),
+        exeunt.display(),
+    ));
+    let ran = machine.run()?.ended_with(0)?.says("checks, 0 failed")?;
+    ran.says(&format!("aborts: region {address:#x}..{:#x}", address + 0x20_0000))?;
+    Ok(())
+}
+
+pub(super) fn cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for name in ["aborts", "calls", "psci", "sysregs"] {
+        for (model, gic) in [("cortex-a57", 3), ("max", 3), ("cortex-a72", 2), ("neoverse-n2", 3), ("neoverse-v1", 3)] {
+            let quick = gic == 3 && ["cortex-a57", "max"].contains(&model) || name == "psci" && gic == 2;
+            let cell = Cell::new(format!("guests/{name}-{model}-gic{gic}"), move |context| {
+                guest(context, name, model, gic, "release")
+            });
+            cells.push(cell.slow(!quick));
+        }
+        let debug = move |context: &Context| guest(context, name, "max", 3, "debug");
+        cells.push(Cell::new(format!("guests/{name}-debug-build"), debug).slow(name != "aborts"));
+    }
+    for model in ["cortex-a57", "max"] {
+        cells
+            .push(Cell::new(format!("guests/aborts-bare-{model}"), move |context| aborts_on_bare_qemu(context, model)));
+        cells.push(Cell::new(format!("guests/hole-{model}"), move |context| hole(context, model)));
+    }
+    cells.push(Cell::new("guests/aborts-are-rate-limited", aborts_are_rate_limited));
+    for (model, gic) in [
+        ("cortex-a57", 3),
+        ("max", 3),
+        ("max", 2),
+        ("cortex-a53", 2),
+        ("cortex-a76", 3),
+        ("neoverse-v1", 3),
+        ("neoverse-n2", 3),
+    ] {
+        let quick = [("cortex-a57", 3), ("max", 3), ("max", 2), ("neoverse-v1", 3)].contains(&(model, gic));
+        let name = format!("guests/same-registers-{model}-gic{gic}");
+        cells.push(Cell::new(name, move |context| same_registers(context, model, gic)).slow(!quick));
+    }
+    for address in [0x4400_0000, 0x5fe0_0000] {
+        cells.push(Cell::new(format!("guests/exeunt-at-{address:#x}"), move |context| elsewhere(context, address)));
+    }
+    cells
+}

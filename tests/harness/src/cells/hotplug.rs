@@ -1,0 +1,66 @@
+//! CPUs go off and come on again while others work.
+
+use crate::cell::{Cell, Context, Outcome};
+use crate::{ensure, parse};
+
+/// Rounds for each CPU.
+const ROUNDS: u32 = 20;
+
+/// Takes every CPU off and puts it back, CPU 0 too if the kernel lets it, with two busy processes for each CPU; says how often
+/// it did, and what failed. The last line is a checksum that the busy processes worked on.
+const SCRIPT: &str = r"
+for worker in 1 2 3 4 5 6 7 8; do
+    while :; do echo $worker | sha256sum; done | sort -u >/tmp/sum$worker 2>&1 &
+done
+done=0 failed=0
+for round in $(seq ROUNDS); do
+    for cpu in /sys/devices/system/cpu/cpu[0-9]*; do
+        [ -w $cpu/online ] || continue
+        for state in 0 1; do
+            if echo $state >$cpu/online && [ $(cat $cpu/online) = $state ]; then
+                done=$((done + 1))
+            else
+                failed=$((failed + 1))
+                echo failed-at round $round, $cpu, $state
+            fi
+        done
+    done
+done
+echo switchable $(ls -d /sys/devices/system/cpu/cpu[0-9]*/online | wc -l)
+echo done $done
+echo failed $failed
+echo online $(cat /sys/devices/system/cpu/online)
+dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|stall|soft lockup|failed to' | sed 's/^/bad /'
+killall sha256sum 2>/dev/null
+true
+";
+
+fn hotplug(context: &Context, kernel: &str, cpus: u32, gic: u32) -> Outcome {
+    let script = SCRIPT.replace("ROUNDS", &ROUNDS.to_string());
+    let machine = context.machine().with("KERNEL", kernel).with("SMP", cpus).with("GIC", gic).limit(600);
+    let ran = machine.with("EXEUNT", "stats").with("RUN", script).run()?.ended_with(0)?;
+    let said = |name| parse::value(&ran.stdout, name).ok_or_else(|| format!("the guest did not say {name:?}"));
+    let number = |name| said(name)?.parse::<u32>().map_err(|error| format!("{name}: {error}"));
+    ensure!(number("failed")? == 0, "{} switches failed", number("failed")?);
+    let switchable = number("switchable")?;
+    ensure!(switchable >= cpus - 1, "the kernel lets only {switchable} of {cpus} CPUs go off");
+    let wanted = switchable * ROUNDS * 2;
+    ensure!(number("done")? == wanted, "{} switches, not {wanted}", number("done")?);
+    ensure!(said("online")? == format!("0-{}", cpus - 1), "online at the end: {}", said("online")?);
+    let bad: Vec<&str> = ran.stdout.lines().filter_map(|line| line.strip_prefix("bad ")).collect();
+    ensure!(bad.is_empty(), "the kernel complains:\n{}", bad.join("\n"));
+
+    // Each cycle needs CPU_OFF and CPU_ON at least; nothing but calls comes to EL2.
+    let exits = parse::exits(&ran.console).ok_or("Exeunt printed no counters")?;
+    ensure!(exits["smc"] >= u64::from(wanted), "{} calls for {wanted} switches", exits["smc"]);
+    ensure!(exits.iter().all(|(name, count)| name == "smc" || *count == 0), "other exits: {exits:?}");
+    Ok(())
+}
+
+pub(super) fn cells() -> Vec<Cell> {
+    vec![
+        Cell::new("hotplug/6.12-smp4-gic3", |context| hotplug(context, "6.12", 4, 3)),
+        Cell::new("hotplug/6.1-smp4-gic2", |context| hotplug(context, "6.1", 4, 2)),
+        Cell::new("hotplug/6.12-smp8-gic3", |context| hotplug(context, "6.12", 8, 3)).slow(true),
+    ]
+}

@@ -1,0 +1,53 @@
+//! What is tested: each file has the cells of one subject.
+
+mod bad_input;
+mod boot;
+mod exits;
+mod failures;
+mod guests;
+mod hotplug;
+mod people;
+mod uboot;
+mod user;
+
+use crate::cell::Cell;
+
+/// All cells.
+#[must_use]
+pub fn all() -> Vec<Cell> {
+    [
+        boot::cells(),
+        hotplug::cells(),
+        guests::cells(),
+        user::cells(),
+        exits::cells(),
+        failures::cells(),
+        bad_input::cells(),
+        people::cells(),
+        uboot::cells(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_two_cells_have_the_same_name() {
+        let cells = super::all();
+        let names: BTreeSet<&str> = cells.iter().map(crate::cell::Cell::name).collect();
+        assert_eq!(names.len(), cells.len());
+    }
+
+    #[test]
+    fn no_cells_directory_lies_in_another_cells() {
+        let cells = super::all();
+        for one in &cells {
+            let inside = format!("{}/", one.name());
+            assert!(cells.iter().all(|other| !other.name().starts_with(&inside)), "{}", one.name());
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The doors that people use: `make run` with a command, an interactive shell, `make gdb`, `make build`.
+
+use std::time::Duration;
+
+use crate::cell::{Cell, Context, Outcome};
+use crate::{ensure, paths};
+
+/// The time in which a prompt must come, set-up and builds included.
+const PATIENCE: Duration = Duration::from_mins(10);
+
+/// The command's output is all that comes to stdout, and its status is what scripts/run returns.
+fn status_and_output(context: &Context) -> Outcome {
+    let ran = context.machine().with("RUN", "echo one; echo 'two  $HOME' >&2; echo \"it's $HOME\"; exit 42").run()?;
+    let ran = ran.ended_with(42)?;
+    ensure!(ran.stdout == "one\ntwo  $HOME\nit's /root\n", "stdout is {:?}", ran.stdout);
+    Ok(())
+}
+
+/// A command that a signal ends.
+fn status_of_a_signal(context: &Context) -> Outcome {
+    context.machine().with("RUN", "sh -c 'kill -SEGV $$'").run()?.ended_with(139)?;
+    Ok(())
+}
+
+/// `make run RUN=...` passes the command on unharmed and fails when it fails.
+fn make_run(context: &Context) -> Outcome {
+    let ran = context.machine().with("RUN", "echo $((6 * 7)) '$HOME'; exit 3").make(&["run"])?.ended_with(2)?;
+    ensure!(ran.stdout.contains("42 $HOME\n"), "stdout is {:?}", ran.stdout);
+    let ran = context.machine().make(&["run", "RUN=test $(nproc) = 2", "SMP=2"])?;
+    ran.ended_with(0)?;
+    Ok(())
+}
+
+/// A guest that hangs is ended by the time limit, and scripts/run says so.
+fn time_limit(context: &Context) -> Outcome {
+    let ran = context.machine().with("RUN", "echo before; sleep 1000").limit(25).run()?.ended_with(124)?;
+    ensure!(ran.stderr.contains("time limit"), "scripts/run says {:?}", ran.stderr);
+    Ok(())
+}
+
+/// A kernel that panics ends the machine, with a status that says that something was wrong.
+fn kernel_panic(context: &Context) -> Outcome {
+    let ran = context.machine().with("RUN", "echo c >/proc/sysrq-trigger; sleep 100").run()?.ended_with(126)?;
+    ensure!(ran.console.contains("Kernel panic"), "the kernel did not panic");
+    Ok(())
+}
+
+/// A person's session: a greeting, a prompt, a command, and the end by `poweroff`.
+fn shell(context: &Context) -> Outcome {
+    let mut session = context.machine().with("SMP", 2).with("OUT", context.directory()?.display()).on_a_terminal()?;
+    session.expect("leave QEMU with", PATIENCE)?;
+    session.expect("This is Linux", PATIENCE)?;
+    session.expect("~# ", PATIENCE)?;
+    session.send("echo answer: $((6 * 7)) $(nproc)\n")?;
+    session.expect("answer: 42 2", PATIENCE)?;
+    session.expect("~# ", PATIENCE)?;
+    session.send("poweroff\n")?;
+    let ended = session.finish(PATIENCE)?;
+    ensure!(ended.status == 0, "scripts/run returned {}", ended.status);
+    Ok(())
+}
+
+/// Ctrl-A x leaves QEMU, as scripts/run says.
+fn leaving(context: &Context) -> Outcome {
+    let mut session = context.machine().on_a_terminal()?;
+    session.expect("~# ", PATIENCE)?;
+    session.send("\u{1}x")?;
+    session.expect("QEMU: Terminated", Duration::from_mins(1))?;
+    session.finish(PATIENCE)?;
+    Ok(())
+}
+
+/// `make gdb` stops at Exeunt's first instruction with the symbols where they belong, and can stop at a function.
+fn gdb(context: &Context) -> Outcome {
+    let arguments = "-batch -ex 'info registers pc' -ex 'info symbol $pc' -ex 'tbreak exeunt_main' -ex continue -ex bt";
+    let ran = context.machine().own_build().with("GDB_ARGS", arguments).make(&["gdb"])?.ended_with(0)?;
+    ensure!(ran.stdout.contains("0x40200000"), "gdb did not stop at Exeunt's entry:\n{}", ran.stdout);
+    ensure!(
+        ran.stdout.contains("#0  exeunt::start::exeunt_main") || ran.stdout.contains("#0  exeunt_main"),
+        "{}",
+        ran.stdout
+    );
+    Ok(())
+}
+
+/// `make build` leaves the image where it says, and says its size.
+fn build(context: &Context) -> Outcome {
+    let ran = context.machine().make(&["build"])?.ended_with(0)?;
+    let image = paths::target().join("exeunt-release.bin");
+    let size = std::fs::metadata(&image)?.len();
+    ensure!(
+        ran.stdout.contains(&format!("target/exeunt-release.bin: {size} bytes")),
+        "make build says {:?}",
+        ran.stdout
+    );
+    Ok(())
+}
+
+pub(super) fn cells() -> Vec<Cell> {
+    vec![
+        Cell::new("people/run-status-and-output", status_and_output),
+        Cell::new("people/run-status-of-a-signal", status_of_a_signal),
+        Cell::new("people/make-run", make_run),
+        Cell::new("people/time-limit", time_limit),
+        Cell::new("people/kernel-panic", kernel_panic),
+        Cell::new("people/shell", shell),
+        Cell::new("people/leaving-qemu", leaving),
+        Cell::new("people/make-gdb", gdb),
+        Cell::new("people/make-build", build),
+    ]
+}

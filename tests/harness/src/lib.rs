@@ -1,0 +1,39 @@
+//! The tests that run whole machines on QEMU.
+//!
+//! A test here is a *cell*: a name such as `boot/6.12-cortex-a57-smp4-gic3-512M`, and a function that starts one or more machines
+//! and says what it missed. `tests/qemu.rs` gives all cells to libtest-mimic, so that `cargo test` filters them by name. Slow
+//! ones are marked ignored and run with `--include-ignored` (`make test-all`).
+//!
+//! Machines are started by `scripts/run` with variables, the same door that people use; [`machine`] is that door. Each cell has a
+//! directory below target/tests/ for its consoles, which stays when the cell fails.
+//!
+//! - [`cells`]: what is tested.
+//! - [`machine`], [`process`]: starting machines, with a time limit on each.
+//! - [`images`]: the bare-metal guests and the guest's programs, built when a cell first wants them.
+//! - [`qemu`]: which QEMU there is and what it has.
+//! - [`covering`]: few combinations that still hold every pair.
+//! - [`parse`]: numbers out of what machines print.
+
+pub mod cell;
+pub mod cells;
+pub mod covering;
+pub mod images;
+pub mod machine;
+pub mod parse;
+pub mod paths;
+pub mod process;
+pub mod qemu;
+
+use libtest_mimic::Arguments;
+
+/// Machines that run at the same time, at most: each has several threads of its own.
+const MACHINES: usize = 2;
+
+/// Runs the cells that the command line asks for.
+#[must_use]
+pub fn main() -> std::process::ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(MACHINES).min(MACHINES));
+    let trials = cells::all().into_iter().map(cell::Cell::into_trial).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

@@ -1,0 +1,192 @@
+//! A machine: variables for `scripts/run`, and what came of running it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::cell::Missed;
+use crate::process::{self, Running};
+use crate::{ensure, paths};
+
+/// Variables that the scripts read. None of them may come from whoever called the tests, but for [`PASSED_ON`].
+const VARIABLES: [&str; 20] = [
+    "SMP",
+    "MEM",
+    "CPU",
+    "GIC",
+    "KERNEL",
+    "INITRD",
+    "APPEND",
+    "EXEUNT",
+    "RUN",
+    "TIMEOUT",
+    "PROFILE",
+    "OVERLAY",
+    "HYPERVISOR",
+    "EL",
+    "QEMU_EXTRA",
+    "OUT",
+    "GDB_ARGS",
+    "MAKEFLAGS",
+    "MAKELEVEL",
+    "MFLAGS",
+];
+/// Variables that a person may set for all tests: another QEMU, a ready image of Exeunt.
+const PASSED_ON: [&str; 2] = ["QEMU", "EXEUNT_BIN"];
+
+/// Seconds that a machine may run. A boot takes a few; the rest is for slow and busy hosts.
+const LIMIT: u64 = 240;
+/// Time for what scripts/run does before it starts QEMU: set-up and builds, which may wait for those of another cell.
+const BEFORE: Duration = Duration::from_mins(15);
+
+/// Exit status of scripts/run when Exeunt panicked or refused to start.
+pub const EXEUNT_FAILED: i32 = 126;
+
+/// A machine to run.
+pub struct Machine {
+    variables: BTreeMap<&'static str, String>,
+    directory: PathBuf,
+    limit: u64,
+}
+
+impl Machine {
+    /// The machine that scripts/run starts without any variable, its console in `directory`.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
+        Self { variables: BTreeMap::new(), directory, limit: LIMIT }
+    }
+
+    /// Sets a variable of scripts/machine.sh.
+    #[must_use]
+    pub fn with(mut self, variable: &'static str, value: impl Display) -> Self {
+        debug_assert!(VARIABLES.contains(&variable) || PASSED_ON.contains(&variable), "{variable}");
+        self.variables.insert(variable, value.to_string());
+        self
+    }
+
+    /// Adds arguments for QEMU.
+    #[must_use]
+    pub fn with_qemu(mut self, arguments: impl Display) -> Self {
+        let extra = self.variables.entry("QEMU_EXTRA").or_default();
+        extra.push(' ');
+        extra.push_str(&arguments.to_string());
+        self
+    }
+
+    /// A bare-metal guest as the host, with its command line.
+    #[must_use]
+    pub fn guest(self, image: &Path, arguments: &str) -> Self {
+        self.with("KERNEL", image.display()).with("INITRD", "none").with("APPEND", arguments)
+    }
+
+    /// Exeunt as it is built from the sources, also when EXEUNT_BIN names a ready image: for tests that look at symbols.
+    #[must_use]
+    pub fn own_build(self) -> Self {
+        self.with("EXEUNT_BIN", "")
+    }
+
+    /// Another limit, in seconds.
+    #[must_use]
+    pub fn limit(mut self, seconds: u64) -> Self {
+        self.limit = seconds;
+        self
+    }
+
+    /// A command in the environment of this machine.
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        for variable in VARIABLES {
+            command.env_remove(variable);
+        }
+        command.current_dir(paths::root()).env("TIMEOUT", self.limit.to_string()).env("OUT", &self.directory);
+        command.envs(&self.variables);
+        command
+    }
+
+    /// Runs it by scripts/run.
+    ///
+    /// # Errors
+    /// When that cannot be started or does not end.
+    pub fn run(self) -> Result<Ran, Missed> {
+        let command = self.command(&paths::root().join("scripts/run"));
+        self.run_command(command)
+    }
+
+    /// Runs it by `make` with `arguments`; make passes the variables on from the environment.
+    ///
+    /// # Errors
+    /// When that cannot be started or does not end.
+    pub fn make(self, arguments: &[&str]) -> Result<Ran, Missed> {
+        let mut command = self.command(Path::new("make"));
+        command.args(arguments);
+        self.run_command(command)
+    }
+
+    fn run_command(self, mut command: Command) -> Result<Ran, Missed> {
+        let ended = process::run(&mut command, Duration::from_secs(self.limit) + BEFORE)?;
+        let console = fs::read(self.directory.join("console.log")).unwrap_or_default();
+        Ok(Ran {
+            status: ended.status,
+            stdout: ended.stdout.replace('\r', ""),
+            stderr: ended.stderr.replace('\r', ""),
+            console: String::from_utf8_lossy(&console).replace('\r', ""),
+            took: ended.took,
+        })
+    }
+
+    /// Starts scripts/run on a pseudo-terminal, as for a person, and returns the conversation with it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn on_a_terminal(self) -> Result<Running, Missed> {
+        fs::create_dir_all(&self.directory)?;
+        let mut command = self.command(Path::new("script"));
+        command.args(["--quiet", "--return", "--command", "scripts/run", "/dev/null"]);
+        Ok(Running::start(&mut command, true)?)
+    }
+}
+
+/// What came of a machine.
+#[derive(Debug)]
+pub struct Ran {
+    /// The exit status of scripts/run.
+    pub status: i32,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+    /// The whole console.
+    pub console: String,
+    /// How long it took, from the start of the script.
+    pub took: Duration,
+}
+
+impl Ran {
+    /// The same, if the status is `status`.
+    ///
+    /// # Errors
+    /// When it is another one.
+    pub fn ended_with(self, status: i32) -> Result<Self, Missed> {
+        let why = process::tail(&self.stderr, 12);
+        ensure!(self.status == status, "scripts/run returned {} and not {status}; it said:\n{why}", self.status);
+        Ok(self)
+    }
+
+    /// The same, if `text` is on the console.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn says(self, text: &str) -> Result<Self, Missed> {
+        ensure!(self.console.contains(text), "the console has no {text:?}");
+        Ok(self)
+    }
+
+    /// The first line of the console with `text`.
+    #[must_use]
+    pub fn line_with(&self, text: &str) -> Option<&str> {
+        self.console.lines().find(|line| line.contains(text))
+    }
+}

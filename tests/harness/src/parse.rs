@@ -1,0 +1,130 @@
+//! Numbers out of what machines print.
+
+use std::collections::BTreeMap;
+
+/// The counters of the line `all CPUs: exits: smc 9, hvc 0, ...` that Exeunt prints with its option `stats`.
+#[must_use]
+pub fn exits(console: &str) -> Option<BTreeMap<String, u64>> {
+    let line = console.lines().rev().find(|line| line.contains("all CPUs: exits:"))?;
+    let (_, counters) = line.split_once("exits:")?;
+    counters.split(',').map(counter).collect()
+}
+
+/// From `data abort 3` to the name and the number.
+fn counter(text: &str) -> Option<(String, u64)> {
+    let (name, number) = text.trim().rsplit_once(' ')?;
+    Some((name.to_owned(), number.parse().ok()?))
+}
+
+/// The numbers that the guest `rounds` prints, by name.
+#[must_use]
+pub fn rounds(console: &str) -> BTreeMap<String, u64> {
+    console.lines().filter_map(|line| counter(line.trim().strip_prefix("rounds: ")?)).collect()
+}
+
+/// The lines that the guest `sysregs` prints for the encodings that it can reach: the encoding, and how.
+#[must_use]
+pub fn sweep(console: &str) -> BTreeMap<String, String> {
+    let entry = |line: &str| {
+        let mut words = line.trim().strip_prefix("sweep: ")?.splitn(3, ' ');
+        let (level, encoding, access) = (words.next()?, words.next()?, words.next()?);
+        Some((format!("{level} {encoding}"), access.to_owned()))
+    };
+    console.lines().filter_map(entry).collect()
+}
+
+/// The value of the line `NAME VALUE` of a command's output.
+#[must_use]
+pub fn value<'a>(output: &'a str, name: &str) -> Option<&'a str> {
+    output.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+}
+
+/// A line of /proc/iomem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// First address.
+    pub start: u64,
+    /// Last address.
+    pub end: u64,
+    /// How deep it is nested.
+    pub depth: usize,
+    /// What it is.
+    pub name: String,
+}
+
+/// The lines of /proc/iomem in `output`.
+#[must_use]
+pub fn resources(output: &str) -> Vec<Resource> {
+    let resource = |line: &str| {
+        let (range, name) = line.split_once(" : ")?;
+        let (start, end) = range.trim().split_once('-')?;
+        Some(Resource {
+            start: u64::from_str_radix(start, 16).ok()?,
+            end: u64::from_str_radix(end, 16).ok()?,
+            depth: (line.len() - line.trim_start().len()) / 2,
+            name: name.to_owned(),
+        })
+    };
+    output.lines().filter_map(resource).collect()
+}
+
+/// From `4G` or `512M` to bytes.
+#[must_use]
+pub fn size(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.len().checked_sub(1)?);
+    let unit = match unit {
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok().map(|number| number * unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_counters_counts() {
+        let console = "\
+[exeunt     1.0 cpu0] INFO  CPU 0: exits: smc 8, hvc 0
+[exeunt     1.0 cpu0] INFO  all CPUs: exits: smc 10, hvc 0, data abort 2, system register 0\n";
+        let exits = exits(console).unwrap();
+        assert_eq!((exits["smc"], exits["hvc"], exits["data abort"], exits["system register"]), (10, 0, 2, 0));
+        assert!(super::exits("nothing").is_none());
+    }
+
+    #[test]
+    fn rounds_are_read_by_name() {
+        let rounds =
+            rounds("rounds: frequency 1000000000\r\nrounds: hvc-psci-version 300\nrounds: 1 checks, 0 failed\n");
+        assert_eq!((rounds["frequency"], rounds["hvc-psci-version"]), (1_000_000_000, 300));
+        assert_eq!(rounds.len(), 2);
+    }
+
+    #[test]
+    fn sweeps_are_read_with_their_values() {
+        let sweep = sweep("sweep: EL1 S3_0_C0_C0_0 r 0x411fd070\nsysregs: 3\nsweep: EL0 S3_3_C13_C0_2 rw\n");
+        assert_eq!(sweep["EL1 S3_0_C0_C0_0"], "r 0x411fd070");
+        assert_eq!(sweep["EL0 S3_3_C13_C0_2"], "rw");
+        assert_eq!(sweep.len(), 2);
+    }
+
+    #[test]
+    fn resources_have_a_depth() {
+        let resources = resources(
+            "40000000-401fffff : System RAM\n40200000-403fffff : reserved\n  40400000-41ffffff : Kernel code\n",
+        );
+        assert_eq!(resources.len(), 3);
+        assert_eq!((resources[1].start, resources[1].end, resources[1].depth), (0x4020_0000, 0x403f_ffff, 0));
+        assert_eq!((resources[2].depth, &*resources[2].name), (1, "Kernel code"));
+    }
+
+    #[test]
+    fn values_and_sizes_are_read() {
+        assert_eq!(value("cpus 4\nrelease 6.12\n", "release"), Some("6.12"));
+        assert_eq!(value("cpuset 4\n", "cpu"), None);
+        assert_eq!((size("512M"), size("64G"), size("x"), size("")), (Some(512 << 20), Some(64 << 30), None, None));
+    }
+}
