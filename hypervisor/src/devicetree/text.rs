@@ -5,9 +5,65 @@
 //! `name` or `name = value` for a property, `reserve START SIZE` for a reservation, and `strings` with the names in the order of
 //! the strings block (without it: in the order of their use). A value is a row of quoted strings, `<words>` or `[bytes]`.
 
+#![cfg_attr(miri, allow(dead_code, reason = "most of the tests that use it are not for Miri"))]
+
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::ops::{Deref, DerefMut};
 
 use dtoolkit::{Node as _, Property as _};
+
+/// A flattened tree at a multiple of 8, where Linux wants it. What a `Vec` allocates may be anywhere, and under Miri it is.
+#[derive(Debug)]
+pub struct Blob {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl From<&[u8]> for Blob {
+    fn from(content: &[u8]) -> Self {
+        let mut bytes = vec![0; content.len() + 7];
+        let start = bytes.as_ptr().addr().wrapping_neg() % 8;
+        bytes[start..][..content.len()].copy_from_slice(content);
+        bytes.truncate(start + content.len());
+        Self { bytes, start }
+    }
+}
+
+impl Clone for Blob {
+    fn clone(&self) -> Self {
+        Self::from(&**self)
+    }
+}
+
+impl PartialEq for Blob {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+impl DerefMut for Blob {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..]
+    }
+}
+
+impl Blob {
+    /// With another length. What is new has stale bytes in it, as memory that a loader leaves has.
+    pub fn resized(&self, length: usize) -> Self {
+        let mut bytes = self.to_vec();
+        bytes.resize(length, 0xa5);
+        Self::from(bytes.as_slice())
+    }
+}
 
 /// A device tree as a data structure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -176,20 +232,21 @@ impl Tree {
     }
 
     /// The flattened tree as libfdt lays it out, with `slack` unused bytes.
-    pub fn blob(&self, slack: usize) -> Vec<u8> {
+    pub fn blob(&self, slack: usize) -> Blob {
         self.blob_with_nops(slack, 0)
     }
 
     /// The same with up to `nops` FDT_NOP tokens before each other one.
-    pub fn blob_with_nops(&self, slack: usize, nops: usize) -> Vec<u8> {
-        let mut strings = Vec::new();
+    pub fn blob_with_nops(&self, slack: usize, nops: usize) -> Blob {
+        let mut strings = Strings::default();
         for name in &self.strings {
-            strings.extend_from_slice(name.as_bytes());
-            strings.push(0);
+            strings.block.extend_from_slice(name.as_bytes());
+            strings.block.push(0);
         }
         let mut structure = Vec::new();
         flatten(&self.root, nops, &mut structure, &mut strings);
         structure.extend(9u32.to_be_bytes());
+        let strings = strings.block;
 
         let reservations = 48;
         let start = reservations + 16 * (self.reservations.len() + 1);
@@ -214,8 +271,7 @@ impl Tree {
         }
         blob.extend(structure);
         blob.extend(strings);
-        blob.resize(used + slack, 0);
-        blob
+        Blob::from(blob.as_slice()).resized(used + slack)
     }
 }
 
@@ -224,7 +280,28 @@ fn pad(out: &mut Vec<u8>) {
     out.resize(out.len().next_multiple_of(4), 0xa5);
 }
 
-fn flatten(node: &Node, nops: usize, out: &mut Vec<u8>, strings: &mut Vec<u8>) {
+/// A strings block that grows.
+#[derive(Default)]
+struct Strings {
+    block: Vec<u8>,
+    known: HashMap<String, usize>,
+}
+
+impl Strings {
+    /// Where `name` is. As libfdt does: the end of another name will do.
+    fn offset(&mut self, name: &str) -> usize {
+        let block = &mut self.block;
+        *self.known.entry(name.to_owned()).or_insert_with(|| {
+            let text = [name.as_bytes(), &[0]].concat();
+            block.windows(text.len()).position(|window| window == text).unwrap_or_else(|| {
+                block.extend(&text);
+                block.len() - text.len()
+            })
+        })
+    }
+}
+
+fn flatten(node: &Node, nops: usize, out: &mut Vec<u8>, strings: &mut Strings) {
     let token = |out: &mut Vec<u8>, token: u32| {
         // Any number will do that is sometimes 0 and sometimes not.
         let count = out.len() / 4 % (nops + 1);
@@ -236,13 +313,7 @@ fn flatten(node: &Node, nops: usize, out: &mut Vec<u8>, strings: &mut Vec<u8>) {
     out.push(0);
     pad(out);
     for (name, value) in &node.properties {
-        let mut name = name.clone().into_bytes();
-        name.push(0);
-        // As libfdt does: the end of another name will do.
-        let offset = strings.windows(name.len()).position(|window| window == name).unwrap_or_else(|| {
-            strings.extend(&name);
-            strings.len() - name.len()
-        });
+        let offset = strings.offset(name);
         token(out, 3);
         out.extend((value.len() as u32).to_be_bytes());
         out.extend((offset as u32).to_be_bytes());
