@@ -233,9 +233,9 @@ pub fn decode(console: &str, symbols: &Symbols) -> Result<Decoded, Error> {
             base = Some(address);
             elr = None;
         }
-        let mut show = |label: &str, address: u64, must_call: bool| {
+        let mut show = |label: &str, address: u64, must_call: bool, may_be_data: bool| {
             let places = symbols.places(address);
-            if places.is_empty() || (must_call && !symbols.is_call(address)) {
+            if (places.is_empty() && !may_be_data) || (must_call && !symbols.is_call(address)) {
                 misfits.push(address);
             }
             if places.is_empty() {
@@ -246,11 +246,13 @@ pub fn decode(console: &str, symbols: &Symbols) -> Result<Decoded, Error> {
             }
         };
         if let Some(address) = frame(line) {
-            show("", address, elr != Some(address));
+            let is_elr = elr == Some(address);
+            show("", address, !is_elr, is_elr);
         } else {
             if let Some(address) = number_after(line, "ELR ").and_then(|address| relative(address, base)) {
                 elr = Some(address);
-                show("ELR ", address, false);
+                // Where Exeunt branched into its own data, that is where the exception was taken.
+                show("ELR ", address, false, true);
             }
             // The link register holds where a call returns to; what it says of a function that has called none since is right,
             // of any other it is stale.
@@ -259,7 +261,7 @@ pub fn decode(console: &str, symbols: &Symbols) -> Result<Decoded, Error> {
                 .and_then(|address| relative(address, base))
                 .and_then(|address| address.checked_sub(INSTRUCTION))
             {
-                show("LR, called from ", address, false);
+                show("LR, called from ", address, false, false);
             }
         }
         if line.ends_with(LAST_LINE) {

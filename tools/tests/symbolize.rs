@@ -80,6 +80,30 @@ fn an_exceptions_report_gets_functions_and_lines() {
 }
 
 #[test]
+fn a_branch_into_data_is_no_sign_of_another_build() {
+    let elf = build("release").elf;
+    let data = fs::read(&elf).unwrap();
+    let symbols = Symbols::new(&data, &common::root().to_string_lossy()).unwrap();
+    let call = call_in(&data, &symbols, "exeunt_main");
+    // Behind the text, in the 2 MiB.
+    let stack = 0x1f_0000;
+    let console = format!(
+        "[exeunt     0.1 cpu0] EXEUNT PANIC: instruction abort from EL2\n\
+         [exeunt     0.1 cpu0]   CPU 0 (MPIDR 0x80000000), image at {BASE:#x}, CurrentEL 2\n\
+         [exeunt     0.1 cpu0]   ELR {:#018x} SPSR 0x800003c9 ESR 0x8600000f FAR {:#018x}\n\
+         [exeunt     0.1 cpu0]   backtrace, decode with scripts/symbolize:\n\
+         [exeunt     0.1 cpu0]     #0  {stack:#010x}\n\
+         [exeunt     0.1 cpu0]     #1  {call:#010x}\n",
+        BASE + stack,
+        BASE + stack,
+    );
+    let output = symbolize(&elf, &console);
+    let shown = text(&output.stdout);
+    assert!(output.status.success(), "{}\n{shown}", text(&output.stderr));
+    assert!(shown.contains("exeunt_main at ") && shown.contains("is not in the ELF file's text"), "{shown}");
+}
+
+#[test]
 fn inlined_functions_are_shown_within_their_callers() {
     let data = fs::read(build("release").elf).unwrap();
     let symbols = Symbols::new(&data, &common::root().to_string_lossy()).unwrap();
