@@ -179,13 +179,17 @@ impl Psci {
         if affinities.len() > MAX_CPUS {
             return Err(InitError::TooMany);
         }
+        let mut highest = None;
         for (number, &affinity) in affinities.iter().enumerate() {
             if affinity & !MPIDR_AFFINITY != 0 {
                 return Err(InitError::NotAnAffinity(affinity));
             }
-            if affinities[..number].contains(&affinity) {
+            // Trees list their CPUs in rising order, so that this takes no time that grows with the square of their number.
+            let rises = highest.is_none_or(|highest| affinity > highest);
+            if !rises && affinities[..number].contains(&affinity) {
                 return Err(InitError::Twice(affinity));
             }
+            highest = highest.max(Some(affinity));
             self.cpus[number].mpidr.store(affinity, Ordering::Relaxed);
         }
         // Release: whoever reads the count has the list.
