@@ -51,12 +51,14 @@ fn scan_into(dtb: &[u8], platform: &mut Platform) -> Result<(), TreeError> {
     let dtb = dtb.get(..tree.total_size()).ok_or(TreeError::Header)?;
     let header = Header::read(dtb)?;
 
+    let used = header.strings + header.strings_size;
     let layout = &mut platform.layout;
-    layout.used = header.strings + header.strings_size;
+    layout.used = used;
     layout.struct_size = header.struct_size;
     layout.strings = header.strings;
     layout.strings_size = header.strings_size;
 
+    // `fdt` would panic without a block, and read on without its end.
     let block = &dtb[..header.structure as usize];
     let reservations = header.reservations as usize;
     if !block[reservations..].chunks_exact(16).any(|entry| entry.iter().all(|&byte| byte == 0)) {
@@ -70,12 +72,13 @@ fn scan_into(dtb: &[u8], platform: &mut Platform) -> Result<(), TreeError> {
         }
     }
 
-    let strings = &dtb[header.strings as usize..layout_end(&platform.layout)];
+    // With ASCII and a NUL at the end, every offset into the block is a terminated string that any reader can take.
+    let strings = &dtb[header.strings as usize..used as usize];
     if !strings.is_ascii() {
         return Err(TreeError::Name { offset: header.strings as usize });
     }
     if strings.last().is_some_and(|&last| last != 0) {
-        return Err(TreeError::Name { offset: layout_end(&platform.layout) - 1 });
+        return Err(TreeError::Name { offset: used as usize - 1 });
     }
 
     let structure = &dtb[header.structure as usize..][..header.struct_size as usize];
@@ -98,11 +101,6 @@ fn scan_into(dtb: &[u8], platform: &mut Platform) -> Result<(), TreeError> {
     scanner.run()?;
     scanner.find_console();
     Ok(())
-}
-
-/// Where the part of the tree that is in use ends.
-fn layout_end(layout: &super::platform::Layout) -> usize {
-    layout.used as usize
 }
 
 /// The fields of the header (DTSpec 5.2) that matter, checked against each other.
@@ -725,16 +723,15 @@ impl<'a> Scanner<'a> {
 
     /// A PL011: remembers where it is, so that `stdout-path` can find it.
     fn uart(&mut self, node: &Node, depth: usize) {
-        let cells = self.frames[depth - 1].cells;
-        let Some(base) = self.numbers(node.reg).next(cells.address) else { return };
-        let Some(base) = self.translate(depth - 1, base) else { return };
-        let mut path = [0; MAX_PATH];
-        let Some(names) = path.get_mut(..depth) else { return };
+        let Some(place) = self.uarts.get(self.uart_count) else { return };
+        let mut uart = Uart { depth, ..*place };
+        let Some(names) = uart.path.get_mut(..depth) else { return };
         for (name, frame) in names.iter_mut().zip(&self.frames[1..]) {
             *name = frame.name;
         }
-        if let Some(place) = self.uarts.get_mut(self.uart_count) {
-            *place = Uart { base, path, depth };
+        let address = self.numbers(node.reg).next(self.frames[depth - 1].cells.address);
+        if let Some(base) = address.and_then(|address| self.translate(depth - 1, address)) {
+            self.uarts[self.uart_count] = Uart { base, ..uart };
             self.uart_count += 1;
         }
     }
