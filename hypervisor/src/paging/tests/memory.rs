@@ -13,19 +13,17 @@ pub(crate) enum Event {
     Fence,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Page {
-    Free,
-    /// Part of an allocation whose first page is this number.
-    Used(usize),
-}
+/// A page that nobody uses.
+const FREE: usize = usize::MAX;
 
 /// Memory for tables from `base` on.
 #[derive(Clone, Debug)]
 pub(crate) struct Memory {
     base: u64,
-    pages: Vec<Page>,
-    content: Vec<[u64; 512]>,
+    /// For each page the number of the first page of the allocation that it belongs to, or [`FREE`].
+    owner: Vec<usize>,
+    /// Boxed for Miri: borrowing one slice of all descriptors for each access makes it crawl.
+    content: Vec<Box<[u64; 512]>>,
     /// How many pages may be in use at the same time.
     pub limit: usize,
     /// Recorded if there.
@@ -40,12 +38,12 @@ impl Memory {
 
     /// The same with pages from `base` (a multiple of 64 KiB) on.
     pub fn at(base: u64) -> Self {
-        Self { base, pages: Vec::new(), content: Vec::new(), limit: usize::MAX, events: None }
+        Self { base, owner: Vec::new(), content: Vec::new(), limit: usize::MAX, events: None }
     }
 
     /// Number of pages in use.
     pub fn used(&self) -> usize {
-        self.pages.iter().filter(|&&page| page != Page::Free).count()
+        self.owner.iter().filter(|&&owner| owner != FREE).count()
     }
 
     fn number(&self, table: u64) -> usize {
@@ -57,14 +55,14 @@ impl Memory {
     fn place(&self, table: u64, index: usize) -> (usize, usize) {
         let first = self.number(table);
         let page = first + index / 512;
-        assert_eq!(self.pages.get(page), Some(&Page::Used(first)), "descriptor {index} of {table:#x} is not ours");
+        assert!(self.owner[page] == first, "descriptor {index} of {table:#x} is not ours");
         (page, index % 512)
     }
 
     /// What a table walk reads at a physical address.
     pub fn load(&self, address: u64) -> u64 {
         let page = self.number(address & !0xfff);
-        assert_ne!(self.pages[page], Page::Free, "walk through a free page at {address:#x}");
+        assert!(self.owner[page] != FREE, "walk through a free page at {address:#x}");
         self.content[page][(address % 4096 / 8) as usize]
     }
 
@@ -82,15 +80,15 @@ impl TableMemory for Memory {
             return None;
         }
         let fits = |first: usize| {
-            first.is_multiple_of(pages) && self.pages[first..].iter().take(pages).all(|&page| page == Page::Free)
+            first.is_multiple_of(pages) && self.owner[first..].iter().take(pages).all(|&owner| owner == FREE)
         };
         let first =
-            (0..=self.pages.len()).find(|&first| fits(first)).unwrap_or(self.pages.len().next_multiple_of(pages));
-        let end = self.pages.len().max(first + pages);
-        self.pages.resize(end, Page::Free);
-        self.content.resize(end, [0; 512]);
-        self.pages[first..first + pages].fill(Page::Used(first));
-        self.content[first..first + pages].fill([0; 512]);
+            (0..=self.owner.len()).find(|&first| fits(first)).unwrap_or(self.owner.len().next_multiple_of(pages));
+        let end = self.owner.len().max(first + pages);
+        self.owner.resize(end, FREE);
+        self.content.resize_with(end, || Box::new([0; 512]));
+        self.owner[first..first + pages].fill(first);
+        self.content[first..first + pages].fill_with(|| Box::new([0; 512]));
         let table = self.base + first as u64 * 4096;
         self.record(Event::Alloc { table });
         Some(table)
@@ -98,9 +96,9 @@ impl TableMemory for Memory {
 
     fn free(&mut self, table: u64) {
         let page = self.number(table);
-        assert_eq!(self.pages[page], Page::Used(page), "{table:#x} freed twice, or never given out");
-        assert_ne!(self.pages.get(page + 1), Some(&Page::Used(page)), "the initial tables are never freed");
-        self.pages[page] = Page::Free;
+        assert!(self.owner[page] == page, "{table:#x} freed twice, or never given out");
+        assert!(self.owner.get(page + 1) != Some(&page), "the initial tables are never freed");
+        self.owner[page] = FREE;
         self.record(Event::Free { table });
     }
 

@@ -15,35 +15,43 @@ use crate::paging::{Error, TableMemory};
 /// Sizes in bits by ID_AA64MMFR0_EL1.PARange.
 const CPU_BITS: [u32; 8] = [32, 36, 40, 42, 44, 48, 52, 56];
 
-/// Longest range that is tried: 48-bit spaces would take too long.
-const MAX_LENGTH: u64 = TIB + 3 * GIB;
+/// Longest ranges that are tried where input and output have the same offset in a block of each size. All of a 48-bit space, or
+/// gigabytes in small pages, would take too long and say nothing new.
+const LONGEST: [(u64, u64); 3] = if cfg!(miri) {
+    [(GIB, 70 * GIB), (2 * MIB, 96 * MIB), (4 * KIB, 256 * KIB)]
+} else {
+    [(GIB, TIB + 3 * GIB), (2 * MIB, 3 * GIB), (4 * KIB, 5 * MIB)]
+};
 
 /// PARange and an IPA size that it allows.
 fn cpu() -> impl Strategy<Value = (u64, u32)> {
     (0..CPU_BITS.len()).prop_flat_map(|parange| (Just(parange as u64), 32..=CPU_BITS[parange].min(48)))
 }
 
+/// Under Miri, fewer steps.
+fn few(steps: usize) -> usize {
+    if cfg!(miri) { steps.min(3) } else { steps }
+}
+
 /// A distance made of pieces of all block sizes, most often of few.
 fn distance() -> impl Strategy<Value = u64> {
     let some = |most: u64| prop_oneof![3 => Just(0), 2 => 1..=3_u64, 1 => 0..=most];
-    (some(1), some(700), some(600), some(600))
+    let most = if cfg!(miri) { 50 } else { 600 };
+    (some(1), some(most), some(most), some(most))
         .prop_map(|(huge, giant, large, small)| huge * 512 * GIB + giant % 70 * GIB + large * 2 * MIB + small * 4 * KIB)
 }
 
 /// A range in an address space of `bits` bits. Ranges lie around few places, so that they overlap.
 fn range(bits: u32) -> impl Strategy<Value = Range<u64>> {
     let end = 1_u64 << bits;
+    let (_, longest) = LONGEST[0];
     let place = prop_oneof![1 => Just(0), 2 => Just(GIB), 1 => Just(end / 2), 1 => Just(end)];
     (place, distance(), distance(), any::<(bool, bool)>()).prop_map(
         move |(place, a, b, (up_a, up_b)): (u64, u64, u64, (bool, bool))| {
             let point = |up: bool, by: u64| if up { (place + by).min(end) } else { place.saturating_sub(by) };
             let (a, b) = (point(up_a, a), point(up_b, b));
             let (start, last) = (a.min(b), a.max(b));
-            if place == end {
-                last.saturating_sub(MAX_LENGTH).max(start)..last
-            } else {
-                start..last.min(start + MAX_LENGTH)
-            }
+            if place == end { last.saturating_sub(longest).max(start)..last } else { start..last.min(start + longest) }
         },
     )
 }
@@ -63,7 +71,7 @@ fn stage2_step(bits: u32) -> impl Strategy<Value = Step<S2>> {
 }
 
 fn stage2_case(steps: usize) -> impl Strategy<Value = ((u64, u32), Vec<Step<S2>>)> {
-    cpu().prop_flat_map(move |cpu| (Just(cpu), vec(stage2_step(cpu.1), 1..=steps)))
+    cpu().prop_flat_map(move |cpu| (Just(cpu), vec(stage2_step(cpu.1), 1..=few(steps))))
 }
 
 /// PARange, and steps for EL2's stage 1: output addresses equal to, or elsewhere than, the virtual ones.
@@ -79,8 +87,7 @@ fn stage1_case(steps: usize) -> impl Strategy<Value = (u64, Vec<Step<S1>>)> {
         let to = prop_oneof![5 => (0..STAGE_1_ATTRIBUTES.len()).prop_map(Some), 2 => Just(None)];
         let step = (range(48), pa, to).prop_map(move |(mut range, pa, to)| {
             let mut start = 0;
-            // Gigabytes in small pages would be slow, and say nothing new.
-            for (alignment, longest) in [(GIB, MAX_LENGTH), (2 * MIB, 3 * GIB), (4 * KIB, 5 * MIB)] {
+            for (alignment, longest) in LONGEST {
                 let length = (range.end - range.start).min(longest).min(pa_end);
                 range.end = range.start + length;
                 start = pa.unwrap_or(range.start).min(pa_end - length);
@@ -90,7 +97,7 @@ fn stage1_case(steps: usize) -> impl Strategy<Value = (u64, Vec<Step<S1>>)> {
             }
             Step { range, to: to.map(|index| (start, STAGE_1_ATTRIBUTES[index].1)) }
         });
-        (Just(parange as u64), vec(step, 1..=steps))
+        (Just(parange as u64), vec(step, 1..=few(steps)))
     })
 }
 

@@ -52,12 +52,9 @@ pub(crate) struct S1 {
     pub execute: bool,
 }
 
+/// `value<hi:lo>`.
 fn bits(value: u64, hi: u32, lo: u32) -> u64 {
-    let mut result = 0;
-    for bit in (lo..=hi).rev() {
-        result = result << 1 | (value >> bit & 1);
-    }
-    result
+    value << (63 - hi) >> (63 - hi) >> lo
 }
 
 /// "PARange" and "PS" encodings.
