@@ -1,7 +1,7 @@
 //! Debian boots: every kernel, number of CPUs, GIC, CPU model and size of RAM, to init and off again.
 
 use crate::cell::{Cell, Context, Outcome};
-use crate::machine::{Machine, Ran};
+use crate::machine::{Machine, PATIENT, Ran};
 use crate::qemu::{self, Qemu};
 use crate::{covering, ensure, parse};
 
@@ -48,6 +48,7 @@ impl Boot {
             .with("SMP", self.cpus)
             .with("GIC", self.gic)
             .with("MEM", self.size)
+            .with("APPEND", PATIENT)
     }
 }
 
@@ -127,7 +128,15 @@ fn debug_build(context: &Context) -> Outcome {
 
 /// As many CPUs as a test machine bears.
 fn many_cpus(context: &Context) -> Outcome {
-    let ran = context.machine().with("SMP", 64).with("MEM", "4G").limit(600).with("RUN", LOOK).run()?.ended_with(0)?;
+    let ran = context
+        .machine()
+        .with("SMP", 64)
+        .with("MEM", "4G")
+        .with("APPEND", PATIENT)
+        .limit(900)
+        .with("RUN", LOOK)
+        .run()?
+        .ended_with(0)?;
     check(&ran, "6.12", 64, "4G")
 }
 

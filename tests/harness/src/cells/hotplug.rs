@@ -1,6 +1,7 @@
 //! CPUs go off and come on again while others work.
 
 use crate::cell::{Cell, Context, Outcome};
+use crate::machine::PATIENT;
 use crate::{ensure, parse};
 
 /// Rounds for each CPU.
@@ -43,7 +44,8 @@ true
 
 fn hotplug(context: &Context, kernel: &str, cpus: u32, gic: u32) -> Outcome {
     let script = SCRIPT.replace("ROUNDS", &ROUNDS.to_string());
-    let machine = context.machine().with("KERNEL", kernel).with("SMP", cpus).with("GIC", gic).limit(600);
+    let machine =
+        context.machine().with("KERNEL", kernel).with("SMP", cpus).with("GIC", gic).limit(900).with("APPEND", PATIENT);
     let ran = machine.with("EXEUNT", "stats").with("RUN", script).run()?.ended_with(0)?;
     let said = |name| parse::value(&ran.stdout, name).ok_or_else(|| format!("the guest did not say {name:?}"));
     let number = |name| said(name)?.parse::<u32>().map_err(|error| format!("{name}: {error}"));
