@@ -1,0 +1,399 @@
+//! Exeunt's own calls: fast calls of the SMC Calling Convention in the vendor-specific hypervisor range.
+//!
+//! Owns their numbers, arguments, results and errors. A call is `hvc #0` with the function identifier in w0. Results come in x0
+//! to x3; a register that a call does not name as a result stays as it was, and after an error that is all but x0. Unlike stub
+//! calls, most of them concern the whole machine.
+//!
+//! Identifiers with [`CALL_64`](crate::smccc::CALL_64) take and give 64-bit values: those that pass an address or a position.
+//! The others use the low words only. Each call has one identifier; the other convention's is unknown.
+//!
+//! Exeunt's functions are numbered from 0x4500 ("E" in the high byte), because KVM's calls from the host to EL2 are in the same
+//! range from 0 on (0xc6000000 is its first: Linux `arch/arm64/include/asm/kvm_asm.h`), and a host may issue those while
+//! Exeunt is there.
+//!
+//! Whether Exeunt is there: [`CALL_UID`] gives [`UID`]. All calls work in `Live`, at whichever level the host was entered. In `Stub`,
+//! and after Exeunt has left, whoever has EL2 answers: a stub with [`STUB_ERR`], another hypervisor usually with -1.
+//!
+//! Source of the rules for identifiers, the three queries and -1: Arm DEN0028 (SMCCC). All else is Exeunt's own.
+
+use crate::smccc::{QUERY_CALL_COUNT, QUERY_CALL_UID, QUERY_REVISION, hypervisor_call_32, hypervisor_call_64};
+use crate::stub::STUB_ERR;
+
+/// How many calls there are in the range, the three queries not counted. In: nothing. Out: w0. Clobbers and errors: none.
+pub const CALL_COUNT: u32 = hypervisor_call_32(QUERY_CALL_COUNT);
+
+/// Who answers the range. In: nothing. Out: w0 to w3 = [`UID`]'s bytes, in their order, 4 to a register, the first in the
+/// low-order byte. Clobbers and errors: none.
+pub const CALL_UID: u32 = hypervisor_call_32(QUERY_CALL_UID);
+
+/// Revision of the contract. In: nothing. Out: w0 = [`ABI_MAJOR`], w1 = [`ABI_MINOR`]. Clobbers and errors: none.
+pub const REVISION: u32 = hypervisor_call_32(QUERY_REVISION);
+
+/// Versions. In: nothing. Out: w0 = the contract's, [`ABI_MAJOR`] in bits \[30:16\] and [`ABI_MINOR`] in bits \[15:0\], the format of
+/// SMCCC_VERSION; w1 = Exeunt's own, see [`Version`]. Clobbers and errors: none.
+pub const VERSION: u32 = hypervisor_call_32(0x4500);
+
+/// What is known of a call. In: w1 = a function identifier of this range. Out: w0 = 0, w1 = the call's flags (0 if nothing is
+/// said of them). Errors: [`Error::NotSupported`]: unknown identifier.
+pub const FEATURES: u32 = hypervisor_call_32(0x4501);
+
+/// State of the machine, in registers and, if the caller wants it, per CPU in a record.
+///
+/// - In: x1 = address of a buffer, 8-byte aligned; x2 = its size in bytes, or 0 for none; x3 = number of the first CPU to
+///   describe. The buffer is RAM of the host's and lies within one page of 4 KiB ([`PAGE`]).
+/// - Out: x0 = 0; x1 = size of the record with all CPUs; x2 = [`Summary`]; x3 = CPUs that were described. The buffer holds a
+///   [`StatusHeader`](crate::record::StatusHeader) and as many [`StatusCpu`](crate::record::StatusCpu) as have room.
+/// - Errors: [`Error::InvalidParameter`]: a buffer that is misaligned, smaller than the header, across a page boundary or not the
+///   host's RAM; a first CPU that there is not. Nothing is written then.
+/// - FEATURES' flags: the version of the record, [`crate::record::STATUS_VERSION`].
+pub const STATUS: u32 = hypervisor_call_64(0x4502);
+
+/// Read and set what becomes of Exeunt at a soft restart, for a kexec and for a crash apart.
+///
+/// - In: w1 = which ([`RESTART_KEXEC`] | [`RESTART_CRASH`]) to set, 0 to read only; w2 = the [`Policy`], not looked at if w1 is 0.
+/// - Out: w0 = 0, w1 = policy for kexec, w2 = policy for a crash, both as they are now.
+/// - Errors: [`Error::InvalidParameter`]: other bits in w1, other values in w2. [`Error::Locked`]: to `Leave` after LOCK. The
+///   policies stay as they were then.
+/// - FEATURES' flags: bit n is set if the policy with the number n can be had.
+pub const RESTART_POLICY: u32 = hypervisor_call_32(0x4503);
+
+/// Exeunt leaves, on all CPUs that it is on. Who calls is one of them; the others are caught wherever they are, and all go on
+/// where they were.
+///
+/// - In: nothing. Out: w0 = 0, w1 = how many CPUs Exeunt left with this call.
+/// - Errors, after each of which every CPU is as before: [`Error::Locked`]; [`Error::Busy`]: another CPU is leaving, coming back or
+///   being started at this moment; [`Error::TimedOut`]: a CPU could not be caught.
+pub const LEAVE: u32 = hypervisor_call_32(0x4504);
+
+/// From now on, until the machine is reset, nobody can make Exeunt leave: RESET_VECTORS, LEAVE and a policy `Leave` are refused,
+/// a soft restart is `Resident`, and EL2 is not lent to KVM. Again: nothing changes.
+///
+/// - In: nothing. Out: w0 = 0.
+/// - Errors: [`Error::Busy`]: a LEAVE is under way. [`Error::WrongState`]: Exeunt has left a CPU already, so that a promise for the
+///   machine would not be true.
+pub const LOCK: u32 = hypervisor_call_32(0x4505);
+
+/// The way back for a CPU that Exeunt has left.
+///
+/// - In: nothing. Out: x0 = 0, x1 = physical address of a vector table, x2 = the number to call there.
+/// - `Live`: gives these and changes nothing. After Exeunt has left a CPU: SET_VECTORS to x1, then HVC with x2 in x0; the CPU is
+///   `Live` then, and the call has given the same results. Until the second call the table answers as the resident stub does.
+/// - Errors: at the table, [`Error::Busy`]: a LEAVE is under way; the CPU stays outside. Elsewhere after Exeunt has left:
+///   [`STUB_ERR`].
+pub const REENTER: u32 = hypervisor_call_64(0x4506);
+
+/// Copy from Exeunt's log.
+///
+/// - In: x1 = position: how many bytes of the log, counted from its start, come before the first wanted; x2 = address of a
+///   buffer; x3 = its size in bytes, 0 for a look without one. The buffer is RAM of the host's and lies within one page of 4 KiB.
+/// - Out: x0 = 0, x1 = bytes copied, x2 = the position to go on from, x3 = bytes from the wanted position on that had been
+///   overwritten and are lost. With a size of 0, x2 = x1 + lost.
+/// - Errors: [`Error::InvalidParameter`]: a position past the log's end; a buffer that crosses a page boundary or is not the host's
+///   RAM. Nothing is written then.
+pub const LOG_READ: u32 = hypervisor_call_64(0x4507);
+
+/// Every call of the range but the three queries.
+pub const CALLS: [u32; 8] = [VERSION, FEATURES, STATUS, RESTART_POLICY, LEAVE, LOCK, REENTER, LOG_READ];
+
+/// Exeunt's UUID, 861773e1-f7a0-47c5-a77d-fdfabab25ffe, by bytes. Made for this purpose, at random.
+pub const UID: [u8; 16] =
+    [0x86, 0x17, 0x73, 0xe1, 0xf7, 0xa0, 0x47, 0xc5, 0xa7, 0x7d, 0xfd, 0xfa, 0xba, 0xb2, 0x5f, 0xfe];
+
+/// [`UID`] as w0 to w3 have it.
+pub const UID_REGISTERS: [u32; 4] = {
+    let mut words = [0; 4];
+    let mut index = 0;
+    while index < 4 {
+        words[index] = u32::from_le_bytes([UID[4 * index], UID[4 * index + 1], UID[4 * index + 2], UID[4 * index + 3]]);
+        index += 1;
+    }
+    words
+};
+
+// The first word must not look like an error (DEN0028, "Call UID Query").
+const _: () = assert!(UID_REGISTERS[0] != u32::MAX && UID_REGISTERS[0] as u64 != STUB_ERR);
+
+/// Changes when a caller of the contract could misunderstand the new one.
+pub const ABI_MAJOR: u16 = 1;
+/// Changes when something is added.
+pub const ABI_MINOR: u16 = 0;
+
+const _: () = assert!(ABI_MAJOR < 1 << 15);
+
+/// w0 of VERSION.
+pub const ABI_VERSION: u32 = (ABI_MAJOR as u32) << 16 | ABI_MINOR as u32;
+
+/// A buffer must not cross a multiple of this many bytes, whatever the pages of the host.
+pub const PAGE: u64 = 4096;
+
+/// Alignment of STATUS's buffer.
+pub const STATUS_ALIGNMENT: u64 = 8;
+
+/// [`RESTART_POLICY`], w1: the policy for a kexec.
+pub const RESTART_KEXEC: u32 = 1 << 0;
+/// [`RESTART_POLICY`], w1: the policy for a crash.
+pub const RESTART_CRASH: u32 = 1 << 1;
+
+/// Exeunt's own version, w1 of [`VERSION`]: major in bits \[31:24\], minor in \[23:16\], patch in \[15:0\].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Major.
+    pub major: u8,
+    /// Minor.
+    pub minor: u8,
+    /// Patch.
+    pub patch: u16,
+}
+
+impl Version {
+    /// As in the register.
+    #[must_use]
+    pub const fn to_bits(self) -> u32 {
+        (self.major as u32) << 24 | (self.minor as u32) << 16 | self.patch as u32
+    }
+
+    /// From the register.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self { major: (bits >> 24) as u8, minor: (bits >> 16) as u8, patch: bits as u16 }
+    }
+}
+
+/// What becomes of Exeunt at a soft restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Policy {
+    /// Exeunt goes from the calling CPU, and the next payload has EL2.
+    Leave = 0,
+    /// Exeunt stays under the next payload.
+    Resident = 1,
+}
+
+impl Policy {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Leave, Self::Resident];
+
+    /// From a register.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Option<Self> {
+        match bits {
+            0 => Some(Self::Leave),
+            1 => Some(Self::Resident),
+            _ => None,
+        }
+    }
+
+    /// As in the options and the documentation.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Leave => "leave",
+            Self::Resident => "resident",
+        }
+    }
+}
+
+/// What a CPU's EL2 is, as STATUS tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CpuState {
+    /// Off, or never started.
+    Off = 0,
+    /// The resident stub's vectors and nothing else.
+    Stub = 1,
+    /// Exeunt's.
+    Live = 2,
+    /// Exeunt is on its way out.
+    Leaving = 3,
+    /// Exeunt has left, and EL2 has vectors that are not its own.
+    Gone = 4,
+}
+
+impl CpuState {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Off, Self::Stub, Self::Live, Self::Leaving, Self::Gone];
+
+    /// From a record or a register.
+    #[must_use]
+    pub const fn from_bits(bits: u8) -> Option<Self> {
+        if (bits as usize) < Self::ALL.len() { Some(Self::ALL[bits as usize]) } else { None }
+    }
+
+    /// As in the documentation.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Stub => "stub",
+            Self::Live => "live",
+            Self::Leaving => "leaving",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// x2 of STATUS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary(pub u64);
+
+impl Summary {
+    /// Bits \[7:0\]: [`CpuState`] of the calling CPU.
+    pub const STATE_SHIFT: u32 = 0;
+    /// Bits \[15:8\]: the Exception level at which the host was entered, 1, or 2 for virtual EL2.
+    pub const ENTRY_LEVEL_SHIFT: u32 = 8;
+    /// Bit 16: [`LOCK`] was called.
+    pub const LOCKED: u64 = 1 << 16;
+    /// Bit 17: [`Policy`] for a kexec.
+    pub const KEXEC_POLICY_SHIFT: u32 = 17;
+    /// Bit 18: [`Policy`] for a crash.
+    pub const CRASH_POLICY_SHIFT: u32 = 18;
+    /// Bit 19: the host's KVM gets EL2 if it wants it (`kvm=lend`).
+    pub const KVM_LEND: u64 = 1 << 19;
+    /// Bits \[47:32\]: CPUs of the machine.
+    pub const CPUS_SHIFT: u32 = 32;
+    /// Bits \[63:48\]: CPUs that are `Live`.
+    pub const LIVE_SHIFT: u32 = 48;
+
+    /// State of the calling CPU.
+    #[must_use]
+    pub const fn state(self) -> Option<CpuState> {
+        CpuState::from_bits((self.0 >> Self::STATE_SHIFT) as u8)
+    }
+
+    /// The Exception level at which the host was entered.
+    #[must_use]
+    pub const fn entry_level(self) -> u8 {
+        (self.0 >> Self::ENTRY_LEVEL_SHIFT) as u8
+    }
+
+    /// LOCK was called.
+    #[must_use]
+    pub const fn is_locked(self) -> bool {
+        self.0 & Self::LOCKED != 0
+    }
+
+    /// The policy for a kexec.
+    #[must_use]
+    pub const fn kexec_policy(self) -> Policy {
+        if self.0 >> Self::KEXEC_POLICY_SHIFT & 1 == 0 { Policy::Leave } else { Policy::Resident }
+    }
+
+    /// The policy for a crash.
+    #[must_use]
+    pub const fn crash_policy(self) -> Policy {
+        if self.0 >> Self::CRASH_POLICY_SHIFT & 1 == 0 { Policy::Leave } else { Policy::Resident }
+    }
+
+    /// CPUs of the machine.
+    #[must_use]
+    pub const fn cpus(self) -> u16 {
+        (self.0 >> Self::CPUS_SHIFT) as u16
+    }
+
+    /// CPUs that are `Live`.
+    #[must_use]
+    pub const fn live_cpus(self) -> u16 {
+        (self.0 >> Self::LIVE_SHIFT) as u16
+    }
+}
+
+/// Why a call of Exeunt's failed. Negative in x0 (in w0 for the 32-bit convention; Exeunt sign-extends it in both).
+///
+/// The first two have SMCCC's numbers (DEN0028, "Return codes"; Linux `include/linux/arm-smccc.h`), the others are Exeunt's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Error {
+    /// Nobody knows this function identifier.
+    NotSupported = -1,
+    /// An argument cannot be; nothing has changed.
+    InvalidParameter = -3,
+    /// LOCK forbids it; nothing has changed.
+    Locked = -4,
+    /// Another CPU is at something that excludes this; nothing has changed. Again, later.
+    Busy = -5,
+    /// Not in the state that this CPU or the machine is in; nothing has changed.
+    WrongState = -6,
+    /// A CPU could not be caught in time; nothing has changed.
+    TimedOut = -7,
+}
+
+impl Error {
+    /// All.
+    pub const ALL: [Self; 6] =
+        [Self::NotSupported, Self::InvalidParameter, Self::Locked, Self::Busy, Self::WrongState, Self::TimedOut];
+
+    /// As x0 has it.
+    #[must_use]
+    pub const fn to_register(self) -> u64 {
+        (self as i32 as i64).cast_unsigned()
+    }
+
+    /// From the low word of x0.
+    #[must_use]
+    pub const fn from_register(x0: u64) -> Option<Self> {
+        match (x0 as u32).cast_signed() {
+            -1 => Some(Self::NotSupported),
+            -3 => Some(Self::InvalidParameter),
+            -4 => Some(Self::Locked),
+            -5 => Some(Self::Busy),
+            -6 => Some(Self::WrongState),
+            -7 => Some(Self::TimedOut),
+            _ => None,
+        }
+    }
+
+    /// The name in the documentation.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotSupported => "NOT_SUPPORTED",
+            Self::InvalidParameter => "INVALID_PARAMETER",
+            Self::Locked => "LOCKED",
+            Self::Busy => "BUSY",
+            Self::WrongState => "WRONG_STATE",
+            Self::TimedOut => "TIMED_OUT",
+        }
+    }
+}
+
+/// Why a caller has no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Exeunt, or another hypervisor that keeps to the SMC Calling Convention, refused.
+    Refused(Error),
+    /// Whoever answered does not know the call: x0 of the answer. [`STUB_ERR`] comes from a stub: Exeunt is not there, or not on
+    /// this CPU.
+    Absent(u64),
+}
+
+/// Reads x0 to x3 of an answer whose x0 is a result code: x1 to x3 of a success.
+///
+/// # Errors
+///
+/// x0 is not 0.
+pub const fn results(registers: [u64; 4]) -> Result<[u64; 3], Failure> {
+    let [code, x1, x2, x3] = registers;
+    if code as u32 == 0 { Ok([x1, x2, x3]) } else { Err(failure(code)) }
+}
+
+/// What x0 of an answer says that is no success.
+#[must_use]
+pub const fn failure(x0: u64) -> Failure {
+    match Error::from_register(x0) {
+        Some(error) => Failure::Refused(error),
+        None => Failure::Absent(x0),
+    }
+}
+
+/// Whether an answer to [`CALL_UID`] is Exeunt's.
+#[must_use]
+pub const fn is_exeunt(registers: [u64; 4]) -> bool {
+    let mut index = 0;
+    while index < 4 {
+        if registers[index] as u32 != UID_REGISTERS[index] {
+            return false;
+        }
+        index += 1;
+    }
+    true
+}
