@@ -18,3 +18,4 @@ pub mod ratelimit;
 pub mod smccc;
 pub mod syndrome;
 pub mod trap;
+pub mod vendor;

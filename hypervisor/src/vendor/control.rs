@@ -1,0 +1,203 @@
+//! Who may make Exeunt leave, and when: restart policies, the lock, and departures that are under way or done.
+//!
+//! Owns one word. Everything that excludes each other is in it: LOCK promises that nobody leaves any more, so it must not
+//! succeed while somebody is on the way out, and nobody may set out once it has. A departure is therefore announced here before
+//! its first step, and whoever announces first wins. The steps themselves are not this file's.
+//!
+//! | | nothing under way | a LEAVE under way | CPUs outside | locked |
+//! |---|---|---|---|---|
+//! | LOCK | locked | Busy | WrongState | locked, as before |
+//! | LEAVE | under way | Busy | under way, for the others | Locked |
+//! | one CPU sets out | one more outside | Busy | one more outside | Locked |
+//! | one CPU comes back | - | Busy | one fewer outside | - |
+//! | policy `Leave` | set | set | set | Locked |
+//!
+//! A CPU that sets out while a LEAVE is under way need not: it is caught by that LEAVE, and leaves with it.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use guest_abi::vendor::{Error, Policy, RESTART_CRASH, RESTART_KEXEC};
+
+/// LOCK was called.
+const LOCKED: u32 = 1 << 0;
+/// The policy for a kexec is `Resident`.
+const KEXEC_RESIDENT: u32 = 1 << 1;
+/// The policy for a crash is `Resident`.
+const CRASH_RESIDENT: u32 = 1 << 2;
+/// A LEAVE is under way.
+const LEAVING: u32 = 1 << 3;
+/// Bits \[31:16\]: CPUs that Exeunt has left or is about to leave by themselves.
+const OUTSIDE_SHIFT: u32 = 16;
+const ONE_OUTSIDE: u32 = 1 << OUTSIDE_SHIFT;
+
+/// Why the host restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// On purpose.
+    Kexec,
+    /// It has crashed.
+    Crash,
+}
+
+/// The word. Shared by all CPUs.
+#[derive(Debug)]
+pub struct Control(AtomicU32);
+
+impl Control {
+    /// Nothing locked, nobody outside.
+    #[must_use]
+    pub const fn new(kexec: Policy, crash: Policy) -> Self {
+        let kexec = if matches!(kexec, Policy::Resident) { KEXEC_RESIDENT } else { 0 };
+        let crash = if matches!(crash, Policy::Resident) { CRASH_RESIDENT } else { 0 };
+        Self(AtomicU32::new(kexec | crash))
+    }
+
+    /// Policies for a kexec and for a crash.
+    #[must_use]
+    pub fn policies(&self) -> [Policy; 2] {
+        policies(self.load())
+    }
+
+    /// Sets the policies that `which` names ([`RESTART_KEXEC`], [`RESTART_CRASH`]), both at once, and gives both.
+    ///
+    /// # Errors
+    ///
+    /// `Locked`: only `Resident` is left.
+    pub fn set_policies(&self, which: u32, policy: Policy) -> Result<[Policy; 2], Error> {
+        let kexec = if which & RESTART_KEXEC != 0 { KEXEC_RESIDENT } else { 0 };
+        let crash = if which & RESTART_CRASH != 0 { CRASH_RESIDENT } else { 0 };
+        let bits = kexec | crash;
+        self.update(|word| match policy {
+            Policy::Leave if bits != 0 && word & LOCKED != 0 => Err(Error::Locked),
+            Policy::Leave => Ok(word & !bits),
+            Policy::Resident => Ok(word | bits),
+        })
+        .map(policies)
+    }
+
+    /// From now on nobody leaves.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`: a LEAVE is under way. `WrongState`: a CPU is outside, and nobody can answer for it.
+    pub fn lock(&self) -> Result<(), Error> {
+        self.update(|word| match word {
+            _ if word & LOCKED != 0 => Ok(word),
+            _ if word & LEAVING != 0 => Err(Error::Busy),
+            _ if word >> OUTSIDE_SHIFT != 0 => Err(Error::WrongState),
+            _ => Ok(word | LOCKED | KEXEC_RESIDENT | CRASH_RESIDENT),
+        })
+        .map(|_| ())
+    }
+
+    /// Whether LOCK was called.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.load() & LOCKED != 0
+    }
+
+    /// The calling CPU is about to leave by itself: RESET_VECTORS, or EL2 lent to KVM.
+    ///
+    /// # Errors
+    ///
+    /// `Locked`. `Busy`: a LEAVE is under way and takes this CPU along; it has only to let itself be caught.
+    pub fn set_out(&self) -> Result<(), Error> {
+        self.update(|word| match word {
+            _ if word & LOCKED != 0 => Err(Error::Locked),
+            _ if word & LEAVING != 0 => Err(Error::Busy),
+            _ => more_outside(word, 1),
+        })
+        .map(|_| ())
+    }
+
+    /// The calling CPU does a soft restart: what becomes of Exeunt on it. With `Leave` it is about to leave.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`: as for [`Self::set_out`].
+    pub fn restart(&self, why: Restart) -> Result<Policy, Error> {
+        let resident = match why {
+            Restart::Kexec => KEXEC_RESIDENT,
+            Restart::Crash => CRASH_RESIDENT,
+        };
+        self.update(|word| match word {
+            _ if word & LEAVING != 0 => Err(Error::Busy),
+            _ if word & (LOCKED | resident) != 0 => Ok(word),
+            _ => more_outside(word, 1),
+        })
+        .map(|word| if word & (LOCKED | resident) != 0 { Policy::Resident } else { Policy::Leave })
+    }
+
+    /// A CPU that was outside is about to come back, or has come up anew under Exeunt.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`: a LEAVE is under way; the CPU stays outside.
+    pub fn come_back(&self) -> Result<(), Error> {
+        self.update(|word| match word {
+            _ if word & LEAVING != 0 => Err(Error::Busy),
+            _ if word >> OUTSIDE_SHIFT == 0 => Ok(word),
+            _ => Ok(word - ONE_OUTSIDE),
+        })
+        .map(|_| ())
+    }
+
+    /// The calling CPU begins a LEAVE.
+    ///
+    /// # Errors
+    ///
+    /// `Locked`. `Busy`: there is one under way.
+    pub fn begin_leave(&self) -> Result<(), Error> {
+        self.update(|word| match word {
+            _ if word & LOCKED != 0 => Err(Error::Locked),
+            _ if word & LEAVING != 0 => Err(Error::Busy),
+            _ => Ok(word | LEAVING),
+        })
+        .map(|_| ())
+    }
+
+    /// The LEAVE that was begun is over: this many CPUs went outside, none if it failed.
+    pub fn end_leave(&self, cpus: u16) {
+        // Never an error: more CPUs than the machine has cannot go, and nobody else clears the bit.
+        let _ = self.update(|word| more_outside(word & !LEAVING, cpus));
+    }
+
+    /// Whether a LEAVE is under way.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.load() & LEAVING != 0
+    }
+
+    /// CPUs that Exeunt has left or is about to leave.
+    #[must_use]
+    pub fn outside(&self) -> u16 {
+        (self.load() >> OUTSIDE_SHIFT) as u16
+    }
+
+    fn load(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// One step from a word to the next, or a refusal. Acquire and release: what a CPU did before its step is seen by those whose
+    /// step comes later.
+    fn update(&self, mut step: impl FnMut(u32) -> Result<u32, Error>) -> Result<u32, Error> {
+        let mut word = self.load();
+        loop {
+            let next = step(word)?;
+            match self.0.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(next),
+                Err(current) => word = current,
+            }
+        }
+    }
+}
+
+fn policies(word: u32) -> [Policy; 2] {
+    [KEXEC_RESIDENT, CRASH_RESIDENT]
+        .map(|bit| if word & (bit | LOCKED) != 0 { Policy::Resident } else { Policy::Leave })
+}
+
+/// The word with more CPUs outside. Busy instead of an overflow: no machine has as many.
+fn more_outside(word: u32, cpus: u16) -> Result<u32, Error> {
+    word.checked_add(u32::from(cpus) << OUTSIDE_SHIFT).ok_or(Error::Busy)
+}

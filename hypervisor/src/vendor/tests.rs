@@ -1,0 +1,521 @@
+//! Tests of the vendor calls: the contract's examples, random registers, and the two shared structures against models.
+
+use std::cell::RefCell;
+use std::sync::atomic::AtomicU8;
+
+use guest_abi::record::{EXIT_NAMES, StatusCpu, StatusHeader};
+use guest_abi::vendor::{CpuState, Failure, Summary, is_exeunt, results};
+use proptest::prelude::*;
+
+use super::control::Restart;
+use super::*;
+use crate::counters::{Counters, Exit};
+use crate::lifecycle::EntryLevel;
+
+const RAM: core::ops::Range<u64> = 0x4000_0000..0x8000_0000;
+const OWN: core::ops::Range<u64> = 0x4020_0000..0x4040_0000;
+const WAY_BACK: u64 = 0x4020_1800;
+const CPUS: u16 = 40;
+
+/// A machine with 40 CPUs, of which every third is live, and a page for each buffer that is written.
+struct Fake<'a> {
+    control: Control,
+    log: LogRing<'a>,
+    written: RefCell<Vec<(Buffer, Vec<u8>)>>,
+}
+
+impl<'a> Fake<'a> {
+    fn new(bytes: &'a [AtomicU8]) -> Self {
+        Self {
+            control: Control::new(Policy::Leave, Policy::Leave),
+            log: LogRing::new(bytes),
+            written: RefCell::default(),
+        }
+    }
+
+    fn call(&self, registers: [u64; 4]) -> [u64; 4] {
+        let mut x = core::array::from_fn(|n| 0xdead_0000_0000 + n as u64);
+        x[..4].copy_from_slice(&registers);
+        let before = x;
+        let _ = call(&mut x, self);
+        assert_eq!(x[4..], before[4..]);
+        x[..4].try_into().expect("four")
+    }
+
+    fn ask(&self, id: u32, arguments: [u64; 3]) -> Result<[u64; 3], Failure> {
+        results(self.call([u64::from(id), arguments[0], arguments[1], arguments[2]]))
+    }
+}
+
+impl Machine for Fake<'_> {
+    fn cpus(&self) -> u16 {
+        CPUS
+    }
+
+    fn this_cpu(&self) -> u16 {
+        3
+    }
+
+    fn state(&self, cpu: u16) -> CpuState {
+        if cpu.is_multiple_of(3) { CpuState::Live } else { CpuState::Off }
+    }
+
+    fn describe(&self, cpu: u16) -> StatusCpu {
+        StatusCpu { mpidr: u64::from(cpu) << 8, state: self.state(cpu) as u8, ..StatusCpu::default() }
+    }
+
+    fn entry_level(&self) -> EntryLevel {
+        EntryLevel::El1
+    }
+
+    fn lends_to_kvm(&self) -> bool {
+        true
+    }
+
+    fn time(&self) -> u64 {
+        77
+    }
+
+    fn frequency(&self) -> u64 {
+        62_500_000
+    }
+}
+
+struct Page<'a>(&'a mut Vec<u8>);
+
+impl Sink for Page<'_> {
+    fn put(&mut self, offset: usize, bytes: &[u8]) {
+        self.0[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+impl Services for Fake<'_> {
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
+    fn log(&self) -> &LogRing<'_> {
+        &self.log
+    }
+
+    fn is_host_ram(&self, address: u64) -> bool {
+        RAM.contains(&address) && !OWN.contains(&address)
+    }
+
+    fn with_buffer(&self, buffer: Buffer, fill: &mut dyn FnMut(&mut dyn Sink)) {
+        let mut bytes = vec![0xee; buffer.size];
+        fill(&mut Page(&mut bytes));
+        self.written.borrow_mut().push((buffer, bytes));
+    }
+
+    fn way_back(&self) -> u64 {
+        WAY_BACK
+    }
+}
+
+fn bytes<const N: usize>() -> [AtomicU8; N] {
+    [const { AtomicU8::new(0) }; N]
+}
+
+const INVALID: Result<[u64; 3], Failure> = Err(Failure::Refused(Error::InvalidParameter));
+
+#[test]
+fn queries_and_versions() {
+    let ring = bytes::<16>();
+    let fake = Fake::new(&ring);
+    assert!(is_exeunt(fake.call([u64::from(vendor::CALL_UID), 1, 2, 3])));
+    assert_eq!(fake.call([u64::from(vendor::REVISION), 1, 2, 3]), [1, 0, 2, 3]);
+    assert_eq!(fake.call([u64::from(vendor::CALL_COUNT), 1, 2, 3]), [8, 1, 2, 3]);
+    let [version, own, x2, x3] = fake.call([u64::from(vendor::VERSION), 1, 2, 3]);
+    assert_eq!((version, x2, x3), (0x1_0000, 2, 3));
+    assert_eq!(Version::from_bits(own as u32), EXEUNT_VERSION);
+}
+
+#[test]
+fn the_sve_hint_is_no_part_of_the_number() {
+    let ring = bytes::<16>();
+    let fake = Fake::new(&ring);
+    assert_eq!(fake.call([u64::from(vendor::VERSION) | 1 << 16, 0, 0, 0])[0], 0x1_0000);
+}
+
+#[test]
+fn features_know_every_call_and_no_other() {
+    let ring = bytes::<16>();
+    let fake = Fake::new(&ring);
+    let queries = [vendor::CALL_UID, vendor::REVISION, vendor::CALL_COUNT];
+    for id in vendor::CALLS.iter().chain(&queries) {
+        let flags = match *id {
+            vendor::STATUS => 1,
+            vendor::RESTART_POLICY => 3,
+            _ => 0,
+        };
+        assert_eq!(fake.call([u64::from(vendor::FEATURES), u64::from(*id), 8, 9]), [0, flags, 8, 9], "{id:#x}");
+        // Only the low word counts.
+        assert!(fake.ask(vendor::FEATURES, [u64::from(*id) | 7 << 32, 0, 0]).is_ok());
+        // The other convention's identifier is unknown.
+        let other = u64::from(id ^ guest_abi::smccc::CALL_64);
+        assert_eq!(fake.call([u64::from(vendor::FEATURES), other, 8, 9]), [u64::MAX, other, 8, 9]);
+        assert_eq!(fake.call([other, 1, 2, 3]), [u64::MAX, 1, 2, 3]);
+    }
+}
+
+#[test]
+fn status_in_registers() {
+    let ring = bytes::<16>();
+    let fake = Fake::new(&ring);
+    let [size, summary, described] =
+        fake.ask(vendor::STATUS, [1, 0, 1000]).expect("no buffer, no argument to get wrong");
+    assert_eq!((size, described), (64 + 40 * 128, 0));
+    let summary = Summary(summary);
+    assert_eq!(summary.state(), Some(CpuState::Live));
+    assert_eq!((summary.entry_level(), summary.cpus(), summary.live_cpus()), (1, 40, 14));
+    assert_eq!((summary.is_locked(), summary.0 & Summary::KVM_LEND), (false, Summary::KVM_LEND));
+    assert_eq!((summary.kexec_policy(), summary.crash_policy()), (Policy::Leave, Policy::Leave));
+    assert!(fake.control.set_policies(RESTART_CRASH, Policy::Resident).is_ok());
+    let [_, crash, _] = fake.ask(vendor::STATUS, [0; 3]).expect("as before");
+    assert_eq!(Summary(crash).crash_policy(), Policy::Resident);
+    assert_eq!(Summary(crash).kexec_policy(), Policy::Leave);
+    assert!(fake.control.lock().is_ok());
+    let [_, locked, _] = fake.ask(vendor::STATUS, [0; 3]).expect("as before");
+    assert!(Summary(locked).is_locked() && Summary(locked).kexec_policy() == Policy::Resident);
+}
+
+#[test]
+fn status_page_by_page() {
+    let ring = bytes::<16>();
+    let fake = Fake::new(&ring);
+    fake.log.append(b"12345678901234567890");
+    let mut seen = Vec::new();
+    while seen.len() < usize::from(CPUS) {
+        let [_, summary, described] =
+            fake.ask(vendor::STATUS, [0x4100_1000, 4096, seen.len() as u64]).expect("a page of RAM");
+        let (buffer, page) = fake.written.borrow_mut().pop().expect("written");
+        assert_eq!(buffer, Buffer { address: 0x4100_1000, size: 4096 });
+        let header = StatusHeader::from_bytes(page[..64].try_into().expect("64"));
+        assert_eq!(&page[..4], b"EXST");
+        assert_eq!((header.version, header.header_size, header.cpu_size), (1, 64, 128));
+        assert_eq!((usize::from(header.first_cpu), u64::from(header.described)), (seen.len(), described));
+        assert_eq!((header.summary, header.cpus, header.record_size), (summary, CPUS, 64 + 40 * 128));
+        assert_eq!((header.time, header.frequency, header.log_end, header.log_size), (77, 62_500_000, 20, 16));
+        for cpu in page[64..].chunks_exact(128).take(usize::from(header.described)) {
+            seen.push(StatusCpu::from_bytes(cpu.try_into().expect("128")));
+        }
+    }
+    let expected: Vec<_> = (0..CPUS).map(|cpu| fake.describe(cpu)).collect();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn status_refuses_what_is_no_buffer() {
+    let ring = bytes::<16>();
+    let fake = Fake::new(&ring);
+    let bad = [
+        [0x4100_0004, 64, 0],           // misaligned
+        [0x4100_0000, 63, 0],           // no room for the header
+        [0x4100_0fc8, 64, 0],           // across a page boundary
+        [0x4100_0000, 4097, 0],         // larger than a page
+        [0x4100_0000, u64::MAX, 0],     // overflows
+        [0x4020_0000, 64, 0],           // Exeunt's
+        [0x0900_0000, 64, 0],           // MMIO
+        [0x8000_0000, 64, 0],           // past RAM
+        [0xffff_ffff_ffff_f000, 64, 0], // past everything
+        [0, 64, 0],
+        [0x4100_0000, 64, 40], // no such CPU
+        [0x4100_0000, 64, 1 << 16],
+    ];
+    for arguments in bad {
+        assert_eq!(fake.ask(vendor::STATUS, arguments), INVALID, "{arguments:x?}");
+    }
+    assert!(fake.written.borrow().is_empty());
+    assert!(fake.ask(vendor::STATUS, [0x7fff_ffc0, 64, 0]).is_ok(), "the last bytes of RAM");
+}
+
+#[test]
+fn restart_policies_are_set_apart_and_together() {
+    let ring = bytes::<16>();
+    let fake = Fake::new(&ring);
+    let ask = |which, policy| fake.ask(vendor::RESTART_POLICY, [which, policy, 9]);
+    assert_eq!(ask(0, 5), Ok([0, 0, 9]));
+    assert_eq!(ask(1, 1), Ok([1, 0, 9]));
+    assert_eq!(ask(2, 1), Ok([1, 1, 9]));
+    assert_eq!(ask(3, 0), Ok([0, 0, 9]));
+    for (which, policy) in [(4, 0), (0xffff_ffff, 1), (1, 2), (3, 0xffff_ffff)] {
+        assert_eq!(ask(which, policy), INVALID);
+    }
+    assert_eq!(ask(0, 0), Ok([0, 0, 9]));
+    assert_eq!(fake.ask(vendor::LOCK, [0; 3]), Ok([0; 3]));
+    assert_eq!(ask(0, 0), Ok([1, 1, 9]));
+    assert_eq!(ask(1, 0), Err(Failure::Refused(Error::Locked)));
+    assert_eq!(ask(3, 1), Ok([1, 1, 9]));
+}
+
+#[test]
+fn reenter_names_the_way_back() {
+    let ring = bytes::<16>();
+    let fake = Fake::new(&ring);
+    assert_eq!(fake.ask(vendor::REENTER, [1, 2, 3]), Ok([WAY_BACK, u64::from(vendor::REENTER), 3]));
+}
+
+#[test]
+fn leave_is_left_to_the_caller() {
+    let ring = bytes::<16>();
+    let fake = Fake::new(&ring);
+    let mut x = [0; 18];
+    x[0] = u64::from(vendor::LEAVE);
+    let before = x;
+    assert_eq!(call(&mut x, &fake), Outcome::Leave);
+    assert_eq!(x, before);
+    Answer::left(4).apply(&mut x);
+    assert_eq!(x[..3], [0, 4, 0]);
+    Answer::error(Error::TimedOut).apply(&mut x);
+    assert_eq!(x[..2], [u64::MAX - 6, 4]);
+}
+
+#[test]
+fn counters_stand_in_the_record_in_the_order_of_the_contract() {
+    for (&exit, name) in Exit::ALL.iter().zip(EXIT_NAMES) {
+        assert_eq!(exit.words(), name);
+        let counters = Counters::new();
+        counters.count(exit);
+        assert_eq!(status::exits(&counters)[exit as usize], 1);
+        assert_eq!(status::exits(&counters).iter().sum::<u64>(), 1);
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_registers_get_an_answer_and_nothing_but_results_changes(
+        mut x: [u64; 18],
+        known in prop::option::weighted(0.8, 0usize..11),
+        small in prop::option::of((0u64..8, 0u64..8, 0u64..5000)),
+        locked: bool,
+    ) {
+        let ring = bytes::<64>();
+        let fake = Fake::new(&ring);
+        fake.log.append(b"some text");
+        if locked {
+            fake.control.lock().expect("nobody is outside");
+        }
+        let ids = [vendor::CALL_UID, vendor::CALL_COUNT, vendor::REVISION];
+        if let Some(known) = known {
+            x[0] = u64::from(*vendor::CALLS.iter().chain(&ids).nth(known).expect("eleven"));
+        }
+        if let Some((x1, x2, x3)) = small {
+            x[1..4].copy_from_slice(&[x1, x2, x3]);
+        }
+        let before = x;
+        if call(&mut x, &fake) == Outcome::Done {
+            let code = x[0] as u32;
+            prop_assert_eq!(&x[4..], &before[4..]);
+            if known.is_none() {
+                prop_assert_eq!(x[0], u64::MAX);
+            }
+            if Error::from_register(x[0]).is_some() && known != Some(8) {
+                prop_assert_eq!(x[0], i64::from(code.cast_signed()).cast_unsigned());
+                prop_assert_eq!(&x[1..], &before[1..]);
+                prop_assert!(fake.written.borrow().is_empty());
+            }
+        } else {
+            prop_assert_eq!(x, before);
+            prop_assert_eq!(x[0] as u32 & !(1 << 16), vendor::LEAVE);
+        }
+        for (buffer, _) in fake.written.borrow().iter() {
+            prop_assert!(fake.is_host_ram(buffer.address));
+            prop_assert!(fake.is_host_ram(buffer.address + buffer.size as u64 - 1));
+            prop_assert_eq!(buffer.address / 4096, (buffer.address + buffer.size as u64 - 1) / 4096);
+        }
+    }
+
+    #[test]
+    fn a_lock_and_a_departure_exclude_each_other(steps in prop::collection::vec(0u8..9, 1..60)) {
+        let control = Control::new(Policy::Leave, Policy::Resident);
+        let (mut locked, mut leaving, mut outside) = (false, false, 0u16);
+        for step in steps {
+            match step {
+                0 => {
+                    let expected = match (locked, leaving, outside) {
+                        (true, ..) => Ok(()),
+                        (_, true, _) => Err(Error::Busy),
+                        (_, _, 0) => Ok(()),
+                        _ => Err(Error::WrongState),
+                    };
+                    prop_assert_eq!(control.lock(), expected);
+                    locked |= expected.is_ok();
+                }
+                1 => {
+                    let expected = match (locked, leaving) {
+                        (true, _) => Err(Error::Locked),
+                        (_, true) => Err(Error::Busy),
+                        _ => Ok(()),
+                    };
+                    prop_assert_eq!(control.set_out(), expected);
+                    outside += u16::from(expected.is_ok());
+                }
+                2 | 3 => {
+                    let why = if step == 2 { Restart::Kexec } else { Restart::Crash };
+                    let expected = match (leaving, locked || step == 3) {
+                        (true, _) => Err(Error::Busy),
+                        (_, true) => Ok(Policy::Resident),
+                        _ => Ok(Policy::Leave),
+                    };
+                    prop_assert_eq!(control.restart(why), expected);
+                    outside += u16::from(expected == Ok(Policy::Leave));
+                }
+                4 => {
+                    prop_assert_eq!(control.come_back(), if leaving { Err(Error::Busy) } else { Ok(()) });
+                    outside -= u16::from(!leaving && outside > 0);
+                }
+                5 => {
+                    let expected = match (locked, leaving) {
+                        (true, _) => Err(Error::Locked),
+                        (_, true) => Err(Error::Busy),
+                        _ => Ok(()),
+                    };
+                    prop_assert_eq!(control.begin_leave(), expected);
+                    leaving |= expected.is_ok();
+                }
+                6 if leaving => {
+                    control.end_leave(3);
+                    (leaving, outside) = (false, outside + 3);
+                }
+                7 if leaving => {
+                    control.end_leave(0);
+                    leaving = false;
+                }
+                _ => {
+                    let expected = if locked { Err(Error::Locked) } else { Ok([Policy::Leave, Policy::Resident]) };
+                    prop_assert_eq!(control.set_policies(RESTART_KEXEC, Policy::Leave), expected);
+                }
+            }
+            prop_assert_eq!(control.is_locked(), locked);
+            prop_assert_eq!(control.is_leaving(), leaving);
+            prop_assert_eq!(control.outside(), outside);
+            prop_assert!(!(locked && (leaving || outside > 0)));
+        }
+    }
+
+    #[test]
+    fn the_log_gives_back_what_was_appended_or_says_what_is_lost(
+        texts in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..200), any::<bool>()), 0..12),
+        position in 0u64..1500,
+        size in 0usize..1500,
+    ) {
+        let ring = bytes::<128>();
+        let log = LogRing::new(&ring);
+        let mut all = Vec::new();
+        for (text, alone) in &texts {
+            if *alone { log.append_alone(text) } else { log.append(text) }
+            all.extend_from_slice(text);
+        }
+        prop_assert_eq!(log.end(), all.len() as u64);
+        let mut got = Vec::new();
+        let read = log.read(position, size, &mut |offset, bytes| {
+            assert_eq!(offset, got.len());
+            got.extend_from_slice(bytes);
+        });
+        if position > all.len() as u64 {
+            prop_assert_eq!(read, Err(Error::InvalidParameter));
+            return Ok(());
+        }
+        let read = read.expect("the log has come to the position");
+        let start = position.max(all.len().saturating_sub(128) as u64);
+        prop_assert_eq!(read.lost, start - position);
+        prop_assert_eq!(read.copied, (size as u64).min(all.len() as u64 - start));
+        prop_assert_eq!(read.next, start + read.copied);
+        prop_assert_eq!(&got, &all[start as usize..read.next as usize]);
+    }
+}
+
+#[test]
+fn log_read_refuses_what_is_no_position_or_no_buffer() {
+    let ring = bytes::<64>();
+    let fake = Fake::new(&ring);
+    fake.log.append(b"0123456789");
+    assert_eq!(fake.ask(vendor::LOG_READ, [11, 0x4100_0000, 64]), INVALID);
+    assert_eq!(fake.ask(vendor::LOG_READ, [u64::MAX, 0, 0]), INVALID);
+    assert_eq!(fake.ask(vendor::LOG_READ, [0, 0x4100_0fff, 2]), INVALID);
+    assert_eq!(fake.ask(vendor::LOG_READ, [0, 0x4020_0000, 2]), INVALID);
+    assert!(fake.written.borrow().is_empty());
+    assert_eq!(fake.ask(vendor::LOG_READ, [4, 0x4100_0fff, 1]), Ok([1, 5, 0]));
+    assert_eq!(fake.written.borrow()[0].1, b"4");
+    assert_eq!(fake.ask(vendor::LOG_READ, [10, 0x4100_0000, 64]), Ok([0, 10, 0]));
+    assert_eq!(fake.ask(vendor::LOG_READ, [3, 1, 0]), Ok([0, 3, 0]));
+    fake.log.append(&[b'.'; 64]);
+    assert_eq!(fake.ask(vendor::LOG_READ, [3, 1, 0]), Ok([0, 10, 7]));
+}
+
+#[test]
+fn a_dead_writer_holds_nobody_up_for_ever() {
+    use std::fmt::Write as _;
+    let ring = bytes::<64>();
+    let log = LogRing::new(&ring);
+    (&log).write_str("before ").expect("a ring has room");
+    log.begin_and_die(5);
+    log.append(b"after");
+    assert_eq!(log.end(), 7, "an unfinished text is not shown");
+    log.abandon_writers();
+    assert_eq!(log.end(), 17);
+    log.append(b"!");
+    assert_eq!(log.end(), 18);
+}
+
+#[test]
+fn a_writer_that_was_given_up_too_early_does_no_harm() {
+    let ring = bytes::<64>();
+    let log = LogRing::new(&ring);
+    log.begin_and_die(5);
+    log.abandon_writers();
+    log.finish(); // it was alive after all
+    log.append(b"text");
+    assert_eq!(log.end(), 9);
+}
+
+/// Writers append numbered lines of their own and readers follow: every line that is seen is whole, and each writer's come in order.
+#[test]
+fn readers_see_whole_lines_while_writers_append() {
+    const WRITERS: usize = 3;
+    let lines = if cfg!(miri) { 20 } else { 20_000 };
+    let ring = bytes::<1024>();
+    let log = LogRing::new(&ring);
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let log = &log;
+            scope.spawn(move || {
+                for line in 0..lines {
+                    log.append(format!("{writer}:{line:08}:{:08}\n", line ^ 0x55).as_bytes());
+                }
+            });
+        }
+        scope.spawn(|| {
+            let total = (WRITERS * lines * LINE) as u64;
+            let (mut position, mut lost, mut next) = (0, 0, [0usize; WRITERS]);
+            while position < total {
+                let mut text = Vec::new();
+                let read = log
+                    .read(position, 4 * LINE, &mut |_, bytes| text.extend_from_slice(bytes))
+                    .expect("behind the end");
+                lost += read.lost;
+                // All lines have the same length, so that a line's begin is known whatever is lost.
+                let skip = (LINE - (read.next - read.copied) as usize % LINE) % LINE;
+                for line in text.get(skip..).unwrap_or_default().chunks_exact(LINE) {
+                    let line = std::str::from_utf8(line).expect("ASCII").trim_end();
+                    let [writer, number, check] = [0, 1, 2].map(|n| line.split(':').nth(n).expect("three fields"));
+                    let (writer, number): (usize, usize) =
+                        (writer.parse().expect("a digit"), number.parse().expect("digits"));
+                    assert_eq!(check.parse::<usize>().expect("digits"), number ^ 0x55, "torn: {line}");
+                    assert!(number >= next[writer], "{line} after {}", next[writer]);
+                    next[writer] = number + 1;
+                }
+                // Go back to the begin of a line that was cut.
+                position = (read.next - (read.next % LINE as u64)).max(position + u64::from(read.next > position));
+                if read.copied == 0 {
+                    std::thread::yield_now();
+                }
+            }
+            assert!(lost < total);
+        });
+    });
+    assert_eq!(log.end(), (WRITERS * lines * LINE) as u64);
+}
+
+const LINE: usize = 2 + 8 + 1 + 8 + 1;
