@@ -13,7 +13,7 @@
 //! | [`table`] | all calls and records as data, for the documentation |
 //! | `call` | functions that issue the calls, on AArch64 only |
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 #[cfg(all(target_arch = "aarch64", any(target_os = "none", target_os = "linux")))]
 pub mod call;

@@ -191,3 +191,49 @@ pub const CPUS_IN_PAGE: usize = (crate::vendor::PAGE as usize - StatusHeader::SI
 pub const fn status_size(cpus: u16) -> u32 {
     (StatusHeader::SIZE + cpus as usize * StatusCpu::SIZE) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of which no two neighbours are alike.
+    fn pattern<const N: usize>() -> [u8; N] {
+        core::array::from_fn(|index| (index * 37 + 11) as u8)
+    }
+
+    #[test]
+    fn records_are_the_same_after_a_way_through_memory() {
+        assert_eq!(StatusHeader::from_bytes(&pattern()).to_bytes(), pattern());
+        assert_eq!(StatusCpu::from_bytes(&pattern()).to_bytes(), pattern());
+    }
+
+    #[test]
+    fn fields_are_where_the_table_says_and_little_endian() {
+        let header =
+            StatusHeader { record_size: 0x0403_0201, log_end: 0x1122_3344_5566_7788, ..StatusHeader::default() };
+        let bytes = header.to_bytes();
+        assert_eq!(bytes[8..12], [1, 2, 3, 4]);
+        assert_eq!(bytes[48..56], [0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
+        let mut cpu = StatusCpu { returns: 5, ..StatusCpu::default() };
+        cpu.exits[1] = 0x0102;
+        let bytes = cpu.to_bytes();
+        assert_eq!((bytes[24], bytes[25], bytes[124]), (2, 1, 5));
+        assert_eq!(bytes.iter().filter(|&&byte| byte != 0).count(), 3);
+    }
+
+    #[test]
+    fn fields_fill_their_record_without_a_gap() {
+        for (size, fields) in [(StatusHeader::SIZE, StatusHeader::FIELDS), (StatusCpu::SIZE, StatusCpu::FIELDS)] {
+            let end = fields.iter().fold(0, |end, field| {
+                assert_eq!(field.offset, end, "{}", field.name);
+                end + field.size
+            });
+            assert_eq!(end, size);
+        }
+    }
+
+    #[test]
+    fn the_magic_reads_as_text() {
+        assert_eq!(&StatusHeader { magic: STATUS_MAGIC, ..StatusHeader::default() }.to_bytes()[..4], b"EXST");
+    }
+}

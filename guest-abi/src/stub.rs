@@ -9,7 +9,8 @@
 
 /// Install a vector table (Linux `HVC_SET_VECTORS`, since the ABI exists).
 ///
-/// - In: x1 = its physical address, 2 KiB aligned, in the host's RAM or the one that REENTER names.
+/// - In: x1 = its physical address, 2 KiB aligned, in the host's RAM; after Exeunt has left also the one that
+///   [`REENTER`](crate::vendor::REENTER) names.
 /// - Out: x0 = [`SUCCESS`] or [`STUB_ERR`]. Nothing else changes.
 /// - `Stub`: VBAR_EL2 = x1. `Live` with the host at virtual EL2: recorded as the host's VBAR_EL2. `Live` with the host at EL1:
 ///   refused, as `hyp-abi.rst` says of everything but the initial stubs. `Leaving`: as `Stub`.

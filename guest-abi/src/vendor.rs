@@ -397,3 +397,62 @@ pub const fn is_exeunt(registers: [u64; 4]) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_in_the_vendor_specific_hypervisor_range() {
+        assert_eq!((CALL_COUNT, CALL_UID, REVISION), (0x8600_ff00, 0x8600_ff01, 0x8600_ff03));
+        for id in CALLS {
+            assert_eq!(id & !(1 << 30) & 0xffff_ff00, 0x8600_4500, "{id:#x}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_a_result_an_error_or_a_strangers() {
+        assert_eq!(results([0, 1, 2, 3]), Ok([1, 2, 3]));
+        for error in Error::ALL {
+            assert_eq!(results([error.to_register(), 1, 2, 3]), Err(Failure::Refused(error)));
+            // A caller of the 32-bit convention may have the low word only.
+            assert_eq!(results([error.to_register() & 0xffff_ffff, 1, 2, 3]), Err(Failure::Refused(error)));
+        }
+        assert_eq!(results([STUB_ERR, 1, 2, 3]), Err(Failure::Absent(STUB_ERR)));
+        assert_eq!(results([0x7fff_ffff, 1, 2, 3]), Err(Failure::Absent(0x7fff_ffff)));
+    }
+
+    #[test]
+    fn only_all_four_registers_are_exeunt() {
+        let own = UID_REGISTERS.map(u64::from);
+        assert!(is_exeunt(own));
+        for index in 0..4 {
+            let mut other = own;
+            other[index] ^= 1 << (8 * index);
+            assert!(!is_exeunt(other));
+        }
+        assert!(!is_exeunt([STUB_ERR, 0, 0, 0]) && !is_exeunt([u64::MAX; 4]));
+    }
+
+    #[test]
+    fn values_with_a_layout_survive_it() {
+        for bits in [0, 1, 0x0102_0304, u32::MAX] {
+            assert_eq!(Version::from_bits(bits).to_bits(), bits);
+        }
+        for state in CpuState::ALL {
+            assert_eq!(CpuState::from_bits(state as u8), Some(state));
+        }
+        assert_eq!(CpuState::from_bits(5), None);
+        for policy in Policy::ALL {
+            assert_eq!(Policy::from_bits(policy as u32), Some(policy));
+        }
+        assert_eq!(Policy::from_bits(2), None);
+        let summary = Summary(0x0003_0004_000d_0102);
+        assert_eq!((summary.state(), summary.entry_level()), (Some(CpuState::Live), 1));
+        assert_eq!(
+            (summary.is_locked(), summary.kexec_policy(), summary.crash_policy()),
+            (true, Policy::Leave, Policy::Resident)
+        );
+        assert_eq!((summary.cpus(), summary.live_cpus()), (4, 3));
+    }
+}

@@ -1,0 +1,169 @@
+//! Keeps `docs/abi.md` the same as the contract.
+//!
+//! `UPDATE_DOCS=1 cargo test -p guest-abi --test docs` writes the file anew.
+
+use std::fmt::{Display, Write as _};
+use std::path::Path;
+
+use guest_abi::table::{CALLS, CAUTIONS, CODES, CallDoc, Family, OTHERS, RECORDS, SUMMARY, State};
+use guest_abi::vendor::CpuState;
+
+const HEAD: &str = "\
+# The ABI of EL2
+
+How a host talks to EL2 under Exeunt, and after Exeunt. This page is rendered from the crate `guest-abi`, which guests and tools can
+use as it is: numbers, types, records and, for AArch64, functions that issue the calls.
+
+A call is `hvc #0` from EL1 with its number in x0. There are two kinds, and neither can be mistaken for the other: the **stub calls** of
+Linux, small numbers that a kernel issues which was entered at EL2 and went on to EL1; and **Exeunt's own**, fast calls of the SMC
+Calling Convention in the vendor-specific hypervisor range (owner 6). Why the first are as they are: [history](history.md). What
+others answer: [peers](peers.md).
+
+A call may be made at any moment, with the MMU on or off, interrupts masked or not, from EL1t or EL1h; no stack is used. All registers
+that a call does not name stay as they were: x0 to x30, SP, SIMD, and the system registers of EL1.
+";
+
+/// A line of a table.
+fn row<const N: usize>(page: &mut String, cells: [&dyn Display; N]) {
+    for cell in cells {
+        write!(page, "| {cell} ").expect("a string has room");
+    }
+    page.push_str("|\n");
+}
+
+fn head<const N: usize>(page: &mut String, title: &str, columns: [&str; N]) {
+    write!(page, "\n## {title}\n\n").expect("a string has room");
+    columns_of(page, columns);
+}
+
+fn columns_of<const N: usize>(page: &mut String, columns: [&str; N]) {
+    row(page, columns.each_ref().map(|column| column as &dyn Display));
+    page.push_str(&"|---".repeat(N));
+    page.push_str("|\n");
+}
+
+fn number(call: &CallDoc) -> String {
+    if call.family == Family::Stub { call.number.to_string() } else { format!("0x{:08x}", call.number) }
+}
+
+fn registers(list: &[(&str, &str)]) -> String {
+    if list.is_empty() {
+        return "-".into();
+    }
+    list.iter().map(|(name, meaning)| format!("{name}: {meaning}")).collect::<Vec<_>>().join("<br>")
+}
+
+fn page() -> String {
+    let mut page = String::from(HEAD);
+    let out = &mut page;
+
+    head(out, "States", ["state", "what it is"]);
+    for state in State::ALL {
+        row(out, [&state.name(), &state.meaning()]);
+    }
+    out.push_str("\nA state is one CPU's. `STATUS` tells it for all.\n");
+
+    head(out, "Calls", ["x0", "call", "known to", "what it is for", "where the rule comes from"]);
+    for call in CALLS {
+        row(out, [&number(call), &call.name, &call.known_to, &call.purpose, &call.source]);
+    }
+
+    head(out, "Registers", ["call", "in", "out", "also changed"]);
+    for call in CALLS {
+        row(out, [&call.name, &registers(call.inputs), &registers(call.outputs), &call.clobbers]);
+    }
+    out.push_str("\nAfter an error x0 has the code, and nothing else has changed.\n");
+
+    let states = State::ALL.map(State::name);
+    head(out, "Answers by state", ["x0", "call", states[0], states[1], states[2], states[3], states[4]]);
+    for call in CALLS {
+        let [stub, el1, el2, leaving, gone] = call.answers;
+        row(out, [&number(call), &call.name, &stub, &el1, &el2, &leaving, &gone]);
+    }
+    for (what, [stub, el1, el2, leaving, gone]) in OTHERS {
+        row(out, [what, &"-", stub, el1, el2, leaving, gone]);
+    }
+
+    head(out, "Codes", ["x0", "name", "what it says"]);
+    for (value, name, meaning) in CODES {
+        let value = if value.cast_signed() < 0 { value.cast_signed().to_string() } else { format!("{value:#x}") };
+        row(out, [&value, name, meaning]);
+    }
+    out.push_str("\nNegative codes are sign-extended to 64 bits, by the 32-bit convention, too.\n\n");
+    columns_of(out, ["call", "code", "when"]);
+    for call in CALLS {
+        for (code, when) in call.errors {
+            row(out, [&call.name, code, when]);
+        }
+    }
+
+    head(out, "Records", ["bits of the summary", "meaning"]);
+    for (bits, meaning) in SUMMARY {
+        row(out, [bits, meaning]);
+    }
+    out.push('\n');
+    columns_of(out, ["state in summary and record", "name"]);
+    for state in CpuState::ALL {
+        row(out, [&(state as u8), &state.words()]);
+    }
+    out.push_str(
+        "\nRecords are little-endian. Fields are only ever added, at a record's end; a reader goes by the sizes in the header, and by the \
+         version for what the fields mean.\n",
+    );
+    for record in RECORDS {
+        write!(out, "\n### {}, {} bytes, {}\n\n", record.name, record.size, record.place).expect("a string has room");
+        columns_of(out, ["offset", "bytes", "field", "meaning"]);
+        for field in record.fields {
+            let name = format!("`{}`", field.name);
+            row(out, [&field.offset, &field.size, &name, &field.meaning.trim()]);
+        }
+    }
+
+    head(out, "What a caller must be prepared for", ["what", "what to know"]);
+    for (what, about) in CAUTIONS {
+        row(out, [what, about]);
+    }
+    page
+}
+
+#[test]
+fn abi_page_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/abi.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, page()).expect("docs/abi.md can be written");
+    }
+    let written = std::fs::read_to_string(&path).expect("docs/abi.md is there");
+    assert_eq!(written, page(), "docs/abi.md is stale: UPDATE_DOCS=1 cargo test -p guest-abi --test docs");
+}
+
+#[test]
+fn every_call_of_the_contract_is_in_the_table_once() {
+    use guest_abi::{stub, vendor};
+    let queries = [vendor::CALL_COUNT, vendor::CALL_UID, vendor::REVISION];
+    let own = queries.iter().chain(&vendor::CALLS).map(|&id| u64::from(id));
+    let expected: Vec<u64> = (0..stub::STUB_CALLS_END).chain(own).collect();
+    let written: Vec<u64> = CALLS.iter().map(|call| call.number).collect();
+    assert_eq!(written, expected);
+}
+
+#[test]
+fn texts_that_repeat_numbers_repeat_the_right_ones() {
+    use guest_abi::vendor::{ABI_MAJOR, ABI_MINOR, UID, UID_REGISTERS};
+    let output =
+        |name: &str, index: usize| CALLS.iter().find(|call| call.name == name).expect("in the table").outputs[index].1;
+    let registers = UID_REGISTERS.map(|word| format!("{word:#010x}")).join(", ");
+    let hex = format!("{:032x}", u128::from_be_bytes(UID));
+    let uuid = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-");
+    assert_eq!(output("CALL_UID", 0), format!("{registers}: UUID {uuid}"));
+    assert_eq!(output("CALL_COUNT", 0), guest_abi::vendor::CALLS.len().to_string());
+    assert_eq!(output("REVISION", 0), format!("major, {ABI_MAJOR}"));
+    assert_eq!(output("REVISION", 1), format!("minor, {ABI_MINOR}"));
+    assert!(CALLS.iter().filter(|call| call.family != Family::Stub).all(|call| call.known_to.ends_with("ABI 1.0")));
+}
+
+#[test]
+fn no_cell_breaks_its_table() {
+    for line in page().lines().filter(|line| line.starts_with('|')) {
+        assert!(!line.contains("  "), "{line}");
+    }
+}
