@@ -18,4 +18,5 @@ pub mod ratelimit;
 pub mod smccc;
 pub mod syndrome;
 pub mod trap;
+pub mod vel2;
 pub mod vendor;

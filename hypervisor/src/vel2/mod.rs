@@ -1,0 +1,936 @@
+//! Virtual EL2: how an unmodified kernel sets up an EL2 that it does not have.
+//!
+//! With `entry=el2` the host's first instructions run at EL0, with HCR_EL2.TGE 1 and E2H 0: by architecture its stage 1 is then
+//! off, as it is for a kernel that was just entered at EL2, and stage 2 stays on. What EL0 may not do is undefined or trapped
+//! there and comes to real EL2, where [`VirtualEl2::handle`] does what EL2 would have done. At its exception return to EL1 the
+//! host leaves this window for good, and goes on in hardware.
+//!
+//! Owns the state of one CPU's virtual EL2, the decoding of instructions, the table of registers, and the exceptions that virtual
+//! EL2 takes to itself. It executes no instruction on a register: [`Cpu`] does, and the EL2 binary implements that.
+//!
+//! # What a register access does
+//!
+//! [`registers`] names every register with its encoding, and which CPUs have it. On others, and for all that it does not name,
+//! the host gets an undefined instruction and there is a [`Note`] for the log. The policies:
+//!
+//! | registers | read | write |
+//! |---|---|---|
+//! | of EL2, *shadow*: ELR, SPSR, ESR, FAR, HPFAR, TPIDR, VTTBR, VTCR, TTBR0, TCR, MAIR, ACTLR, HACR, CNTHP_\*, ... | what was written | kept, never reaches hardware |
+//! | of EL2, *filtered*: HFG\*, HDFG\*, HAFGRTR, HCRX, MDCR, CPTR, HSTR, CNTHCTL, CNTVOFF, VPIDR, VMPIDR, ZCR, SMCR, SMPRIMAP, PMSCR, BRBCR, TRFCR, MPAM2, ICH_HCR, ... | what was written; at first what Exeunt has chosen | hardware gets what [`features::set_up`](crate::features::set_up) chose, plus the bits that open something for the host and those that are its own business |
+//! | HCR_EL2 | what was written, with E2H 0 and, where EL1 has no AArch32, RW 1 | kept; FB and BSU count from the exception return on |
+//! | SCTLR_EL2 | what was written, with M 0 | kept; A, SA, nAA, I, EE and the PAuth enables count at once |
+//! | VBAR_EL2 | what was written, bits \[10:0\] 0 | kept: the place of the host's own vectors |
+//! | ICC_SRE_EL2 | 0xf with a GICv3 that is used as one, else 0 | none |
+//! | RMR_EL2, without EL3 | 1: AArch64 | none: nobody resets a CPU this way |
+//! | SCTLR_EL1, CPACR_EL1, MDSCR_EL1, SP_EL0, ICC_PMR_EL1 | what was written; at first what hardware had | kept, and into hardware at the exception return: in the window they serve the trick itself |
+//! | all else of EL1 and EL0 | hardware | hardware |
+//! | MIDR, MPIDR, and ID registers that come with a feature | the CPU's | undefined |
+//! | the ID space | the CPU's, filtered by [`ids`] | undefined |
+//! | CurrentEL, SPSel, DAIF, NZCV, PAN, UAO, DIT, SSBS, TCO, ALLINT, PM | virtual EL2's PSTATE | the same |
+//! | FEAT_VHE's and FEAT_NV2's registers of EL2, Secure EL2's, the state of the virtual CPU interface; \*_EL12, \*_EL02, \*_EL3 | undefined | undefined |
+//!
+//! SCTLR_EL2.M reads as 0 because that is so: whoever turns the MMU of virtual EL2 on and looks, sees that it is off. Linux turns
+//! it off at this point and never on; its test of SCTLR_EL2 tells it the truth. HCR_EL2.E2H is the same: Linux tests it after it has
+//! written it.
+//!
+//! # What virtual EL2 cannot do
+//!
+//! - Take interrupts. Those that arrive in the window are held: GICv3's by ICC_PMR_EL1 0, which [`VirtualEl2::enter`] sets (for
+//!   a GICv2 the binary sets GICC_PMR), SErrors by [`VirtualEl2::hold_serror`]. They reach EL1 after the exception return. For a
+//!   kernel whose HCR_EL2 has IMO, FMO, AMO and TGE 0 that is what EL2 does: interrupts that target EL1 wait while EL2 runs.
+//! - Turn on its stage 1 or FEAT_VHE, enter EL1 in AArch32, run programs at EL0 below itself, authenticate the address of
+//!   ERETAA. It gets an undefined instruction, except for the first two, see above.
+
+pub mod decode;
+mod exception;
+pub mod ids;
+pub mod registers;
+pub mod system;
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+
+use decode::{Field, Operation, Return};
+use exception::{Cause, EL2H, EL2T, Taken, Target};
+use registers::{Access, El2, Needs, Policy, Register, Row};
+use system::{Effect, Maintenance};
+
+use crate::features::{self, Feature, Gic, IdRegister, IdRegisters, Step, hcr};
+use crate::inject::{pstate, skip_instruction};
+use crate::syndrome::{EC_SHIFT, Encoding, Esr, ExceptionClass, IL, ISS_CM, ISS_MASK, ISS_WNR};
+
+/// HCR_EL2 (Arm ARM D24.2), the fields that only matter here.
+mod hcr_bits {
+    /// Physical SErrors go to EL2, and VSE has effect.
+    pub const AMO: u64 = 1 << 5;
+    /// A virtual SError is pending.
+    pub const VSE: u64 = 1 << 8;
+    /// TLB and instruction cache maintenance of EL1 is broadcast.
+    pub const FB: u64 = 1 << 9;
+    /// The least shareability of EL1's barriers.
+    pub const BSU: u64 = 3 << 10;
+    /// ID registers of group 3 trap.
+    pub const TID3: u64 = 1 << 18;
+    /// EL1's exceptions go to EL2; stage 1 of EL1&0 is off.
+    pub const TGE: u64 = super::exception::HCR_TGE;
+    /// HVC is undefined (without EL3).
+    pub const HCD: u64 = 1 << 29;
+}
+
+/// SCTLR_EL1 and SCTLR_EL2 (Arm ARM D24.2).
+mod sctlr {
+    /// The MMU.
+    pub const M: u64 = 1 << 0;
+    /// Alignment checks.
+    pub const A: u64 = 1 << 1;
+    /// The stack pointer's alignment is checked.
+    pub const SA: u64 = 1 << 3;
+    /// SCTLR_EL1: ... EL0's.
+    pub const SA0: u64 = 1 << 4;
+    /// Unaligned accesses within 16 bytes work (FEAT_LSE2).
+    pub const NAA: u64 = 1 << 6;
+    /// SCTLR_EL1: EL0 may access DAIF.
+    pub const UMA: u64 = 1 << 9;
+    /// Instruction cache.
+    pub const I: u64 = 1 << 12;
+    /// SCTLR_EL1: EL0 may execute DC ZVA.
+    pub const DZE: u64 = 1 << 14;
+    /// SCTLR_EL1: EL0 may read CTR_EL0.
+    pub const UCT: u64 = 1 << 15;
+    /// SCTLR_EL1: WFE of EL0 does not trap. WFI does: with its interrupts held it might not wake.
+    pub const NTWE: u64 = 1 << 18;
+    /// SCTLR_EL1: EL0's data is big-endian.
+    pub const E0E: u64 = 1 << 24;
+    /// Data is big-endian.
+    pub const EE: u64 = 1 << 25;
+    /// SCTLR_EL1: EL0 may maintain caches by address.
+    pub const UCI: u64 = 1 << 26;
+    /// SCTLR_EL1: EL0 may use the instructions of FEAT_MOPS.
+    pub const MSCEN: u64 = 1 << 33;
+    /// EnIA, EnIB, EnDA, EnDB: pointer authentication; the keys are EL1's at every Exception level.
+    pub const PAUTH: u64 = 1 << 31 | 1 << 30 | 1 << 27 | 1 << 13;
+    /// EnIA.
+    pub const EN_IA: u64 = 1 << 31;
+    /// EnIB.
+    pub const EN_IB: u64 = 1 << 30;
+}
+
+/// SCTLR_EL2 as virtual EL2 finds it: all off, and what is RES1 set (Linux `INIT_SCTLR_EL2_MMU_OFF`).
+pub const SCTLR_EL2_AT_ENTRY: u64 = 0x30c5_0830;
+/// TCR_EL2 with what is RES1.
+const TCR_EL2_RES1: u64 = 1 << 31 | 1 << 23;
+/// VTCR_EL2 with what is RES1.
+const VTCR_EL2_RES1: u64 = 1 << 31;
+/// CurrentEL: EL is bits \[3:2\].
+const CURRENT_EL2: u64 = 2 << 2;
+/// RMR_EL2.AA64.
+const RMR_AA64: u64 = 1;
+/// VBAR_EL2: bits \[10:0\] are RES0.
+const VBAR_RES0: u64 = 0x7ff;
+/// CPACR_EL1.FPEN, ZEN and SMEN: EL0 may use SIMD and floating point, SVE, SME.
+const CPACR_FPEN: u64 = 3 << 20;
+const CPACR_ZEN: u64 = 3 << 16;
+const CPACR_SMEN: u64 = 3 << 24;
+/// VSESR_EL2, ESR_EL2 of an SError: IDS and the syndrome.
+const VSESR_MASK: u64 = ISS_MASK;
+/// A data abort of a cache maintenance instruction, translation fault.
+const ABORT_OF_MAINTENANCE: u64 =
+    (ExceptionClass::DataAbortLower as u64) << EC_SHIFT | IL | ISS_CM | ISS_WNR | 0b000100;
+
+/// What all CPUs' virtual EL2 has in common, and what the CPU is.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// The CPU's ID registers.
+    pub ids: &'a IdRegisters,
+    /// Its GIC.
+    pub gic: Gic,
+    /// The host finds no granule for stage 2, here and, by HCR_EL2.TID3, later.
+    pub hide_stage2_granules: bool,
+}
+
+impl Settings<'_> {
+    /// Whether this CPU can have a virtual EL2: HCR_EL2.E2H can be 0. With E2H and TGE stage 2 would be off.
+    #[must_use]
+    pub const fn possible(&self) -> bool {
+        !self.ids.has(Feature::E2hRes1)
+    }
+
+    /// HCR_EL2 while the host is at EL1 or EL0 in hardware.
+    #[must_use]
+    pub fn native_hcr(&self) -> u64 {
+        features::hcr_el2(self.ids) | if self.hide_stage2_granules { hcr_bits::TID3 } else { 0 }
+    }
+
+    /// HCR_EL2 while the host is in virtual EL2.
+    #[must_use]
+    pub fn window_hcr(&self) -> u64 {
+        self.native_hcr() | hcr_bits::TGE
+    }
+
+    /// What [`features::set_up`] writes to a register, if it writes it on this CPU.
+    fn chosen(&self, register: features::Register) -> Option<u64> {
+        let mut chosen = None;
+        features::set_up(self.ids, self.gic, |step| match step {
+            Step::Write(written, value) if written == register => chosen = Some(value),
+            _ => {}
+        });
+        chosen
+    }
+}
+
+/// The CPU that trapped, and what only instructions at EL2 can do.
+///
+/// Called for registers that [`registers`] says the CPU has, and for no other.
+pub trait Cpu {
+    /// x0 to x30 as the host had them.
+    fn x(&self, number: u8) -> u64;
+    /// Sets one of x0 to x30.
+    fn set_x(&mut self, number: u8, value: u64);
+    /// ELR_EL2.
+    fn elr(&self) -> u64;
+    /// SPSR_EL2.
+    fn spsr(&self) -> u64;
+    /// FAR_EL2.
+    fn far(&self) -> u64;
+    /// Sets ELR_EL2 and SPSR_EL2, to which the exception return goes.
+    fn set_return(&mut self, elr: u64, spsr: u64);
+    /// The instruction at a physical address of the host's RAM, four-byte aligned; nothing if it is not there.
+    fn fetch(&mut self, address: u64) -> Option<u32>;
+    /// MRS.
+    fn read(&mut self, register: Register) -> u64;
+    /// MRS of `S3_0_C0_C<crm>_<op2>`, CRm 1 to 7.
+    fn read_id(&mut self, crm: u8, op2: u8) -> u64;
+    /// MSR. The exception return makes it take effect.
+    fn write(&mut self, register: Register, value: u64);
+    /// MSR of a register that [`features::set_up`] sets too, to a value under which Exeunt goes on running.
+    fn write_el2(&mut self, register: features::Register, value: u64);
+    /// Cache or TLB maintenance, complete (DSB) when this returns.
+    fn maintain(&mut self, instruction: Maintenance, argument: u64);
+    /// DC CIVAC, or with `tags` DC CIGDVAC, of the line with this physical address. False if it is not in the host's RAM.
+    fn clean_and_invalidate(&mut self, address: u64, tags: bool) -> bool;
+}
+
+/// What happens next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The host goes on in virtual EL2, at the return that was set: with the next instruction, or in a vector of its own.
+    Continue,
+    /// The host goes on in hardware, at the return that was set. All registers are as it wants them, HCR_EL2 included.
+    GoNative {
+        /// Where.
+        pc: u64,
+        /// With which PSTATE.
+        pstate: u64,
+    },
+    /// An SMC with this immediate, the return set behind it: the binary answers it as if it had come from EL1.
+    Smc(u16),
+    /// Virtual EL2 has an exception and no vectors: the host has not written VBAR_EL2. On hardware it would be lost too. The
+    /// binary stops this CPU and says so.
+    NoVectors {
+        /// Where the host was.
+        pc: u64,
+        /// ESR_EL2, as virtual EL2 would have read it.
+        esr: u64,
+    },
+}
+
+/// Something that a person who reads the log should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A register or system instruction that virtual EL2 does not have.
+    Unknown {
+        /// How it is named.
+        encoding: Encoding,
+        /// MRS or SYSL, not MSR or SYS.
+        is_read: bool,
+    },
+    /// An instruction that is undefined there.
+    UndefinedInstruction(u32),
+    /// The instruction could not be fetched.
+    NoInstruction,
+    /// An exception that virtual EL2 has caused.
+    Exception(Esr),
+    /// SCTLR_EL2.M was set, and stays 0.
+    Stage1,
+    /// HCR_EL2.E2H was set, and stays 0.
+    Vhe,
+    /// An exception return that virtual EL2 does not do, with this SPSR_EL2.
+    UnsupportedReturn(u64),
+    /// An illegal exception return, with this SPSR_EL2.
+    IllegalReturn(u64),
+    /// ERETAA or ERETAB with pointer authentication on.
+    AuthenticatedReturn,
+    /// RMR_EL2 was written.
+    Reset,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNDEFINED: &str = "; it gets an undefined instruction";
+        match *self {
+            Self::Unknown { encoding, is_read } => {
+                let verb = match (encoding.op0, is_read) {
+                    (1, true) => "SYSL",
+                    (1, false) => "SYS",
+                    (_, true) => "a read of",
+                    (_, false) => "a write to",
+                };
+                match registers::name(encoding) {
+                    Some(name) => write!(f, "{verb} {name}, which virtual EL2 does not have{UNDEFINED}"),
+                    None => write!(f, "{verb} {encoding}, which virtual EL2 does not know{UNDEFINED}"),
+                }
+            }
+            Self::UndefinedInstruction(word) => write!(f, "instruction {word:#010x}{UNDEFINED}"),
+            Self::NoInstruction => write!(f, "no instruction to be found{UNDEFINED}"),
+            Self::Exception(esr) => write!(f, "{esr}; it takes the exception to itself"),
+            Self::Stage1 => f.write_str("SCTLR_EL2.M is set; virtual EL2 has no stage 1, and M stays 0"),
+            Self::Vhe => f.write_str("HCR_EL2.E2H is set; virtual EL2 has no FEAT_VHE, and E2H stays 0"),
+            Self::UnsupportedReturn(spsr) => {
+                write!(f, "exception return with SPSR_EL2 {spsr:#x}, which virtual EL2 cannot do{UNDEFINED}")
+            }
+            Self::IllegalReturn(spsr) => write!(f, "illegal exception return with SPSR_EL2 {spsr:#x}"),
+            Self::AuthenticatedReturn => {
+                write!(f, "exception return with an authenticated address, which virtual EL2 cannot do{UNDEFINED}")
+            }
+            Self::Reset => f.write_str("RMR_EL2 is written; nothing happens"),
+        }
+    }
+}
+
+/// An answer to a trap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What happens next.
+    pub outcome: Outcome,
+    /// A line for the log.
+    pub note: Option<Note>,
+}
+
+/// How one instruction ended.
+enum Done {
+    /// It is executed; the host goes on behind it.
+    Next,
+    /// It is executed, and there is something to say.
+    Noted(Note),
+    /// It causes an exception to virtual EL2 itself.
+    Take(Cause, Option<Note>),
+    /// The outcome is settled, and so is the return.
+    Settled(Answer),
+}
+
+/// The registers that serve the trick itself while the host is in virtual EL2, as the host wants them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Borrowed {
+    sctlr_el1: u64,
+    cpacr_el1: u64,
+    mdscr_el1: u64,
+    icc_pmr_el1: u64,
+    /// SP_EL0 or SP_EL2: the one that SPSel does not select. The other is in SP_EL0 in hardware.
+    other_sp: u64,
+}
+
+/// The virtual EL2 of one CPU. Only that CPU uses it.
+#[derive(Debug)]
+pub struct VirtualEl2 {
+    /// The values of [`El2`], in its order.
+    values: [u64; El2::ALL.len()],
+    borrowed: Borrowed,
+    /// The host is in virtual EL2 now.
+    in_window: bool,
+    /// VBAR_EL2, once the host has written it or called SET_VECTORS.
+    vectors: Option<u64>,
+    /// PSTATE.SP.
+    sp_el2: bool,
+    /// The note about SCTLR_EL2.M was given.
+    noted_stage1: bool,
+    /// ESR_EL2 of an SError that arrived in the window.
+    serror: Option<u64>,
+}
+
+impl VirtualEl2 {
+    /// A CPU that was never in virtual EL2.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            values: [0; El2::ALL.len()],
+            borrowed: Borrowed { sctlr_el1: 0, cpacr_el1: 0, mdscr_el1: 0, icc_pmr_el1: 0, other_sp: 0 },
+            in_window: false,
+            vectors: None,
+            sp_el2: true,
+            noted_stage1: false,
+            serror: None,
+        }
+    }
+
+    /// Whether the host is in virtual EL2, so that what it does at EL0 is EL2's.
+    #[must_use]
+    pub const fn in_window(&self) -> bool {
+        self.in_window
+    }
+
+    /// The host's own vectors, once it has written VBAR_EL2.
+    #[must_use]
+    pub const fn vectors(&self) -> Option<u64> {
+        self.vectors
+    }
+
+    /// Records vectors that the host has installed by SET_VECTORS, from EL1.
+    pub const fn set_vectors(&mut self, address: u64) {
+        let vectors = address & !VBAR_RES0;
+        self.set(El2::Vbar, vectors);
+        self.vectors = Some(vectors);
+    }
+
+    /// A register as the host left it.
+    #[must_use]
+    pub const fn get(&self, register: El2) -> u64 {
+        self.values[register as usize]
+    }
+
+    const fn set(&mut self, register: El2, value: u64) {
+        self.values[register as usize] = value;
+    }
+
+    /// Begins a new virtual EL2 at `pc`, with everything masked and the MMU off, whatever was before. [`features::set_up`] is done;
+    /// this changes HCR_EL2 and borrows the registers that the trick needs. The general-purpose registers are the caller's.
+    ///
+    /// # Panics
+    ///
+    /// The CPU cannot have one ([`Settings::possible`]).
+    pub fn enter(&mut self, cpu: &mut impl Cpu, settings: &Settings, pc: u64) {
+        assert!(settings.possible(), "virtual EL2 needs HCR_EL2.E2H 0");
+        *self = Self::new();
+        self.in_window = true;
+        features::set_up(settings.ids, settings.gic, |step| {
+            if let Step::Write(written, value) = step
+                && let Some(Row::El2(register)) = registers::find(written.encoding())
+            {
+                self.set(register, value);
+            }
+        });
+        self.set(El2::Sctlr, SCTLR_EL2_AT_ENTRY);
+        self.set(El2::Hcr, hcr::RW);
+        self.set(El2::Tcr, TCR_EL2_RES1);
+        self.set(El2::Vtcr, VTCR_EL2_RES1);
+        self.set(El2::Rmr, RMR_AA64);
+        self.borrowed = Borrowed {
+            sctlr_el1: cpu.read(Register::SctlrEl1),
+            cpacr_el1: cpu.read(Register::CpacrEl1),
+            mdscr_el1: cpu.read(Register::MdscrEl1),
+            icc_pmr_el1: if Needs::Gicv3.met(settings) { cpu.read(Register::IccPmrEl1) } else { 0 },
+            other_sp: cpu.read(Register::SpEl0),
+        };
+        cpu.write(Register::SctlrEl1, self.window_sctlr(settings));
+        cpu.write(Register::CpacrEl1, window_cpacr(settings.ids));
+        // No breakpoint, watchpoint or step of the host's EL0 may hit while something else runs there.
+        cpu.write(Register::MdscrEl1, 0);
+        if Needs::Gicv3.met(settings) {
+            cpu.write(Register::IccPmrEl1, 0);
+        }
+        cpu.write(Register::SpEl0, 0);
+        cpu.write_el2(features::Register::HcrEl2, settings.window_hcr());
+        // What EL1 had with its MMU on is stale now, and TGE is one of the bits that a TLB may keep.
+        cpu.maintain(Maintenance::TlbiAlle1, 0);
+        cpu.set_return(pc, pstate::DAIF | pstate::EL0T);
+    }
+
+    /// Keeps an SError that was taken to real EL2 in the window, where TGE routes it, until the host is at EL1. Of several the
+    /// last is kept: the architecture merges them too.
+    pub const fn hold_serror(&mut self, esr: Esr) {
+        self.serror = Some(esr.bits());
+    }
+
+    /// Answers a synchronous exception from the host in virtual EL2.
+    pub fn handle(&mut self, cpu: &mut impl Cpu, settings: &Settings, esr: Esr) -> Answer {
+        let pc = cpu.elr();
+        let done = match esr.class() {
+            Some(ExceptionClass::Wfx) => Done::Next,
+            Some(ExceptionClass::Unknown) => match cpu.fetch(pc) {
+                Some(word) => self.execute(cpu, settings, decode::decode(word), Note::UndefinedInstruction(word)),
+                None => Done::Take(Cause::Undefined, Some(Note::NoInstruction)),
+            },
+            Some(ExceptionClass::SystemRegister) => match esr.system_access() {
+                Some(access) => self.execute(cpu, settings, decode::from_syndrome(access), Note::Exception(esr)),
+                None => Done::Take(Cause::Undefined, Some(Note::Exception(esr))),
+            },
+            _ => Done::Take(Cause::of(esr, cpu.far()), Some(Note::Exception(esr))),
+        };
+        let note = match done {
+            Done::Settled(answer) => return answer,
+            Done::Next => None,
+            Done::Noted(note) => Some(note),
+            Done::Take(cause, note) => return Answer { outcome: self.take(cpu, settings, cause, pc), note },
+        };
+        step_over(cpu);
+        Answer { outcome: Outcome::Continue, note }
+    }
+
+    /// Executes one instruction. `unknown` is what the log gets if it is none of virtual EL2's.
+    fn execute(&mut self, cpu: &mut impl Cpu, settings: &Settings, operation: Operation, unknown: Note) -> Done {
+        match operation {
+            Operation::Read { register, rt } => match self.read(cpu, settings, register) {
+                Some(value) => {
+                    set_x(cpu, rt, value);
+                    Done::Next
+                }
+                None => undefined(Note::Unknown { encoding: register, is_read: true }),
+            },
+            Operation::Write { register, rt } => {
+                let value = x(cpu, rt);
+                self.write(cpu, settings, register, value)
+                    .unwrap_or_else(|| undefined(Note::Unknown { encoding: register, is_read: false }))
+            }
+            Operation::WriteField { field, immediate } => {
+                if self.write_field(cpu, settings, field, immediate) {
+                    Done::Next
+                } else {
+                    undefined(unknown)
+                }
+            }
+            Operation::System { instruction, rt } => system_instruction(cpu, settings, instruction, rt),
+            Operation::SystemRead { instruction, .. } => {
+                undefined(Note::Unknown { encoding: instruction, is_read: true })
+            }
+            Operation::Return(kind) => self.exception_return(cpu, settings, kind, unknown),
+            Operation::Hvc(_) if !settings.ids.has(Feature::El3) && self.get(El2::Hcr) & hcr_bits::HCD != 0 => {
+                undefined(unknown)
+            }
+            Operation::Hvc(immediate) => {
+                // An HVC is done when its exception is taken: the preferred return address is behind it.
+                step_over(cpu);
+                let pc = cpu.elr();
+                Done::Settled(Answer { outcome: self.take(cpu, settings, Cause::Hvc(immediate), pc), note: None })
+            }
+            Operation::Smc(immediate) => {
+                step_over(cpu);
+                Done::Settled(Answer { outcome: Outcome::Smc(immediate), note: None })
+            }
+            Operation::Other => undefined(unknown),
+        }
+    }
+
+    /// PSTATE as virtual EL2 has it.
+    fn pstate(&self, cpu: &impl Cpu) -> u64 {
+        cpu.spsr() & !pstate::MODE_MASK | if self.sp_el2 { EL2H } else { EL2T }
+    }
+
+    /// Goes on in virtual EL2 with this PC and PSTATE, M as virtual EL2 sees it.
+    fn resume(&mut self, cpu: &mut impl Cpu, pc: u64, pstate: u64) {
+        self.select_sp(cpu, pstate & pstate::SP != 0);
+        cpu.set_return(pc, pstate & !pstate::MODE_MASK | pstate::EL0T);
+    }
+
+    /// Writes PSTATE.SP: SP_EL0 in hardware becomes the stack pointer that it selects.
+    fn select_sp(&mut self, cpu: &mut impl Cpu, sp_el2: bool) {
+        if self.sp_el2 != sp_el2 {
+            let selected = cpu.read(Register::SpEl0);
+            cpu.write(Register::SpEl0, self.borrowed.other_sp);
+            self.borrowed.other_sp = selected;
+            self.sp_el2 = sp_el2;
+        }
+    }
+
+    /// Takes an exception to virtual EL2 itself, with this preferred return address.
+    fn take(&mut self, cpu: &mut impl Cpu, settings: &Settings, cause: Cause, pc: u64) -> Outcome {
+        let state = exception::State {
+            pstate: self.pstate(cpu),
+            pc,
+            vbar: self.get(El2::Vbar),
+            sctlr: self.get(El2::Sctlr),
+            sctlr2: self.get(El2::Sctlr2),
+            gcscr: self.get(El2::Gcscr),
+        };
+        let Taken { esr, far, spsr, elr, pc: vector, pstate } = exception::take(settings.ids, &state, cause);
+        if self.vectors.is_none() {
+            return Outcome::NoVectors { pc, esr };
+        }
+        self.set(El2::Esr, esr);
+        self.set(El2::Spsr, spsr);
+        self.set(El2::Elr, elr);
+        if let Some(far) = far {
+            self.set(El2::Far, far);
+        }
+        self.resume(cpu, vector, pstate);
+        Outcome::Continue
+    }
+
+    /// ERET.
+    fn exception_return(&mut self, cpu: &mut impl Cpu, settings: &Settings, kind: Return, unknown: Note) -> Done {
+        let key = match kind {
+            Return::Plain => 0,
+            Return::KeyA => sctlr::EN_IA,
+            Return::KeyB => sctlr::EN_IB,
+        };
+        if key != 0 && !settings.ids.has(Feature::Pauth) {
+            return undefined(unknown);
+        }
+        // With the key off, ERETAA is ERET.
+        if self.get(El2::Sctlr) & key != 0 {
+            return undefined(Note::AuthenticatedReturn);
+        }
+        let (pc, spsr, now) = (self.get(El2::Elr), self.get(El2::Spsr), self.pstate(cpu));
+        let target = exception::target(settings.ids, spsr, now, self.get(El2::Hcr), self.get(El2::Gcscr));
+        let (outcome, note) = match target {
+            Target::El2 { .. } => {
+                self.resume(cpu, pc, spsr);
+                (Outcome::Continue, None)
+            }
+            Target::Native => {
+                self.go_native(cpu, settings);
+                cpu.set_return(pc, spsr);
+                (Outcome::GoNative { pc, pstate: spsr }, None)
+            }
+            Target::Unsupported => return undefined(Note::UnsupportedReturn(spsr)),
+            Target::Illegal => {
+                self.resume(cpu, pc, exception::illegal_return(settings.ids, spsr, now));
+                (Outcome::Continue, Some(Note::IllegalReturn(spsr)))
+            }
+        };
+        Done::Settled(Answer { outcome, note })
+    }
+
+    /// Gives back what was borrowed, and ends the window.
+    fn go_native(&mut self, cpu: &mut impl Cpu, settings: &Settings) {
+        self.select_sp(cpu, false);
+        cpu.write(Register::SctlrEl1, self.borrowed.sctlr_el1);
+        cpu.write(Register::CpacrEl1, self.borrowed.cpacr_el1);
+        cpu.write(Register::MdscrEl1, self.borrowed.mdscr_el1);
+        if Needs::Gicv3.met(settings) {
+            cpu.write(Register::IccPmrEl1, self.borrowed.icc_pmr_el1);
+        }
+        let mut hcr = settings.native_hcr() | self.get(El2::Hcr) & (hcr_bits::FB | hcr_bits::BSU);
+        if let Some(esr) = self.serror.take() {
+            // With AMO the host's next physical SErrors come to EL2 too; whoever handles one there sets VSE again.
+            hcr |= hcr_bits::VSE | hcr_bits::AMO;
+            if settings.ids.has(Feature::Ras) {
+                cpu.write_el2(features::Register::VsesrEl2, esr & VSESR_MASK);
+            }
+        }
+        cpu.write_el2(features::Register::HcrEl2, hcr);
+        // TGE is one of the bits that a TLB may keep.
+        cpu.maintain(Maintenance::TlbiAlle1, 0);
+        self.in_window = false;
+    }
+
+    /// MRS. Nothing if virtual EL2 does not have the register, or cannot read it.
+    fn read(&self, cpu: &mut impl Cpu, settings: &Settings, register: Encoding) -> Option<u64> {
+        if let Some(field) = PstateRegister::of(register) {
+            return field.exists(cpu, settings).then(|| field.get(self.pstate(cpu)));
+        }
+        if let Some(id) = IdRegister::ALL.iter().copied().find(|id| id.encoding() == register)
+            && !ids::is_id_space(register)
+            && id != IdRegister::Pmcr
+        {
+            return id.comes_with().is_none_or(|feature| settings.ids.has(feature)).then(|| settings.ids.get(id));
+        }
+        if ids::is_id_space(register) {
+            let value = cpu.read_id(register.crm, register.op2);
+            return Some(ids::at_virtual_el2(register, value, settings.hide_stage2_granules));
+        }
+        match registers::find(register)? {
+            Row::El2(register) => register.needs().met(settings).then(|| self.get(register)),
+            Row::Hardware(register) if register.access() == Access::WriteOnly || !register.needs().met(settings) => {
+                None
+            }
+            Row::Hardware(register) => match register {
+                Register::SctlrEl1 => Some(self.borrowed.sctlr_el1),
+                Register::CpacrEl1 => Some(self.borrowed.cpacr_el1),
+                Register::MdscrEl1 => Some(self.borrowed.mdscr_el1),
+                Register::IccPmrEl1 => Some(self.borrowed.icc_pmr_el1),
+                // The selected stack pointer has no name as a register.
+                Register::SpEl0 => self.sp_el2.then_some(self.borrowed.other_sp),
+                Register::CcsidrEl1 => Some(cache_size(cpu)),
+                _ => Some(cpu.read(register)),
+            },
+            Row::Absent(_) => None,
+        }
+    }
+
+    /// MSR (register). Nothing if virtual EL2 does not have the register, or cannot write it.
+    fn write(&mut self, cpu: &mut impl Cpu, settings: &Settings, register: Encoding, value: u64) -> Option<Done> {
+        if let Some(field) = PstateRegister::of(register) {
+            return (field.is_writable() && field.exists(cpu, settings)).then(|| {
+                let pstate = field.set(self.pstate(cpu), value);
+                let pc = cpu.elr();
+                self.resume(cpu, pc, pstate);
+                Done::Next
+            });
+        }
+        match registers::find(register)? {
+            Row::El2(register) => {
+                register.needs().met(settings).then(|| self.write_el2(cpu, settings, register, value))
+            }
+            Row::Hardware(register) if register.access() == Access::ReadOnly || !register.needs().met(settings) => None,
+            Row::Hardware(register) => {
+                match register {
+                    Register::SctlrEl1 => self.borrowed.sctlr_el1 = value,
+                    Register::CpacrEl1 => self.borrowed.cpacr_el1 = value,
+                    Register::MdscrEl1 => self.borrowed.mdscr_el1 = value,
+                    Register::IccPmrEl1 => self.borrowed.icc_pmr_el1 = value,
+                    Register::SpEl0 if !self.sp_el2 => return None,
+                    Register::SpEl0 => self.borrowed.other_sp = value,
+                    _ => cpu.write(register, value),
+                }
+                Some(Done::Next)
+            }
+            Row::Absent(_) => None,
+        }
+    }
+
+    fn write_el2(&mut self, cpu: &mut impl Cpu, settings: &Settings, register: El2, value: u64) -> Done {
+        match (register, register.policy()) {
+            (El2::Hcr, _) => {
+                let ids = settings.ids;
+                // ID_AA64PFR0_EL1.EL1, bits [7:4]: 2 has AArch32.
+                let rw = if ids.get(IdRegister::Pfr0) >> 4 & 0xf == 2 { 0 } else { hcr::RW };
+                self.set(register, value & !hcr::E2H | rw);
+                if value & hcr::E2H != 0 {
+                    return Done::Noted(Note::Vhe);
+                }
+            }
+            (El2::Sctlr, _) => {
+                self.set(register, value & !sctlr::M);
+                cpu.write(Register::SctlrEl1, self.window_sctlr(settings));
+                if value & sctlr::M != 0 && !self.noted_stage1 {
+                    self.noted_stage1 = true;
+                    return Done::Noted(Note::Stage1);
+                }
+            }
+            (El2::Vbar, _) => self.set_vectors(value),
+            (El2::Rmr, _) => return Done::Noted(Note::Reset),
+            (_, Policy::Filtered { free, open }) => {
+                self.set(register, value);
+                if let Some(target) = register.set_up()
+                    && let Some(chosen) = settings.chosen(target)
+                {
+                    cpu.write_el2(target, value & (free | open) | chosen & !free);
+                }
+            }
+            (_, Policy::Shadow) => self.set(register, value),
+            // ICC_SRE_EL2: nothing in it can be changed.
+            (_, Policy::Special) => {}
+        }
+        Done::Next
+    }
+
+    /// MSR (immediate). False if the CPU does not have the field.
+    fn write_field(&mut self, cpu: &mut impl Cpu, settings: &Settings, field: Field, immediate: u8) -> bool {
+        let bit = u64::from(immediate & 1);
+        let register = match field {
+            Field::Uao => PstateRegister::Uao,
+            Field::Pan => PstateRegister::Pan,
+            Field::SpSel => PstateRegister::SpSel,
+            Field::AllInt => PstateRegister::AllInt,
+            Field::Pm => PstateRegister::Pm,
+            Field::Ssbs => PstateRegister::Ssbs,
+            Field::Dit => PstateRegister::Dit,
+            Field::Tco => PstateRegister::Tco,
+            Field::DaifSet | Field::DaifClr => PstateRegister::Daif,
+        };
+        if !register.exists(cpu, settings) {
+            return false;
+        }
+        let now = self.pstate(cpu);
+        let named = u64::from(immediate) << DAIF_SHIFT;
+        let new = match field {
+            Field::DaifSet => now | named,
+            Field::DaifClr => now & !named,
+            // The immediate of one bit, where MSR (register) has the field.
+            _ => register.set(now, bit << register.shift()),
+        };
+        let pc = cpu.elr();
+        self.resume(cpu, pc, new);
+        true
+    }
+
+    /// SCTLR_EL1 in the window: EL0 may do all that EL2 may and that can be granted, and what the host's SCTLR_EL2 says about
+    /// alignment, endianness, instruction cache and pointer authentication is in EL1's place.
+    fn window_sctlr(&self, settings: &Settings) -> u64 {
+        let own = self.get(El2::Sctlr);
+        let mut value = features::SCTLR_EL1_AT_ENTRY
+            | sctlr::UMA
+            | sctlr::DZE
+            | sctlr::UCT
+            | sctlr::NTWE
+            | sctlr::UCI
+            | own & (sctlr::A | sctlr::NAA | sctlr::I);
+        if own & sctlr::SA != 0 {
+            value |= sctlr::SA0;
+        }
+        if own & sctlr::EE != 0 {
+            value |= sctlr::E0E;
+        }
+        if settings.ids.has(Feature::Mops) {
+            value |= sctlr::MSCEN;
+        }
+        if settings.ids.has(Feature::Pauth) {
+            value |= own & sctlr::PAUTH;
+        }
+        value
+    }
+}
+
+impl Default for VirtualEl2 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// CPACR_EL1 in the window: EL0 may use all units, as EL2 may.
+const fn window_cpacr(ids: &IdRegisters) -> u64 {
+    CPACR_FPEN | if ids.has(Feature::Sve) { CPACR_ZEN } else { 0 } | if ids.has(Feature::Sme) { CPACR_SMEN } else { 0 }
+}
+
+const fn undefined(note: Note) -> Done {
+    Done::Take(Cause::Undefined, Some(note))
+}
+
+/// Sets the return behind the instruction.
+fn step_over(cpu: &mut impl Cpu) {
+    let (pc, spsr) = skip_instruction(cpu.elr(), cpu.spsr(), true);
+    cpu.set_return(pc, spsr);
+}
+
+/// Xn or, for 31, the zero register.
+fn x(cpu: &impl Cpu, number: u8) -> u64 {
+    if number < 31 { cpu.x(number) } else { 0 }
+}
+
+fn set_x(cpu: &mut impl Cpu, number: u8, value: u64) {
+    if number < 31 {
+        cpu.set_x(number, value);
+    }
+}
+
+/// CCSIDR_EL1, if CSSELR_EL1 selects a cache that there is: otherwise the read may be undefined, and at EL2 that would be
+/// Exeunt's. The value is then UNKNOWN.
+fn cache_size(cpu: &mut impl Cpu) -> u64 {
+    let selected = cpu.read(Register::CsselrEl1);
+    let clidr = cpu.read(Register::ClidrEl1);
+    // CSSELR_EL1.InD, bit 0, Level, bits [3:1], TnD, bit 4; CLIDR_EL1.Ctype<n>, three bits each.
+    let (instruction, level) = (selected & 1 != 0, selected >> 1 & 7);
+    let kind = if level < 7 { clidr >> (3 * level) & 7 } else { 0 };
+    let exists = match kind {
+        1 => instruction,
+        2 | 4 => !instruction,
+        3 => true,
+        _ => false,
+    };
+    if exists && selected >> 4 == 0 { cpu.read(Register::CcsidrEl1) } else { 0 }
+}
+
+/// SYS.
+fn system_instruction(cpu: &mut impl Cpu, settings: &Settings, instruction: Encoding, rt: u8) -> Done {
+    let argument = x(cpu, rt);
+    // ID_AA64ISAR0_EL1.
+    let isar0 = cpu.read_id(6, 0);
+    match system::effect(settings.ids, isar0, instruction) {
+        Effect::Execute(maintenance) => cpu.maintain(maintenance, argument),
+        Effect::CleanAndInvalidate { tags } => {
+            if !cpu.clean_and_invalidate(argument, tags) {
+                let esr = Esr::new(ABORT_OF_MAINTENANCE);
+                return Done::Take(Cause::Outside { esr, far: argument }, Some(Note::Exception(esr)));
+            }
+        }
+        Effect::Nothing => {}
+        Effect::Undefined => return undefined(Note::Unknown { encoding: instruction, is_read: false }),
+    }
+    Done::Next
+}
+
+/// Where DAIF stands in PSTATE and in its own register.
+const DAIF_SHIFT: u32 = 6;
+
+/// The registers that are views of PSTATE (Arm ARM C5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PstateRegister {
+    CurrentEl,
+    SpSel,
+    Daif,
+    Nzcv,
+    Pan,
+    Uao,
+    Dit,
+    Ssbs,
+    Tco,
+    AllInt,
+    Pm,
+}
+
+impl PstateRegister {
+    const fn of(register: Encoding) -> Option<Self> {
+        if register.op0 != 3 || register.crn != 4 {
+            return None;
+        }
+        Some(match (register.op1, register.crm, register.op2) {
+            (0, 2, 0) => Self::SpSel,
+            (0, 2, 2) => Self::CurrentEl,
+            (0, 2, 3) => Self::Pan,
+            (0, 2, 4) => Self::Uao,
+            (0, 3, 0) => Self::AllInt,
+            (0, 3, 1) => Self::Pm,
+            (3, 2, 0) => Self::Nzcv,
+            (3, 2, 1) => Self::Daif,
+            (3, 2, 5) => Self::Dit,
+            (3, 2, 6) => Self::Ssbs,
+            (3, 2, 7) => Self::Tco,
+            _ => return None,
+        })
+    }
+
+    /// Whether the CPU has it.
+    fn exists(self, cpu: &mut impl Cpu, settings: &Settings) -> bool {
+        let ids = settings.ids;
+        match self {
+            Self::CurrentEl | Self::SpSel | Self::Daif | Self::Nzcv => true,
+            Self::Pan => ids.has(Feature::Pan),
+            // ID_AA64MMFR2_EL1.UAO, bits [7:4].
+            Self::Uao => cpu.read_id(7, 2) >> 4 & 0xf != 0,
+            // ID_AA64PFR0_EL1.DIT, bits [51:48].
+            Self::Dit => ids.get(IdRegister::Pfr0) >> 48 & 0xf != 0,
+            // ID_AA64PFR1_EL1.SSBS, bits [7:4]: 2 has the register.
+            Self::Ssbs => ids.get(IdRegister::Pfr1) >> 4 & 0xf >= 2,
+            Self::Tco => ids.has(Feature::Mte),
+            Self::AllInt => ids.has(Feature::Nmi),
+            Self::Pm => ids.has(Feature::Ebep),
+        }
+    }
+
+    const fn is_writable(self) -> bool {
+        !matches!(self, Self::CurrentEl)
+    }
+
+    /// The bits in PSTATE.
+    const fn mask(self) -> u64 {
+        match self {
+            Self::CurrentEl => 0,
+            Self::SpSel => pstate::SP,
+            Self::Daif => pstate::DAIF,
+            Self::Nzcv => pstate::NZCV,
+            Self::Pan => pstate::PAN,
+            Self::Uao => pstate::UAO,
+            Self::Dit => pstate::DIT,
+            Self::Ssbs => pstate::SSBS,
+            Self::Tco => pstate::TCO,
+            Self::AllInt => pstate::ALLINT,
+            Self::Pm => pstate::PM,
+        }
+    }
+
+    /// Where the lowest bit stands in the register: where it stands in PSTATE.
+    const fn shift(self) -> u32 {
+        self.mask().trailing_zeros() & 63
+    }
+
+    const fn get(self, pstate: u64) -> u64 {
+        match self {
+            Self::CurrentEl => CURRENT_EL2,
+            _ => pstate & self.mask(),
+        }
+    }
+
+    const fn set(self, pstate: u64, value: u64) -> u64 {
+        pstate & !self.mask() | value & self.mask()
+    }
+}

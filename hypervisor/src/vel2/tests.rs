@@ -1,0 +1,1 @@
+//! Virtual EL2 as the host sees it, and what it does to hardware.
