@@ -39,6 +39,16 @@ pub enum Restart {
     Crash,
 }
 
+impl Restart {
+    /// Takes a SOFT_RESTART for one or the other, by whether the host has called SET_VECTORS on this CPU since EL2 was set up for it.
+    /// Linux 6.1 and 6.12 do so in a kexec, to get their vectors out of the way of the copy (`machine_kexec.c`), and never in a crash;
+    /// a KVM that installs its vectors by the same call is not under Exeunt any more when it restarts.
+    #[must_use]
+    pub const fn of(host_set_vectors: bool) -> Self {
+        if host_set_vectors { Self::Kexec } else { Self::Crash }
+    }
+}
+
 /// The word. Shared by all CPUs.
 #[derive(Debug)]
 pub struct Control(AtomicU32);
