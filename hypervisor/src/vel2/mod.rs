@@ -54,7 +54,7 @@ use core::fmt;
 use decode::{Field, Operation, Return};
 use exception::{Cause, EL2H, EL2T, Taken, Target};
 use registers::{Access, El2, Needs, Policy, Register, Row};
-use system::{Effect, Maintenance};
+use system::{Effect, Maintenance, SetWay};
 
 use crate::features::{self, Feature, Gic, IdRegister, IdRegisters, Step, hcr};
 use crate::inject::{pstate, skip_instruction};
@@ -206,7 +206,9 @@ pub trait Cpu {
     /// MSR of a register that [`features::set_up`] sets too, to a value under which Exeunt goes on running.
     fn write_el2(&mut self, register: features::Register, value: u64);
     /// Cache or TLB maintenance, complete (DSB) when this returns.
-    fn maintain(&mut self, instruction: Maintenance, argument: u64);
+    fn maintain(&mut self, instruction: Maintenance);
+    /// Cache maintenance by set and way, with the operand of the instruction.
+    fn maintain_set_way(&mut self, instruction: SetWay, operand: u64);
     /// DC CIVAC, or with `tags` DC CIGDVAC, of the line with this physical address. False if it is not in the host's RAM.
     fn clean_and_invalidate(&mut self, address: u64, tags: bool) -> bool;
 }
@@ -393,7 +395,8 @@ impl VirtualEl2 {
     }
 
     /// Begins a new virtual EL2 at `pc`, with everything masked and the MMU off, whatever was before. [`features::set_up`] is done;
-    /// this changes HCR_EL2 and borrows the registers that the trick needs. The general-purpose registers are the caller's.
+    /// this changes HCR_EL2 and borrows the registers that the trick needs, whose values it takes from hardware: the CPU has
+    /// just come up, or its host was at EL1. The general-purpose registers are the caller's.
     ///
     /// # Panics
     ///
@@ -431,7 +434,7 @@ impl VirtualEl2 {
         cpu.write(Register::SpEl0, 0);
         cpu.write_el2(features::Register::HcrEl2, settings.window_hcr());
         // What EL1 had with its MMU on is stale now, and TGE is one of the bits that a TLB may keep.
-        cpu.maintain(Maintenance::TlbiAlle1, 0);
+        cpu.maintain(Maintenance::TlbiAlle1);
         cpu.set_return(pc, pstate::DAIF | pstate::EL0T);
     }
 
@@ -609,7 +612,7 @@ impl VirtualEl2 {
         }
         cpu.write_el2(features::Register::HcrEl2, hcr);
         // TGE is one of the bits that a TLB may keep.
-        cpu.maintain(Maintenance::TlbiAlle1, 0);
+        cpu.maintain(Maintenance::TlbiAlle1);
         self.in_window = false;
     }
 
@@ -826,7 +829,8 @@ fn system_instruction(cpu: &mut impl Cpu, settings: &Settings, instruction: Enco
     // ID_AA64ISAR0_EL1.
     let isar0 = cpu.read_id(6, 0);
     match system::effect(settings.ids, isar0, instruction) {
-        Effect::Execute(maintenance) => cpu.maintain(maintenance, argument),
+        Effect::Execute(maintenance) => cpu.maintain(maintenance),
+        Effect::BySetWay(maintenance) => cpu.maintain_set_way(maintenance, argument),
         Effect::CleanAndInvalidate { tags } => {
             if !cpu.clean_and_invalidate(argument, tags) {
                 let esr = Esr::new(ABORT_OF_MAINTENANCE);

@@ -19,16 +19,25 @@
 use crate::features::{Feature, IdRegister, IdRegisters};
 use crate::syndrome::Encoding;
 
-/// Calls the macro `$callback` with every instruction that Exeunt executes for virtual EL2, as `Name, "words", op1, CRn, CRm, op2;`
-/// (op0 is 1). All take a register; those that need none get 0.
+/// Calls the macro `$callback` with every instruction that Exeunt executes for virtual EL2 and that names a set and way of a cache
+/// in its register, as `Name, "words", op1, CRn, CRm, op2;` (op0 is 1).
 #[macro_export]
-macro_rules! vel2_maintenance {
+macro_rules! vel2_set_way {
     ($callback:ident) => {
         $callback! {
             DcCisw, "DC CISW", 0, 7, 14, 2;
             DcCsw, "DC CSW", 0, 7, 10, 2;
             DcCigdsw, "DC CIGDSW", 0, 7, 14, 6;
             DcCgdsw, "DC CGDSW", 0, 7, 10, 6;
+        }
+    };
+}
+
+/// The same for instructions without an operand: their register is the zero register, and must be.
+#[macro_export]
+macro_rules! vel2_maintenance {
+    ($callback:ident) => {
+        $callback! {
             IcIallu, "IC IALLU", 0, 7, 5, 0;
             IcIalluis, "IC IALLUIS", 0, 7, 1, 0;
             TlbiAlle1, "TLBI ALLE1", 4, 8, 7, 4;
@@ -38,15 +47,15 @@ macro_rules! vel2_maintenance {
     };
 }
 
-macro_rules! maintenance_enum {
-    ($($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
-        /// An instruction that Exeunt executes for virtual EL2 and that names no address.
+macro_rules! instruction_enum {
+    ($type:ident, $doc:literal; $($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
+        #[doc = $doc]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Maintenance {
+        pub enum $type {
             $(#[doc = $words] $name,)*
         }
 
-        impl Maintenance {
+        impl $type {
             /// Every one of them.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
@@ -61,13 +70,28 @@ macro_rules! maintenance_enum {
     };
 }
 
+macro_rules! set_way_enum {
+    ($($rows:tt)*) => {
+        instruction_enum! { SetWay, "Maintenance of a cache by set and way, which the register names."; $($rows)* }
+    };
+}
+
+macro_rules! maintenance_enum {
+    ($($rows:tt)*) => {
+        instruction_enum! { Maintenance, "Maintenance of all that there is, without an operand."; $($rows)* }
+    };
+}
+
+vel2_set_way!(set_way_enum);
 vel2_maintenance!(maintenance_enum);
 
 /// What to do for a system instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Execute this, with the host's register as it is.
+    /// Execute this.
     Execute(Maintenance),
+    /// Execute this, with the host's register as it is.
+    BySetWay(SetWay),
     /// Clean and invalidate the data cache line of the address in the host's register: DC CIVAC or, with tags, DC CIGDVAC.
     CleanAndInvalidate {
         /// The allocation tags too.
@@ -96,10 +120,10 @@ pub fn effect(ids: &IdRegisters, isar0: u64, instruction: Encoding) -> Effect {
         (0, 7, 5, 0) => Effect::Execute(Maintenance::IcIallu),
         (0, 7, 6, 1) => Effect::CleanAndInvalidate { tags: false },
         (0, 7, 6, 3 | 5) if tags() => Effect::CleanAndInvalidate { tags: true },
-        (0, 7, 6 | 14, 2) => Effect::Execute(Maintenance::DcCisw),
-        (0, 7, 6 | 14, 4 | 6) if tags() => Effect::Execute(Maintenance::DcCigdsw),
-        (0, 7, 10, 2) => Effect::Execute(Maintenance::DcCsw),
-        (0, 7, 10, 4 | 6) if tags() => Effect::Execute(Maintenance::DcCgdsw),
+        (0, 7, 6 | 14, 2) => Effect::BySetWay(SetWay::DcCisw),
+        (0, 7, 6 | 14, 4 | 6) if tags() => Effect::BySetWay(SetWay::DcCigdsw),
+        (0, 7, 10, 2) => Effect::BySetWay(SetWay::DcCsw),
+        (0, 7, 10, 4 | 6) if tags() => Effect::BySetWay(SetWay::DcCgdsw),
         (_, 8, ..) => invalidate_tlb(isar0, instruction),
         // FEAT_XS: the nXS variants need not wait for accesses that have the XS attribute. Waiting for all is more.
         (_, 9, ..) if ids.get(IdRegister::Isar1) >> ISAR1_XS & 0xf != 0 => invalidate_tlb(isar0, instruction),

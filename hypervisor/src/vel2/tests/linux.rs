@@ -1,0 +1,367 @@
+//! What Linux does at EL2 before it drops to EL1, operation by operation, on the CPU models of the tests.
+//!
+//! The sequences are those of Debian's 6.1.0-56 and 6.12.117 kernels (`arch/arm64/kernel/head.S`, `include/asm/el2_setup.h`), and
+//! of 7.2's source; each follows the ID registers as the kernel does.
+
+use super::super::registers::{El2, Register};
+use super::super::{Answer, Outcome};
+use super::host::{ENTRY, ERET, Hardware, Host, Model, mrs, msr};
+use crate::features::{self, SCTLR_EL1_AT_ENTRY, Step};
+use crate::syndrome::Encoding;
+
+const CURRENT_EL: Encoding = Encoding::new(3, 0, 4, 2, 2);
+const MIDR: Encoding = Encoding::new(3, 0, 0, 0, 0);
+const MPIDR: Encoding = Encoding::new(3, 0, 0, 0, 5);
+const PFR0: Encoding = Encoding::new(3, 0, 0, 4, 0);
+const PFR1: Encoding = Encoding::new(3, 0, 0, 4, 1);
+const PFR2: Encoding = Encoding::new(3, 0, 0, 4, 2);
+const DFR0: Encoding = Encoding::new(3, 0, 0, 5, 0);
+const ISAR1: Encoding = Encoding::new(3, 0, 0, 6, 1);
+const MMFR0: Encoding = Encoding::new(3, 0, 0, 7, 0);
+const MMFR1: Encoding = Encoding::new(3, 0, 0, 7, 1);
+const MMFR3: Encoding = Encoding::new(3, 0, 0, 7, 3);
+const MMFR4: Encoding = Encoding::new(3, 0, 0, 7, 4);
+const PMBIDR: Encoding = Encoding::new(3, 0, 9, 10, 7);
+const PMSIDR: Encoding = Encoding::new(3, 0, 9, 9, 7);
+const TRBIDR: Encoding = Encoding::new(3, 0, 9, 11, 7);
+
+/// HCR_HOST_NVHE_FLAGS: RW, API, APK, ATA.
+const HCR: u64 = 0x0100_0300_8000_0000;
+/// INIT_SCTLR_EL2_MMU_OFF.
+const SCTLR_EL2: u64 = 0x30c5_0830;
+/// INIT_SCTLR_EL1_MMU_OFF.
+const SCTLR_EL1: u64 = 0x3050_0800;
+/// INIT_PSTATE_EL1.
+const PSTATE_EL1: u64 = 0x3c5;
+/// Where `bl init_kernel_el` goes back to.
+const RETURN: u64 = ENTRY + 0x1000;
+/// `__hyp_stub_vectors`.
+const STUB: u64 = ENTRY + 0x80_0800;
+
+/// Which kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Kernel {
+    V6_1,
+    V6_12,
+    V7_2,
+}
+
+const KERNELS: [Kernel; 3] = [Kernel::V6_1, Kernel::V6_12, Kernel::V7_2];
+
+fn field(value: u64, shift: u32) -> u64 {
+    value >> shift & 0xf
+}
+
+/// `primary_entry` and `init_kernel_el`, entered with the MMU off. Returns what the ERET gave.
+fn boot(host: &mut Host, kernel: Kernel) -> Answer {
+    if kernel >= Kernel::V6_12 {
+        // record_mmu_state
+        assert_eq!(host.read(CURRENT_EL), 8);
+        assert_eq!(host.read_el2(El2::Sctlr) & 1, 0);
+        // preserve_boot_args: four registers in one cache line, two on later kernels.
+        host.cpu.x[0] = ENTRY + 0x40;
+        host.plainly(0xd508_7620);
+    }
+    assert_eq!(host.read(CURRENT_EL), 8);
+    if kernel == Kernel::V6_1 {
+        host.write_el2(El2::Hcr, HCR);
+        host.write_el2(El2::Sctlr, SCTLR_EL2);
+    } else {
+        host.write_el2(El2::Elr, RETURN);
+        assert_eq!(field(host.read(MMFR4), 24), 0, "the kernel would go for VHE");
+        host.write_el2(El2::Hcr, HCR);
+        host.write(Register::FarEl1.encoding(), 1);
+        host.write_el2(El2::Far, 2);
+        assert_eq!(host.read(Register::FarEl1.encoding()), 1, "the kernel would go for VHE");
+        host.write_el2(El2::Sctlr, SCTLR_EL2);
+        hcrx(host, kernel);
+        assert_eq!(host.read_el2(El2::Hcr) & 1 << 34, 0);
+    }
+    host.write_el2(El2::Cnthctl, 3);
+    host.write_el2(El2::Cntvoff, 0);
+    debug(host, kernel);
+    if field(host.read(MMFR1), 16) != 0 {
+        host.write(Register::LorcEl1.encoding(), 0);
+    }
+    host.write_el2(El2::Vttbr, 0);
+    gic(host, kernel);
+    host.write_el2(El2::Hstr, 0);
+    let identity = [host.read(MIDR), host.read(MPIDR)];
+    host.write_el2(El2::Vpidr, identity[0]);
+    host.write_el2(El2::Vmpidr, identity[1]);
+    if kernel >= Kernel::V6_12 {
+        assert_eq!(host.read_el2(El2::Hcr) & 1 << 34, 0);
+    }
+    host.write_el2(El2::Cptr, 0x33ff);
+    if field(host.read(MMFR0), 56) != 0 {
+        fine_grained_traps(host, kernel);
+    }
+    if kernel == Kernel::V6_1 {
+        host.write_el2(El2::Spsr, PSTATE_EL1);
+    }
+    host.write_el2(El2::Vbar, STUB);
+    assert_eq!(host.read_el2(El2::Hcr) & 1 << 34, 0);
+    host.write(Register::SctlrEl1.encoding(), SCTLR_EL1);
+    if kernel == Kernel::V6_1 {
+        host.write_el2(El2::Elr, RETURN);
+    } else {
+        host.write_el2(El2::Spsr, PSTATE_EL1);
+    }
+    host.execute(ERET)
+}
+
+/// `__init_el2_hcrx`.
+fn hcrx(host: &mut Host, kernel: Kernel) {
+    if field(host.read(MMFR1), 40) == 0 {
+        return;
+    }
+    // MSCEn, TCR2En, EnFPM; GCSEn; EnALS, EnASR.
+    let mut value = 1 << 11 | 1 << 14 | 1 << 23;
+    if kernel == Kernel::V7_2 {
+        if field(host.read(PFR1), 44) != 0 {
+            value |= 1 << 22;
+        }
+        let ls64 = field(host.read(ISAR1), 60);
+        value |= if ls64 >= 1 { 1 << 1 } else { 0 } | if ls64 >= 2 { 1 << 2 } else { 0 };
+    }
+    host.write_el2(El2::Hcrx, value);
+}
+
+/// `__init_el2_debug` and `__init_el2_brbe`.
+fn debug(host: &mut Host, kernel: Kernel) {
+    let dfr0 = host.read(DFR0);
+    let mut mdcr = 0;
+    if field(dfr0, 8) != 0 && field(dfr0, 8) != 0xf {
+        mdcr = host.read(Register::PmcrEl0.encoding()) >> 11 & 0x1f;
+    }
+    if field(dfr0, 32) != 0 {
+        if host.read(PMBIDR) >> 4 & 1 == 0 {
+            host.write_el2(El2::Pmscr, 1 << 6 | 1 << 4);
+        }
+        mdcr |= 3 << 12;
+    }
+    if field(dfr0, 44) != 0 && host.read(TRBIDR) >> 4 & 1 == 0 {
+        mdcr |= 3 << 24;
+    }
+    host.write_el2(El2::Mdcr, mdcr);
+    if kernel == Kernel::V7_2 && field(host.read(DFR0), 52) != 0 {
+        host.write_el2(El2::Brbcr, 1 << 3 | 1 << 4);
+    }
+}
+
+/// `__init_el2_gicv3` and `__init_el2_gicv5`.
+fn gic(host: &mut Host, kernel: Kernel) {
+    if field(host.read(PFR0), 24) != 0 {
+        let value = host.read_el2(El2::IccSre) | 1 | 1 << 3;
+        host.write_el2(El2::IccSre, value);
+        if host.read_el2(El2::IccSre) & 1 != 0 {
+            host.write_el2(El2::IchHcr, 0);
+        }
+    }
+    if kernel == Kernel::V7_2 && field(host.read(PFR2), 12) != 0 {
+        host.write_el2(El2::IchHfgitr, 0x7ff);
+        host.write_el2(El2::IchHfgrtr, 0x1f_00f7);
+        host.write_el2(El2::IchHfgwtr, 0x1e_0065);
+        host.write_el2(El2::IchVctlr, 1);
+    }
+}
+
+/// `__init_el2_fgt` and `__init_el2_fgt2`.
+fn fine_grained_traps(host: &mut Host, kernel: Kernel) {
+    let brbe = kernel == Kernel::V7_2 && field(host.read(DFR0), 52) != 0;
+    let spe = if field(host.read(DFR0), 32) >= 3 { 1 << 62 } else { 0 };
+    host.write_el2(El2::Hdfgrtr, spe | if brbe { 7 << 59 } else { 0 });
+    host.write_el2(El2::Hdfgwtr, spe | if brbe { 3 << 60 } else { 0 });
+    let mut value = 0;
+    if field(host.read(PFR1), 24) != 0 {
+        value |= 1 << 54 | 1 << 55;
+    }
+    if kernel >= Kernel::V6_12 {
+        if field(host.read(MMFR3), 8) != 0 {
+            value |= 1 << 58 | 1 << 57;
+        }
+        if field(host.read(MMFR3), 16) != 0 {
+            value |= 1 << 59;
+        }
+    }
+    if kernel == Kernel::V7_2 && field(host.read(PFR1), 44) != 0 {
+        value |= 1 << 52 | 1 << 53;
+    }
+    host.write_el2(El2::Hfgrtr, value);
+    host.write_el2(El2::Hfgwtr, value);
+    host.write_el2(El2::Hfgitr, if brbe { 3 << 55 } else { 0 });
+    if field(host.read(PFR0), 44) != 0 {
+        host.write_el2(El2::Hafgrtr, 0);
+    }
+    if kernel == Kernel::V6_1 || field(host.read(MMFR0), 56) < 2 {
+        return;
+    }
+    let mut value = 0;
+    if field(host.read(DFR0), 8) >= 9 {
+        value |= 1 << 4 | 1 << 3 | 1 << 2;
+    }
+    if kernel == Kernel::V7_2 && field(host.read(DFR0), 32) != 0 && host.read(PMSIDR) >> 7 & 1 != 0 {
+        value |= 1 << 19;
+    }
+    host.write_el2(El2::Hdfgrtr2, value);
+    host.write_el2(El2::Hdfgwtr2, value);
+    host.write_el2(El2::Hfgrtr2, 0);
+    host.write_el2(El2::Hfgwtr2, 0);
+    host.write_el2(El2::Hfgitr2, 0);
+}
+
+/// Hardware is as for a host that was entered at EL1, but for what the kernel has written to EL1's registers.
+fn expect_native(host: &Host, answer: Answer) {
+    assert_eq!(answer.outcome, Outcome::GoNative { pc: RETURN, pstate: PSTATE_EL1 });
+    assert_eq!(answer.note, None);
+    assert_eq!((host.cpu.pc, host.cpu.spsr), (RETURN, PSTATE_EL1));
+    assert!(!host.el2.in_window());
+    assert_eq!(host.el2.vectors(), Some(STUB));
+    assert_eq!(host.cpu.get(Register::SctlrEl1), SCTLR_EL1);
+    features::set_up(&host.model.ids, host.model.gic, |step| match step {
+        Step::Isb | Step::Write(features::Register::SctlrEl1, _) => {}
+        Step::Write(features::Register::HcrEl2, value) => {
+            assert_eq!(host.cpu.hcr(), value | if host.model.hide { 1 << 18 } else { 0 });
+        }
+        // The kernel sets MSCEn, TCR2En and EnFPM without a look at the features; on a CPU without them they are RES0.
+        Step::Write(features::Register::HcrxEl2, value) => {
+            let hcrx = host.cpu.el2(features::Register::HcrxEl2).expect("it is set up");
+            assert_eq!(hcrx & !(1 << 11 | 1 << 14 | 1 << 23), value & !(1 << 11 | 1 << 14 | 1 << 23));
+            assert_eq!(value & !hcrx, 0);
+        }
+        Step::Write(register, value) => assert_eq!(host.cpu.el2(register), Some(value), "{}", register.name()),
+    });
+}
+
+fn models() -> [Model; 8] {
+    let plain = [Model::cortex_a57(), Model::cortex_a57_gicv2(), Model::max(), Model::armv9()];
+    let hidden = plain.map(|model| Model { hide: true, ..model });
+    let mut all = [plain[0]; 8];
+    all[..4].copy_from_slice(&plain);
+    all[4..].copy_from_slice(&hidden);
+    all
+}
+
+#[test]
+fn every_kernel_reaches_el1_on_every_model() {
+    for model in models() {
+        for kernel in KERNELS {
+            let mut host = Host::new(model);
+            let answer = boot(&mut host, kernel);
+            expect_native(&host, answer);
+        }
+    }
+}
+
+/// The values that facts about other hypervisors' hosts rest on, spelt out for two models.
+#[test]
+fn registers_after_the_set_up() {
+    let mut host = Host::new(Model::cortex_a57());
+    boot(&mut host, Kernel::V6_12);
+    assert_eq!(host.cpu.hcr(), 0x8008_0003);
+    assert_eq!(host.cpu.el2(features::Register::CptrEl2), Some(0x33ff));
+    assert_eq!(host.cpu.el2(features::Register::MdcrEl2), Some(6));
+    assert_eq!(host.cpu.el2(features::Register::CnthctlEl2), Some(3));
+    assert_eq!(host.cpu.el2(features::Register::IccSreEl2), Some(0xf));
+    assert_eq!(host.cpu.el2(features::Register::VpidrEl2), Some(0x411f_d070));
+
+    let mut host = Host::new(Model { hide: true, ..Model::max() });
+    boot(&mut host, Kernel::V6_12);
+    assert_eq!(host.cpu.hcr() & !(1 << 18), features::hcr_el2(&host.model.ids));
+    assert_eq!(host.cpu.hcr() & 0x0300_0000_0000, 0x0300_0000_0000);
+    // SVE and SME stay open, although the kernel writes 0x33ff and opens them by FINALISE_EL2 only.
+    assert_eq!(host.cpu.el2(features::Register::CptrEl2), Some(0x22ff));
+    assert_eq!(host.cpu.el2(features::Register::ZcrEl2), Some(0x1ff));
+    // FEAT_MOPS and the rest of HCRX_EL2, although 6.1 does not write it at all.
+    assert_ne!(host.cpu.el2(features::Register::HcrxEl2).expect("it is there") & 1 << 11, 0);
+    // What the kernel wrote is what it reads and what a later hypervisor finds.
+    assert_eq!(host.el2.get(El2::Cptr), 0x33ff);
+    assert_eq!(host.el2.get(El2::Hcr), HCR);
+    assert_eq!(host.el2.get(El2::Vttbr), 0);
+}
+
+/// How often the set-up comes to EL2, with one DC IVAC where the kernel has one for each cache line of its page tables.
+#[test]
+fn traps_of_a_boot() {
+    let count = |model, kernel| {
+        let mut host = Host::new(model);
+        boot(&mut host, kernel);
+        host.traps
+    };
+    assert_eq!(count(Model::cortex_a57(), Kernel::V6_1), 28);
+    assert_eq!(count(Model::cortex_a57(), Kernel::V6_12), 38);
+    assert_eq!(count(Model::max(), Kernel::V6_1), 37);
+    assert_eq!(count(Model::max(), Kernel::V6_12), 51);
+}
+
+/// Registers that the trick borrows come back, whatever the host had in them, and the kernel's stack pointers are apart.
+#[test]
+fn borrowed_registers_come_back() {
+    let model = Model::cortex_a57();
+    let mut host = Host { model, cpu: Hardware::new(model), el2: super::super::VirtualEl2::new(), traps: 0 };
+    for (register, value) in [
+        (Register::SctlrEl1, 0x30d0_1805),
+        (Register::CpacrEl1, 1 << 28),
+        (Register::MdscrEl1, 1 << 15 | 1),
+        (Register::SpEl0, 0xffff_8000_1234_5670),
+        (Register::SpEl1, 0xffff_8000_8888_0000),
+        (Register::IccPmrEl1, 0xf0),
+    ] {
+        host.cpu.set(register, value);
+    }
+    host.enter();
+    assert_eq!(host.cpu.pc, ENTRY);
+    for (register, value) in [
+        (Register::SctlrEl1, 0x30d0_1805),
+        (Register::CpacrEl1, 1 << 28),
+        (Register::MdscrEl1, 1 << 15 | 1),
+        (Register::SpEl0, 0xffff_8000_1234_5670),
+        (Register::SpEl1, 0xffff_8000_8888_0000),
+        (Register::IccPmrEl1, 0xf0),
+    ] {
+        assert_eq!(host.read(register.encoding()), value, "{}", register.name());
+    }
+    // A stack at EL2 is in SP_EL0 in hardware.
+    host.cpu.set(Register::SpEl0, 0x4200_0000);
+    host.write(Register::SpEl0.encoding(), 0x1111_0000);
+    host.write(Register::SpEl1.encoding(), 0x2222_0000);
+    host.write(Register::IccPmrEl1.encoding(), 0x80);
+    host.write(Register::CpacrEl1.encoding(), 3 << 20);
+    host.write(Register::MdscrEl1.encoding(), 1 << 12);
+    let answer = boot(&mut host, Kernel::V6_12);
+    expect_native(&host, answer);
+    assert_eq!(host.cpu.get(Register::SpEl0), 0x1111_0000);
+    assert_eq!(host.cpu.get(Register::SpEl1), 0x2222_0000);
+    assert_eq!(host.cpu.get(Register::IccPmrEl1), 0x80);
+    assert_eq!(host.cpu.get(Register::CpacrEl1), 3 << 20);
+    assert_eq!(host.cpu.get(Register::MdscrEl1), 1 << 12);
+    assert_eq!(SCTLR_EL1_AT_ENTRY & 1, 0);
+}
+
+/// `cpu_resume` and CPU_ON come through the same door: a second window knows nothing of the first.
+#[test]
+fn a_second_entry_begins_anew() {
+    let mut host = Host::new(Model::max());
+    boot(&mut host, Kernel::V6_12);
+    host.enter();
+    assert_eq!(host.el2.vectors(), None);
+    assert_eq!(host.read_el2(El2::Elr), 0);
+    assert_eq!(host.read(Register::SctlrEl1.encoding()), SCTLR_EL1);
+    let answer = boot(&mut host, Kernel::V6_1);
+    expect_native(&host, answer);
+}
+
+/// The same through EC 0x18, as a CPU with FEAT_IDST reports reads of ID registers at EL0.
+#[test]
+fn syndromes_do_the_same_as_words() {
+    let mut host = Host::new(Model::max());
+    for (register, value) in [(MIDR, 0xf_0510), (CURRENT_EL, 8)] {
+        let pc = host.cpu.pc;
+        let answer = host.handle(super::host::trapped(mrs(register, 7)));
+        assert_eq!(answer, Answer { outcome: Outcome::Continue, note: None });
+        assert_eq!((host.cpu.x[7], host.cpu.pc), (value, pc + 4));
+    }
+    host.cpu.x[3] = STUB + 0x7ff;
+    host.handle(super::host::trapped(msr(El2::Vbar.encoding(), 3)));
+    assert_eq!(host.el2.vectors(), Some(STUB));
+}
