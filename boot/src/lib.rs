@@ -1,4 +1,5 @@
-//! What runs before the hypervisor: the Image header, the EL2 entry of the boot CPU, and the entry of every other CPU.
+//! What runs before the hypervisor and what outlives it: the Image header, the EL2 entry of the boot CPU, the entry of every
+//! other CPU, and the resident stub.
 //!
 //! Owns the code that runs with EL2's MMU off and the record ([`CpuBoot`]) that such code reads. Never parses anything and
 //! never decides anything: it makes a CPU fit to run Rust and hands it to the two functions that the hypervisor defines,
@@ -13,6 +14,8 @@
 mod entry;
 #[cfg(target_os = "none")]
 mod header;
+#[cfg(target_os = "none")]
+pub mod stub;
 
 #[cfg(target_os = "none")]
 pub use entry::secondary_entry;

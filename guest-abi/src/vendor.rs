@@ -160,10 +160,11 @@ impl Version {
 }
 
 /// What becomes of Exeunt at a soft restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Policy {
     /// Exeunt goes from the calling CPU, and the next payload has EL2.
+    #[default]
     Leave = 0,
     /// Exeunt stays under the next payload.
     Resident = 1,

@@ -16,6 +16,7 @@ pub mod paging;
 pub mod psci;
 pub mod ratelimit;
 pub mod smccc;
+pub mod stub;
 pub mod syndrome;
 pub mod trap;
 pub mod vel2;

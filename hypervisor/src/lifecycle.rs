@@ -7,8 +7,6 @@
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use guest_abi::stub::STUB_ERR;
-
 use crate::inject::pstate;
 
 /// What a CPU's EL2 is.
@@ -68,34 +66,33 @@ impl Default for LifeCycle {
 }
 
 /// The Exception level at which the host's first instruction runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
 pub enum EntryLevel {
     /// EL1: as under any type-1 hypervisor.
-    El1,
+    #[default]
+    El1 = 1,
+    /// Virtual EL2: the host believes that EL2 is its own ([`crate::vel2`]).
+    VirtualEl2 = 2,
+}
+
+impl core::fmt::Display for EntryLevel {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::El1 => "EL1",
+            Self::VirtualEl2 => "virtual EL2",
+        })
+    }
 }
 
 impl EntryLevel {
-    /// Decides it. Boot, CPU_ON and wake-up from suspend all ask here, so that all CPUs enter at the same level, as Linux
-    /// demands (`Documentation/arch/arm64/booting.rst`).
-    #[must_use]
-    pub const fn of_host() -> Self {
-        Self::El1
-    }
-
-    /// SPSR_EL2 for the ERET to the host's entry: SP_ELx, D, A, I and F masked (booting.rst, "CPU mode").
+    /// SPSR_EL2 for the ERET to the host's entry: SP_ELx, D, A, I and F masked (booting.rst, "CPU mode"). Virtual EL2 runs at
+    /// EL0.
     #[must_use]
     pub const fn spsr(self) -> u64 {
         match self {
             Self::El1 => pstate::DAIF | pstate::EL1H,
-        }
-    }
-
-    /// Answers a stub call: x0 of the call in, x0 of the answer out. A host at EL1 owns no EL2 that it could give vectors to,
-    /// restart or finalise (`Documentation/virt/kvm/arm/hyp-abi.rst`), and an unknown number is refused at any level.
-    #[must_use]
-    pub const fn stub_call(self, _number: u64) -> u64 {
-        match self {
-            Self::El1 => STUB_ERR,
+            Self::VirtualEl2 => pstate::DAIF,
         }
     }
 }
@@ -116,10 +113,8 @@ mod tests {
     }
 
     #[test]
-    fn the_host_is_entered_at_el1_with_everything_masked() {
-        assert_eq!(EntryLevel::of_host().spsr(), 0x3c5);
-        for number in [0, 1, 2, 3, 4, 5, u64::MAX] {
-            assert_eq!(EntryLevel::of_host().stub_call(number), STUB_ERR);
-        }
+    fn the_host_is_entered_with_everything_masked() {
+        assert_eq!(EntryLevel::El1.spsr(), 0x3c5);
+        assert_eq!(EntryLevel::VirtualEl2.spsr(), 0x3c0);
     }
 }

@@ -5,15 +5,10 @@
 
 use core::fmt;
 
+use guest_abi::vendor::Policy;
 use log::LevelFilter;
 
-/// The exception level at which the host is entered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Entry {
-    /// EL1, as under any hypervisor.
-    #[default]
-    El1,
-}
+use crate::lifecycle::EntryLevel;
 
 /// A fault that Exeunt inflicts on itself at EL2, so that tests can see what it is protected from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +31,9 @@ pub struct Options {
     /// `log=`: the level of Exeunt's log, also once the host runs. `None`: not given, so quiet then.
     pub log: Option<LevelFilter>,
     /// `entry=`
-    pub entry: Entry,
+    pub entry: EntryLevel,
+    /// `restart=`
+    pub restart: Policy,
     /// `stats`: print how often the host left to EL2, by cause, when it powers off.
     pub stats: bool,
     /// `selftest=`
@@ -78,14 +75,46 @@ pub const OPTIONS: &[OptionDoc] = &[
             ValueDoc { name: "warn", help: "and what looks wrong", set: |o| o.log = Some(LevelFilter::Warn) },
             ValueDoc { name: "info", help: "and what happens", set: |o| o.log = Some(LevelFilter::Info) },
             ValueDoc { name: "debug", help: "and how", set: |o| o.log = Some(LevelFilter::Debug) },
-            ValueDoc { name: "trace", help: "and everything else there is to say", set: |o| o.log = Some(LevelFilter::Trace) },
+            ValueDoc {
+                name: "trace",
+                help: "and everything else there is to say",
+                set: |o| o.log = Some(LevelFilter::Trace),
+            },
         ],
         set: nothing,
     },
     OptionDoc {
         name: "entry",
         help: "the exception level at which the host is entered",
-        values: &[ValueDoc { name: "el1", help: "EL1, as under any hypervisor", set: |o| o.entry = Entry::El1 }],
+        values: &[
+            ValueDoc {
+                name: "el1",
+                help: "EL1, as under any hypervisor (the default)",
+                set: |o| o.entry = EntryLevel::El1,
+            },
+            ValueDoc {
+                name: "el2",
+                help: "virtual EL2: the host believes that EL2 is its own, and makes the stub calls",
+                set: |o| o.entry = EntryLevel::VirtualEl2,
+            },
+        ],
+        set: nothing,
+    },
+    OptionDoc {
+        name: "restart",
+        help: "what becomes of EL2 when the host calls SOFT_RESTART for a kexec or a crash kernel",
+        values: &[
+            ValueDoc {
+                name: "leave",
+                help: "Exeunt goes from that CPU, and the next kernel has EL2 (the default)",
+                set: |o| o.restart = Policy::Leave,
+            },
+            ValueDoc {
+                name: "resident",
+                help: "Exeunt stays, and the next kernel is entered like the first",
+                set: |o| o.restart = Policy::Resident,
+            },
+        ],
         set: nothing,
     },
     OptionDoc {
@@ -234,7 +263,7 @@ mod tests {
         let options = Options::parse(b" stats  log=debug entry=el1 selftest=run-data").unwrap();
         assert!(options.stats);
         assert_eq!(options.log, Some(LevelFilter::Debug));
-        assert_eq!(options.entry, Entry::El1);
+        assert_eq!((options.entry, options.restart), (EntryLevel::El1, Policy::Leave));
         assert_eq!(options.selftest, Some(SelfTest::RunData));
     }
 
@@ -270,10 +299,10 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_named_beside_what_would_be() {
-        let known = "; known are: log=error|warn|info|debug|trace entry=el1 stats \
+        let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident stats \
                      selftest=write-text|write-rodata|run-data|stack-overflow|panic";
         assert_eq!(refused("stats root=/dev/vda"), format!("unknown option 'root=/dev/vda'{known}"));
-        assert_eq!(refused("entry=el2"), format!("option 'entry' has no value 'el2' in this version{known}"));
+        assert_eq!(refused("entry=el3"), format!("option 'entry' has no value 'el3' in this version{known}"));
         assert_eq!(refused("log"), format!("option 'log' needs a value{known}"));
         assert_eq!(refused("log="), format!("option 'log' has no value '' in this version{known}"));
         assert_eq!(refused("stats=yes"), format!("option 'stats' takes no value{known}"));

@@ -20,11 +20,10 @@
 use log::warn;
 
 use crate::inject::{self, Entry, Exception, Origin, PstateFeatures};
-use crate::lifecycle::EntryLevel;
 use crate::psci::{Environment, Firmware, Psci};
 use crate::ratelimit::RateLimit;
 use crate::smccc::{self, Call, Conduit};
-use crate::syndrome::{CLASSES, Esr, ExceptionClass, FaultKind};
+use crate::syndrome::{CLASSES, Encoding, Esr, ExceptionClass, FaultKind};
 
 /// Log lines about the host's mistakes: at most this many ...
 pub const LOG_BURST: u16 = 10;
@@ -37,6 +36,8 @@ pub trait Vcpu {
     fn index(&self) -> usize;
     /// The host's x0 to x17.
     fn registers(&mut self) -> &mut [u64; 18];
+    /// Sets one of the host's x0 to x30; 31 is the zero register.
+    fn set_register(&mut self, number: u8, value: u64);
     /// ELR_EL2.
     fn elr(&self) -> u64;
     /// Sets ELR_EL2 and SPSR_EL2, to which the exception return goes.
@@ -57,6 +58,10 @@ pub trait Vcpu {
     fn gcscr_el1(&self) -> u64;
     /// Sets ELR_EL1, SPSR_EL1, ESR_EL1 and, if there is one, FAR_EL1.
     fn set_el1_exception(&mut self, entry: &Entry);
+    /// The ID register that HCR_EL2.TID3 has trapped, as the host is to read it; nothing if it is none.
+    fn read_id(&self, register: Encoding) -> Option<u64>;
+    /// Answers the stub call in x0 to x4 ([`crate::stub`]). Does not return here if Exeunt leaves for it.
+    fn stub_call(&mut self);
     /// At which level the host's stage 1 walk for `far` reads its descriptor at `ipa`, if a walk finds that out. Asked for
     /// faults on such a walk only. `ipa` is known to the 4 KiB page.
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8>;
@@ -103,6 +108,7 @@ impl<V: Vcpu, M: Machine> Table<V, M> {
         rows[ExceptionClass::Wfx as usize] = skip;
         rows[ExceptionClass::Hvc64 as usize] = hvc;
         rows[ExceptionClass::Smc64 as usize] = smc;
+        rows[ExceptionClass::SystemRegister as usize] = system_register;
         rows[ExceptionClass::InstructionAbortLower as usize] = abort;
         rows[ExceptionClass::DataAbortLower as usize] = abort;
         rows
@@ -145,7 +151,8 @@ fn refuse<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr, outcome: Outc
     cpu.set_return(entry.pc, entry.pstate);
 }
 
-fn report<V: Vcpu, M: Machine>(cpu: &V, machine: &M, esr: Esr, exception: Exception) {
+/// Says something about the host's mistakes, if enough time has passed.
+pub fn limited<M: Machine>(machine: &M, say: impl FnOnce()) {
     let interval = machine.ticks_per_second().saturating_mul(LOG_INTERVAL_SECONDS);
     let Some(suppressed) = machine.log_limit().allow(machine.now(), interval, LOG_BURST) else {
         return;
@@ -153,6 +160,14 @@ fn report<V: Vcpu, M: Machine>(cpu: &V, machine: &M, esr: Esr, exception: Except
     if suppressed > 0 {
         warn!("{suppressed} lines about the host's faults left out");
     }
+    say();
+}
+
+fn report<V: Vcpu, M: Machine>(cpu: &V, machine: &M, esr: Esr, exception: Exception) {
+    limited(machine, || describe(cpu, esr, exception));
+}
+
+fn describe<V: Vcpu>(cpu: &V, esr: Esr, exception: Exception) {
     let (pc, what) = (cpu.elr(), esr.with_far(cpu.far()));
     match exception {
         Exception::Undefined => warn!("host at {pc:#x}: {what}; it gets an undefined instruction"),
@@ -190,6 +205,23 @@ fn skip<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {
     Outcome::Handled
 }
 
+/// Only ID registers trap (TID3), and only while Exeunt hides something in one; anything else is a trap that nobody asked for.
+fn system_register<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
+    let Some(access) = esr.system_access() else { return Outcome::Unhandled };
+    match cpu.read_id(access.encoding()) {
+        Some(value) if access.is_read() && !inject::is_el0(cpu.spsr()) => {
+            cpu.set_register(access.register(), value);
+            skip(cpu, machine, esr)
+        }
+        _ => Outcome::Unhandled,
+    }
+}
+
+/// Answers an SMC whose PC has been moved past it already.
+pub fn smc_call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, immediate: u16) {
+    call(cpu, machine, Conduit::Smc, immediate);
+}
+
 /// An HVC leaves ELR_EL2 behind it.
 fn hvc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
     call(cpu, machine, Conduit::Hvc, esr.immediate());
@@ -208,7 +240,7 @@ fn call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, conduit: Conduit, immedia
     let index = cpu.index();
     let registers = cpu.registers();
     match smccc::classify(conduit, registers[0], immediate) {
-        Call::Stub => registers[0] = EntryLevel::of_host().stub_call(registers[0]),
+        Call::Stub => cpu.stub_call(),
         Call::Psci => machine.psci().call(index, registers, machine, machine.firmware()),
         Call::Firmware => machine.firmware().call(registers),
         Call::Unknown => registers[0] = smccc::NOT_SUPPORTED,

@@ -73,6 +73,17 @@ impl Vcpu for FakeCpu {
     fn set_el1_exception(&mut self, entry: &Entry) {
         assert_eq!(self.el1.replace(*entry), None, "one exception for one trap");
     }
+    fn set_register(&mut self, number: u8, value: u64) {
+        if let Some(register) = self.registers.get_mut(usize::from(number)) {
+            *register = value;
+        }
+    }
+    fn read_id(&self, register: Encoding) -> Option<u64> {
+        (register == Encoding::new(3, 0, 0, 7, 0)).then_some(0x1122)
+    }
+    fn stub_call(&mut self) {
+        self.registers[0] = STUB_ERR;
+    }
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8> {
         assert_eq!((far, ipa), (self.far, 0x4000_0000));
         self.walks.set(self.walks.get() + 1);
@@ -160,12 +171,33 @@ fn an_hvc_is_behind_the_host_and_an_smc_is_moved_there() {
 }
 
 #[test]
-fn stub_calls_are_refused_for_a_host_at_el1() {
+fn numbers_below_the_smccc_range_are_stub_calls_of_hvc_whatever_the_immediate() {
     for number in [0, 1, 2, 3, 4, 5, 0x1234, 0x7fff_ffff, 1 << 40] {
         let (cpu, machine) = trap(number, HVC | 0xea1);
         assert_eq!(cpu.registers[0], STUB_ERR);
         assert_eq!(cpu.registers[1..], FakeCpu::new(0).registers[1..]);
         assert!(cpu.el1.is_none() && machine.firmware.0.borrow().is_empty());
+    }
+}
+
+/// ESR_EL2 of a trapped MRS (bit 0 set) or MSR of S3_0_C0_C7_`op2` with x3 (Arm ARM D24.2, ISS encoding of EC 0x18).
+const fn access(read: bool, op2: u64) -> u64 {
+    0x18 << 26 | 1 << 25 | 3 << 20 | op2 << 17 | 3 << 5 | 7 << 1 | read as u64
+}
+
+#[test]
+fn a_hidden_id_register_is_read_as_exeunt_says() {
+    let (cpu, _) = trap(0, access(true, 0));
+    assert_eq!((cpu.registers[3], cpu.elr), (0x1122, 0x4020_0004));
+    assert!(cpu.el1.is_none());
+}
+
+#[test]
+fn a_trapped_register_that_is_not_hidden_is_undefined() {
+    for esr in [access(true, 1), access(false, 0)] {
+        let (cpu, _) = trap(0, esr);
+        assert_eq!(cpu.registers, FakeCpu::new(0).registers);
+        assert_eq!(cpu.el1.map(|entry| entry.esr_el1 >> 26), Some(0));
     }
 }
 

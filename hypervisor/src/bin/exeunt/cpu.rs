@@ -10,6 +10,7 @@ use aarch64_cpu::registers::{CurrentEL, Readable, TPIDR_EL2};
 use boot::CpuBoot;
 use hypervisor::counters::Counters;
 use hypervisor::lifecycle::LifeCycle;
+use hypervisor::vel2::VirtualEl2;
 
 use crate::memory;
 use crate::vectors::ExceptionFrame;
@@ -30,11 +31,13 @@ pub struct PerCpu {
     pub counters: Counters,
     /// Whose EL2 is on this CPU.
     pub life: LifeCycle,
+    /// The host's virtual EL2. Only this CPU uses it.
+    virtual_el2: UnsafeCell<VirtualEl2>,
     /// CNTPCT_EL0 at this CPU's first instruction in Exeunt, when it was started last.
     pub started: AtomicU64,
 }
 
-// SAFETY: `boot` is written before its CPU or any other runs with it and read after; `exception` belongs to the CPU itself;
+// SAFETY: `boot` is written before its CPU or any other runs with it and read after; `exception` and `virtual_el2` belong to the CPU itself;
 // the rest is atomic.
 unsafe impl Sync for PerCpu {}
 
@@ -50,6 +53,7 @@ impl PerCpu {
             index: AtomicUsize::new(0),
             counters: Counters::new(),
             life: LifeCycle::new(),
+            virtual_el2: UnsafeCell::new(VirtualEl2::new()),
             started: AtomicU64::new(0),
         }
     }
@@ -83,6 +87,12 @@ impl PerCpu {
     /// Position in the device tree's list of CPUs.
     pub fn index(&self) -> usize {
         self.index.load(Ordering::Relaxed)
+    }
+
+    /// Lets `work` use this CPU's virtual EL2.
+    pub fn with_virtual_el2<T>(&self, work: impl FnOnce(&mut VirtualEl2) -> T) -> T {
+        // SAFETY: only its own CPU comes here, which handles one exception at a time and does not come here from `work`.
+        work(unsafe { &mut *self.virtual_el2.get() })
     }
 
     /// The top of this CPU's stack.

@@ -7,26 +7,32 @@ use core::sync::atomic::Ordering;
 use ::smccc::psci::{PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_SYSTEM_RESET2_32, PSCI_SYSTEM_RESET2_64};
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
-    CNTFRQ_EL0, CNTPCT_EL0, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, Readable, SCTLR_EL1,
-    SCTLR_EL2, SPSR_EL1, SPSR_EL2, TCR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1, Writeable,
+    CNTFRQ_EL0, CNTPCT_EL0, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2, ICH_VTR_EL2,
+    ReadWriteable, Readable, SCTLR_EL1, SCTLR_EL2, SPSR_EL1, SPSR_EL2, TCR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1,
+    Writeable,
 };
+use guest_abi::stub::{STUB_ERR, SUCCESS};
+use guest_abi::vendor::Policy;
 use hypervisor::counters::{Counters, Exit};
 use hypervisor::devicetree::Region;
-use hypervisor::features::{self, Feature, Gic, Step};
+use hypervisor::features::{self, Feature, Gic, IdRegisters, Step, hcr};
 use hypervisor::inject::{Entry, PstateFeatures};
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::paging::stage1_walk;
 use hypervisor::psci::{Environment, Firmware, HostEntry, Psci};
 use hypervisor::ratelimit::RateLimit;
 use hypervisor::smccc;
-use hypervisor::syndrome::Esr;
+use hypervisor::stub;
+use hypervisor::syndrome::{Encoding, Esr};
 use hypervisor::trap::{self, Vcpu};
-use log::{debug, error, info};
+use hypervisor::vel2::{self, Outcome, Settings};
+use log::{debug, error, info, warn};
 use spin::Once;
 
 use crate::cpu::{self, PerCpu};
 use crate::vectors::{self, HostFrame};
-use crate::{firmware, memory, registers, stage2};
+use crate::vel2::Window;
+use crate::{firmware, leave, memory, registers, stage2};
 
 /// What all CPUs share while the host runs.
 pub struct Machine {
@@ -38,9 +44,17 @@ pub struct Machine {
     pub stage2: stage2::Registers,
     /// The per-CPU structures, by CPU number.
     pub cpus: [Option<&'static PerCpu>; cpu::MAX_CPUS],
+    /// How the host is entered.
+    pub entry: EntryLevel,
+    /// What becomes of EL2 at a SOFT_RESTART.
+    pub policy: Policy,
     /// Print the counters when the host turns the machine off.
     pub stats: bool,
 }
+
+/// Whether this image can enter the host at virtual EL2 and answers the stub calls. It is a choice of the build as long as the
+/// default entry is EL1: the emulation takes a third of the image.
+pub const VIRTUAL_EL2: bool = cfg!(feature = "virtual-el2");
 
 static MACHINE: Once<Machine> = Once::new();
 
@@ -78,17 +92,32 @@ pub fn arrive() -> ! {
     firmware::cpu_off()
 }
 
-/// Sets EL2's registers for the host and goes there. Every way into the host ends here.
+/// Goes to the host. Every CPU that comes up ends here.
 fn enter(entry: HostEntry) -> ! {
     let cpu = this();
     cpu.life.power_up();
     let machine = machine();
     let ids = registers::identify();
+    set_up(cpu, machine, &ids);
+    if VIRTUAL_EL2 && machine.entry == EntryLevel::VirtualEl2 {
+        let settings = machine.settings(&ids);
+        let mut frame = HostFrame::EMPTY;
+        let window = &mut Window { frame: &mut frame, cpu, machine };
+        cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(window, &settings, entry.pc));
+    }
+    let ticks = CNTPCT_EL0.get().wrapping_sub(cpu.started.load(Ordering::Relaxed));
+    debug!("enters the host at {:#x}, {ticks} ticks after its first instruction here", entry.pc);
+    // SAFETY: everything above; this stack is not used again before the next exception.
+    unsafe { vectors::enter(entry.pc, entry.x0, machine.entry.spsr(), cpu.stack_top()) }
+}
+
+/// Sets EL2's registers for the host.
+fn set_up(cpu: &PerCpu, machine: &Machine, ids: &IdRegisters) {
     machine.stage2.write();
     if ids.has(Feature::Sme) {
         SCTLR_EL2.set(memory::SCTLR_EL2_MMU_ON | features::SCTLR_EL2_ENTP2);
     }
-    features::set_up(&ids, machine.gic, |step| match step {
+    features::set_up(ids, machine.gic, |step| match step {
         // SAFETY: only registers that the CPU's ID registers show; none of them changes what Exeunt itself runs under.
         Step::Write(register, value) => unsafe { registers::write(register, value) },
         Step::Isb => barrier::isb(barrier::SY),
@@ -96,10 +125,22 @@ fn enter(entry: HostEntry) -> ! {
     // SAFETY: forgets translations only. What EL1 had before this CPU's reset or under whoever ran before is stale.
     unsafe { core::arch::asm!("tlbi alle1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
     assert!(cpu.life.go_live().is_ok(), "EL2 of CPU {} is set up twice", cpu.index());
-    let ticks = CNTPCT_EL0.get().wrapping_sub(cpu.started.load(Ordering::Relaxed));
-    debug!("enters the host at {:#x}, {ticks} ticks after its first instruction here", entry.pc);
-    // SAFETY: everything above; this stack is not used again before the next exception.
-    unsafe { vectors::enter(entry.pc, entry.x0, EntryLevel::of_host().spsr(), cpu.stack_top()) }
+}
+
+/// Starts the next payload at `entry` under Exeunt, as if the CPU had just come up there, with the registers of `frame`.
+fn restart(frame: &mut HostFrame, entry: u64) {
+    let cpu = this();
+    let machine = machine();
+    let ids = registers::identify();
+    set_up(cpu, machine, &ids);
+    if VIRTUAL_EL2 && machine.entry == EntryLevel::VirtualEl2 {
+        let settings = machine.settings(&ids);
+        let window = &mut Window { frame, cpu, machine };
+        cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(window, &settings, entry));
+    } else {
+        ELR_EL2.set(entry);
+        SPSR_EL2.set(machine.entry.spsr());
+    }
 }
 
 fn this() -> &'static PerCpu {
@@ -114,10 +155,39 @@ pub extern "C" fn sync(frame: &mut HostFrame) {
     let cpu = this();
     let esr = Esr::new(ESR_EL2.get());
     cpu.counters.count_class(esr.class_bits());
-    trap::dispatch(&mut Trapped { frame, cpu }, machine(), esr);
+    let machine = machine();
+    if VIRTUAL_EL2 && cpu.with_virtual_el2(|virtual_el2| virtual_el2.in_window()) {
+        virtual_el2(frame, cpu, machine, esr);
+    } else {
+        trap::dispatch(&mut Trapped { frame, cpu, machine }, machine, esr);
+    }
 }
 
-/// An IRQ taken to EL2. HCR_EL2.IMO is 0, so that the host has its interrupts.
+/// A synchronous exception from the host in virtual EL2.
+fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) {
+    let ids = registers::identify();
+    let settings = machine.settings(&ids);
+    let pc = ELR_EL2.get();
+    let window = &mut Window { frame, cpu, machine };
+    let answer = cpu.with_virtual_el2(|virtual_el2| virtual_el2.handle(window, &settings, esr));
+    if let Some(note) = answer.note {
+        trap::limited(machine, || warn!("host in virtual EL2 at {pc:#x}: {note}"));
+    }
+    match answer.outcome {
+        Outcome::Continue => {}
+        Outcome::GoNative { pc, pstate } => debug!("the host goes on in hardware at {pc:#x}, PSTATE {pstate:#x}"),
+        Outcome::Smc(immediate) => trap::smc_call(&mut Trapped { frame, cpu, machine }, machine, immediate),
+        Outcome::NoVectors { pc, esr } => {
+            error!("host in virtual EL2 at {pc:#x}: {}, and no vectors to take it to; CPU stopped", Esr::new(esr));
+            loop {
+                aarch64_cpu::asm::wfi();
+            }
+        }
+    }
+}
+
+/// An IRQ taken to EL2. HCR_EL2.IMO is 0, so that the host has its interrupts, and in virtual EL2 the GIC's priority mask holds
+/// them.
 pub extern "C" fn irq(_: &mut HostFrame) {
     unexpected("an IRQ");
 }
@@ -127,9 +197,23 @@ pub extern "C" fn fiq(_: &mut HostFrame) {
     unexpected("an FIQ");
 }
 
-/// An SError taken to EL2; as for [`irq`].
+/// An SError taken to EL2. It is the host's: it came while the host was in virtual EL2, where HCR_EL2.TGE routes it here, or
+/// after one that did, since AMO stays set for its sake. It is given to the host as a virtual SError as soon as the host is at
+/// EL1.
 pub extern "C" fn serror(_: &mut HostFrame) {
-    unexpected("an SError");
+    let cpu = this();
+    cpu.counters.count(Exit::Interrupt);
+    let esr = Esr::new(ESR_EL2.get());
+    let held = cpu.with_virtual_el2(|virtual_el2| {
+        if virtual_el2.in_window() {
+            virtual_el2.hold_serror(esr);
+        }
+        virtual_el2.in_window()
+    });
+    if !held {
+        assert!(HCR_EL2.is_set(HCR_EL2::AMO), "an SError of the host came to EL2, where HCR_EL2 routes none");
+        HCR_EL2.modify(HCR_EL2::VSE::SET);
+    }
 }
 
 /// Nothing that the host does brings it here: the routing is HCR_EL2's, and that is Exeunt's.
@@ -142,6 +226,7 @@ fn unexpected(what: &str) {
 struct Trapped<'a> {
     frame: &'a mut HostFrame,
     cpu: &'static PerCpu,
+    machine: &'static Machine,
 }
 
 impl Vcpu for Trapped<'_> {
@@ -152,6 +237,12 @@ impl Vcpu for Trapped<'_> {
     fn registers(&mut self) -> &mut [u64; 18] {
         let (arguments, _) = self.frame.x.split_first_chunk_mut::<18>().expect("there are 31");
         arguments
+    }
+
+    fn set_register(&mut self, number: u8, value: u64) {
+        if let Some(register) = self.frame.x.get_mut(usize::from(number)) {
+            *register = value;
+        }
     }
 
     fn elr(&self) -> u64 {
@@ -202,12 +293,65 @@ impl Vcpu for Trapped<'_> {
         }
     }
 
+    fn stub_call(&mut self) {
+        if !VIRTUAL_EL2 {
+            // A host that can only be entered at EL1 makes none of these calls, and has no EL2 that they could be about.
+            self.frame.x[0] = STUB_ERR;
+            return;
+        }
+        let (cpu, machine) = (self.cpu, self.machine);
+        let context = stub::Context {
+            entry: machine.entry,
+            is_host_ram: &|address| machine.is_host_ram(address),
+            has_gic_registers: machine.gic == Gic::V3,
+        };
+        let answer = stub::answer(self.registers(), &context);
+        debug!("stub call {:#x}, x1 {:#x}", self.frame.x[0], self.frame.x[1]);
+        match answer {
+            stub::Answer::Return(value) => self.frame.x[0] = value,
+            stub::Answer::SetVectors(address) => {
+                cpu.with_virtual_el2(|virtual_el2| virtual_el2.set_vectors(address));
+                self.frame.x[0] = SUCCESS;
+            }
+            // SVE and SME are open already: `features` opens them for every host.
+            stub::Answer::Finalise => self.frame.x[0] = STUB_ERR,
+            stub::Answer::IchVtr => {
+                self.frame.x[0] = SUCCESS;
+                self.frame.x[1] = ICH_VTR_EL2.get();
+            }
+            stub::Answer::ResetVectors => {
+                self.frame.x[0] = SUCCESS;
+                let vectors = cpu.with_virtual_el2(|virtual_el2| virtual_el2.vectors());
+                cpu.life.power_up();
+                let hcr = features::hcr_el2(&registers::identify()) & !(hcr::VM | hcr::TSC | hcr::SWIO);
+                // SAFETY: vectors of the host's own, which it has installed for this, or the resident stub's.
+                unsafe { leave::to_host(self.frame, hcr, vectors.unwrap_or_else(boot::stub::vectors)) }
+            }
+            stub::Answer::SoftRestart { entry, arguments } => {
+                self.frame.x[..3].copy_from_slice(&arguments);
+                self.frame.x[4] = entry;
+                cpu.life.power_up();
+                match machine.policy {
+                    // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for.
+                    Policy::Leave => unsafe { leave::to_payload(self.frame, entry, hcr::RW, boot::stub::vectors()) },
+                    Policy::Resident => restart(self.frame, entry),
+                }
+            }
+        }
+    }
+
+    fn read_id(&self, register: Encoding) -> Option<u64> {
+        let hide = self.machine.hides_stage2_granules();
+        (hide && vel2::ids::is_id_space(register))
+            .then(|| vel2::ids::at_el1(register, crate::vel2::read_id(register.crm, register.op2), hide))
+    }
+
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8> {
         let registers =
             stage1_walk::Registers { tcr_el1: TCR_EL1.get(), ttbr0_el1: TTBR0_EL1.get(), ttbr1_el1: TTBR1_EL1.get() };
         let big_endian = SCTLR_EL1.is_set(SCTLR_EL1::EE);
         stage1_walk::faulting_level(&registers, far, ipa, |address| {
-            if !machine().is_host_ram(address) {
+            if !self.machine.is_host_ram(address) {
                 return None;
             }
             // SAFETY: this CPU, and the host's RAM.
@@ -278,6 +422,16 @@ impl Firmware for Below {
 }
 
 impl Machine {
+    /// KVM shall find that stage 2 has no granule, and leave EL2 alone. Only a host that believes in its EL2 would look.
+    fn hides_stage2_granules(&self) -> bool {
+        VIRTUAL_EL2 && self.entry == EntryLevel::VirtualEl2
+    }
+
+    /// What virtual EL2 is on a CPU with these ID registers.
+    fn settings<'a>(&self, ids: &'a IdRegisters) -> Settings<'a> {
+        Settings { ids, gic: self.gic, hide_stage2_granules: self.hides_stage2_granules() }
+    }
+
     /// Prints how often each CPU, and all together, came to EL2.
     fn report(&self) {
         let total = Counters::new();

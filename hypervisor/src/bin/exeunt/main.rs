@@ -14,6 +14,8 @@ mod firmware;
 #[cfg(target_os = "none")]
 mod host;
 #[cfg(target_os = "none")]
+mod leave;
+#[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
 mod panic;
@@ -27,6 +29,8 @@ mod stage2;
 mod start;
 #[cfg(target_os = "none")]
 mod vectors;
+#[cfg(target_os = "none")]
+mod vel2;
 
 /// The binary is built for the host too, by `cargo clippy --workspace`, and has nothing to do there.
 #[cfg(not(target_os = "none"))]

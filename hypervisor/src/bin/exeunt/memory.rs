@@ -225,23 +225,53 @@ pub fn map_stack(index: usize) {
     extend(|stage1, pages| stage1.map(pages, top - size..top, memory, Attributes::Data));
 }
 
-/// Reads the host's RAM: eight bytes at `address`, a multiple of 8 in RAM that is the host's. The page is mapped in CPU
-/// `index`'s part of the window, above its stack, only for as long as this takes.
+/// Lets `use_page` work on the page of the host's RAM that `address` lies in, through the window of CPU `index` above its
+/// stack: it gets the virtual address that stands for `address`. The page can be read only, and is mapped only meanwhile.
+///
+/// # Safety
+/// `index` is this CPU's, and the page is RAM outside of Exeunt's 2 MiB.
+unsafe fn with_host_page<T>(index: usize, address: u64, use_page: impl FnOnce(u64) -> T) -> T {
+    let window = stack_top(index);
+    extend(|stage1, pages| stage1.map(pages, window..window + PAGE, address & !(PAGE - 1), Attributes::Rodata));
+    let result = use_page(window + address % PAGE);
+    extend(|stage1, pages| stage1.unmap(pages, window..window + PAGE));
+    // SAFETY: only forgets a translation that the tables do not hold any more. For all CPUs, because the tables are theirs too.
+    unsafe {
+        core::arch::asm!("tlbi vae2is, {}", "dsb ish", "isb", in(reg) window / PAGE, options(nostack, preserves_flags));
+    }
+    result
+}
+
+/// Reads the host's RAM: eight bytes at `address`, a multiple of 8.
 ///
 /// # Safety
 /// `index` is this CPU's, and the page at `address` is RAM outside of Exeunt's 2 MiB.
 pub unsafe fn read_host(index: usize, address: u64) -> u64 {
-    let place = stack_top(index);
-    extend(|stage1, pages| stage1.map(pages, place..place + PAGE, address & !(PAGE - 1), Attributes::Rodata));
-    let word = core::ptr::with_exposed_provenance::<u64>((place + address % PAGE) as usize);
-    // SAFETY: just mapped; volatile, because the host may be changing it.
-    let value = unsafe { word.read_volatile() };
-    extend(|stage1, pages| stage1.unmap(pages, place..place + PAGE));
-    // SAFETY: only forgets a translation that the tables do not hold any more.
+    let read = |place: u64| {
+        let word = core::ptr::with_exposed_provenance::<u64>(place as usize);
+        // SAFETY: mapped while this runs; volatile, because the host may be changing it.
+        unsafe { word.read_volatile() }
+    };
+    // SAFETY: promised by the caller.
+    unsafe { with_host_page(index, address, read) }
+}
+
+/// Cleans and invalidates the line of the data cache that `address` lies in; with `tags` its allocation tags, too.
+///
+/// # Safety
+/// As for [`read_host`]; with `tags` the CPU has FEAT_MTE2.
+pub unsafe fn clean_host_line(index: usize, address: u64, tags: bool) {
+    // SAFETY: cache maintenance changes no data; the rest is promised by the caller.
     unsafe {
-        core::arch::asm!("tlbi vae2is, {}", "dsb ish", "isb", in(reg) place / PAGE, options(nostack, preserves_flags));
+        with_host_page(index, address, |place| {
+            if tags {
+                // DC CIGDVAC
+                core::arch::asm!("sys #3, C7, C14, #5, {}", "dsb sy", in(reg) place, options(nostack, preserves_flags));
+            } else {
+                core::arch::asm!("dc civac, {}", "dsb sy", in(reg) place, options(nostack, preserves_flags));
+            }
+        });
     }
-    value
 }
 
 /// Where the stack of CPU `index` begins: the address above its highest byte.

@@ -8,9 +8,11 @@ use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{HCR_EL2, MPIDR_EL1, Readable};
 use boot::CpuBoot;
+use guest_abi::vendor::Policy;
 use hypervisor::devicetree::{self, Conduit, Edits, Platform, Region};
 use hypervisor::features::Gic;
 use hypervisor::image::{self, Image};
+use hypervisor::lifecycle::EntryLevel;
 use hypervisor::options::Options;
 use hypervisor::psci::HostEntry;
 use log::{LevelFilter, debug, info, warn};
@@ -19,7 +21,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 use crate::cpu::{self, MAX_CPUS};
 use crate::host::{self, Machine};
 use crate::panic::{cannot_start, while_probing};
-use crate::{console, firmware, memory, selftest, stage2};
+use crate::{console, firmware, leave, memory, selftest, stage2};
 
 /// The machine. It is large, begins as zeroes, and is needed for as long as the host runs.
 static PLATFORM: SpinMutex<Platform> = SpinMutex::new(Platform::EMPTY);
@@ -125,6 +127,7 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
         platform.cpus.len(),
         platform.memory_size() >> 20
     );
+    check_options(&options, platform);
     check_machine(platform);
     if let Some(which) = options.selftest {
         // On a stack like those that Exeunt works on later, with a guard page below.
@@ -136,7 +139,7 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     let used = devicetree::edit(tree, platform, &edits).unwrap_or_else(|error| cannot_start(error));
     // The host reads the tree with its MMU off at first.
     memory::clean(Region { start: region.start, end: region.start + used as u64 });
-    info!("the host: kernel at {kernel}, device tree at {:#x}; enters it at EL1", region.start);
+    info!("the host: kernel at {kernel}, device tree at {:#x}; enters it at {}", region.start, options.entry);
     if options.log.is_none() {
         // The console is the host's now. Warnings stay: they are about its mistakes, and limited in their rate.
         log::set_max_level(LevelFilter::Warn);
@@ -153,6 +156,20 @@ extern "C" fn exeunt_secondary(started: u64) -> ! {
         cpu.started.store(started, Ordering::Relaxed);
     }
     host::arrive()
+}
+
+/// Refuses options that this image or this machine cannot follow.
+fn check_options(options: &Options, platform: &Platform) {
+    if options.entry == EntryLevel::El1 {
+        return;
+    }
+    if !host::VIRTUAL_EL2 {
+        cannot_start("this image was built without virtual EL2: entry=el2 needs `make build FEATURES=virtual-el2`");
+    }
+    // The priority mask of a GICv2 is in memory; nobody sets it yet, and an interrupt in virtual EL2 could not be held.
+    if options.restart == Policy::Resident && platform.gic != Some(devicetree::Gic::V3) {
+        cannot_start("entry=el2 with restart=resident needs a GICv3 in this version");
+    }
 }
 
 /// Finds the log's UART.
@@ -230,6 +247,8 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
         memory::map_stack(index);
         *slot = Some(if index == boot { cpu::boot_cpu() } else { memory::place_cpu(index) });
     }
+    // SAFETY: no other CPU runs, and this is called once.
+    unsafe { leave::prepare(&platform.memory) };
     let stage2 = stage2::build(platform);
     debug!("stage 2: IPA size {} bits, VTCR_EL2 {:#x}, VTTBR_EL2 {:#x}", stage2.ipa_bits, stage2.vtcr, stage2.vttbr);
     let gic = match platform.gic {
@@ -237,5 +256,13 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
         // One that is not known is left alone.
         Some(devicetree::Gic::V2) | None => Gic::V2,
     };
-    Machine { memory: &platform.memory, gic, stage2, cpus, stats: options.stats }
+    Machine {
+        memory: &platform.memory,
+        gic,
+        stage2,
+        cpus,
+        entry: options.entry,
+        policy: options.restart,
+        stats: options.stats,
+    }
 }

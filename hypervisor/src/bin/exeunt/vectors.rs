@@ -19,6 +19,11 @@ pub struct HostFrame {
     _padding: u64,
 }
 
+impl HostFrame {
+    /// All zero.
+    pub const EMPTY: Self = Self { x: [0; 31], _padding: 0 };
+}
+
 const _: () = assert!(size_of::<HostFrame>() == 256);
 
 /// Registers at an exception that was taken from EL2 to EL2.

@@ -1,0 +1,223 @@
+//! The host in virtual EL2: the registers and the memory that `hypervisor::vel2` asks for.
+//!
+//! Owns the accesses; what an instruction does is decided in the library. Used by [`crate::host`] on the way into the host and
+//! for every exception until the host has gone to EL1.
+
+use core::arch::asm;
+
+use aarch64_cpu::asm::barrier;
+use aarch64_cpu::registers::{ELR_EL2, FAR_EL2, Readable, SPSR_EL2, Writeable};
+use hypervisor::features;
+use hypervisor::psci::Environment;
+use hypervisor::vel2::registers::Register;
+use hypervisor::vel2::system::{Maintenance, SetWay};
+use hypervisor::{vel2, vel2_id_space, vel2_maintenance, vel2_registers, vel2_set_way};
+
+use crate::cpu::PerCpu;
+use crate::host::Machine;
+use crate::vectors::HostFrame;
+use crate::{memory, registers};
+
+macro_rules! accessors {
+    ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal,
+        $access:expr, $needs:expr;)*) => {
+        /// Reads a register.
+        ///
+        /// # Safety
+        /// The CPU has it, and it can be read.
+        unsafe fn read(register: Register) -> u64 {
+            let value: u64;
+            match register {
+                $(Register::$name => {
+                    // SAFETY: reads a register that exists, as the caller promises.
+                    unsafe {
+                        asm!(
+                            concat!("mrs {}, S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2),
+                            out(reg) value, options(nostack, preserves_flags)
+                        );
+                    }
+                })*
+            }
+            value
+        }
+
+        /// Writes a register.
+        ///
+        /// # Safety
+        /// The CPU has it, and it can be written; it is one of EL1's and EL0's, which nothing at EL2 depends on.
+        unsafe fn write(register: Register, value: u64) {
+            match register {
+                $(Register::$name => {
+                    // SAFETY: promised by the caller.
+                    unsafe {
+                        asm!(
+                            concat!("msr S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2, ", {}"),
+                            in(reg) value, options(nostack, preserves_flags)
+                        );
+                    }
+                })*
+            }
+        }
+    };
+}
+
+vel2_registers!(accessors);
+
+macro_rules! id_reader {
+    ($($crm:literal, $op2:literal;)*) => {
+        /// Reads `S3_0_C0_C<crm>_<op2>`, any register of the ID space: those that are not defined read as zero.
+        pub fn read_id(crm: u8, op2: u8) -> u64 {
+            let mut value: u64 = 0;
+            match (crm, op2) {
+                $(($crm, $op2) => {
+                    // SAFETY: every encoding of the ID space can be read on every CPU (Arm ARM D24.1).
+                    unsafe {
+                        asm!(
+                            concat!("mrs {}, S3_0_C0_C", $crm, "_", $op2),
+                            out(reg) value, options(nomem, nostack, preserves_flags)
+                        );
+                    }
+                })*
+                _ => {}
+            }
+            value
+        }
+    };
+}
+
+vel2_id_space!(id_reader);
+
+macro_rules! maintainer {
+    ($($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
+        /// Executes maintenance of all there is, complete when this returns.
+        ///
+        /// # Safety
+        /// The CPU has the instruction.
+        unsafe fn maintain(instruction: Maintenance) {
+            match instruction {
+                $(Maintenance::$name => {
+                    // SAFETY: the TLB and the instruction cache are filled again from what memory holds.
+                    unsafe {
+                        asm!(
+                            concat!("sys #", $op1, ", C", $crn, ", C", $crm, ", #", $op2),
+                            options(nostack, preserves_flags)
+                        );
+                    }
+                })*
+            }
+            barrier::dsb(barrier::SY);
+            barrier::isb(barrier::SY);
+        }
+    };
+}
+
+vel2_maintenance!(maintainer);
+
+macro_rules! set_way_maintainer {
+    ($($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
+        /// Executes cache maintenance by set and way, complete when this returns.
+        ///
+        /// # Safety
+        /// The CPU has the instruction.
+        unsafe fn maintain_set_way(instruction: SetWay, operand: u64) {
+            match instruction {
+                $(SetWay::$name => {
+                    // SAFETY: each of these cleans, so that no data is lost.
+                    unsafe {
+                        asm!(
+                            concat!("sys #", $op1, ", C", $crn, ", C", $crm, ", #", $op2, ", {}"),
+                            in(reg) operand, options(nostack, preserves_flags)
+                        );
+                    }
+                })*
+            }
+            barrier::dsb(barrier::SY);
+        }
+    };
+}
+
+vel2_set_way!(set_way_maintainer);
+
+/// A CPU whose host is in virtual EL2.
+pub struct Window<'a> {
+    /// The host's registers.
+    pub frame: &'a mut HostFrame,
+    /// The CPU.
+    pub cpu: &'static PerCpu,
+    /// The machine.
+    pub machine: &'static Machine,
+}
+
+impl vel2::Cpu for Window<'_> {
+    fn x(&self, number: u8) -> u64 {
+        self.frame.x[usize::from(number)]
+    }
+
+    fn set_x(&mut self, number: u8, value: u64) {
+        self.frame.x[usize::from(number)] = value;
+    }
+
+    fn elr(&self) -> u64 {
+        ELR_EL2.get()
+    }
+
+    fn spsr(&self) -> u64 {
+        SPSR_EL2.get()
+    }
+
+    fn far(&self) -> u64 {
+        FAR_EL2.get()
+    }
+
+    fn set_return(&mut self, elr: u64, spsr: u64) {
+        ELR_EL2.set(elr);
+        SPSR_EL2.set(spsr);
+    }
+
+    fn fetch(&mut self, address: u64) -> Option<u32> {
+        if !self.machine.is_host_ram(address) {
+            return None;
+        }
+        // SAFETY: this CPU, and the host's RAM.
+        let pair = unsafe { memory::read_host(self.cpu.index(), address & !7) };
+        Some(if address & 4 == 0 { pair as u32 } else { (pair >> 32) as u32 })
+    }
+
+    fn read(&mut self, register: Register) -> u64 {
+        // SAFETY: the library asks only for what its table says the CPU has.
+        unsafe { read(register) }
+    }
+
+    fn read_id(&mut self, crm: u8, op2: u8) -> u64 {
+        read_id(crm, op2)
+    }
+
+    fn write(&mut self, register: Register, value: u64) {
+        // SAFETY: as for `read`.
+        unsafe { write(register, value) };
+    }
+
+    fn write_el2(&mut self, register: features::Register, value: u64) {
+        // SAFETY: the library keeps to values that leave Exeunt what it runs under.
+        unsafe { registers::write(register, value) };
+    }
+
+    fn maintain(&mut self, instruction: Maintenance) {
+        // SAFETY: the library asks only for what the CPU has.
+        unsafe { maintain(instruction) };
+    }
+
+    fn maintain_set_way(&mut self, instruction: SetWay, operand: u64) {
+        // SAFETY: as for `maintain`.
+        unsafe { maintain_set_way(instruction, operand) };
+    }
+
+    fn clean_and_invalidate(&mut self, address: u64, tags: bool) -> bool {
+        if !self.machine.is_host_ram(address) {
+            return false;
+        }
+        // SAFETY: this CPU, and the host's RAM.
+        unsafe { memory::clean_host_line(self.cpu.index(), address, tags) };
+        true
+    }
+}
