@@ -9,6 +9,7 @@ mod hotplug;
 mod people;
 mod uboot;
 mod user;
+mod virtual_el2;
 
 use crate::cell::Cell;
 
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Cell> {
         bad_input::cells(),
         people::cells(),
         uboot::cells(),
+        virtual_el2::cells(),
     ]
     .into_iter()
     .flatten()

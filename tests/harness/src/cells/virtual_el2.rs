@@ -1,0 +1,129 @@
+//! The host at virtual EL2 (`FEATURES=virtual-el2`, `entry=el2`): it believes that it owns EL2, and kexec and crash recovery
+//! issue the stub calls by themselves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::cell::{Cell, Context, Missed, Outcome};
+use crate::machine::Machine;
+use crate::{ensure, parse, paths, qemu};
+
+/// Kernels that are started by kexec or after a crash have the copy loop and the second boot to do, too.
+const LIMIT: u64 = 420;
+
+/// What the second kernel runs. `records` is how much of /proc/vmcore could be read, in MiB, and what was in the way.
+const SECOND: &str = "\
+echo second $(uname -r)
+echo level $(dmesg | grep -o 'CPU: All CPU(s) started at EL[0-9]')
+echo cpus $(nproc)
+echo kvm $(dmesg | grep -c -E 'mode initialized successfully')
+echo refused $(dmesg | grep -c 'not supported at Stage-2, giving up')
+[ -e /proc/vmcore ] && echo records $(dd if=/proc/vmcore of=/dev/null bs=1M 2>&1 | grep 'records in')
+dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace' | sed 's/^/bad /'
+true
+";
+
+fn machine(context: &Context, model: &str, gic: u32, options: &str) -> Result<Machine, Missed> {
+    let qemu = qemu::usual()?;
+    qemu.needs(model)?;
+    let machine = context.machine().with("FEATURES", "virtual-el2").with("CPU", qemu.cpu(model)).with("GIC", gic);
+    Ok(machine.with("EXEUNT", format!("entry=el2 stats {options}")).limit(LIMIT))
+}
+
+/// The kernel says that all CPUs started at EL2, KVM gives up with its own words, and CPUs go off and come back.
+fn boot(context: &Context, model: &str, gic: u32, kernel: &str) -> Outcome {
+    const SCRIPT: &str = "\
+for round in 1 2 3; do for cpu in 1 2 3; do
+    echo 0 >/sys/devices/system/cpu/cpu$cpu/online; echo 1 >/sys/devices/system/cpu/cpu$cpu/online
+done; done
+echo online $(cat /sys/devices/system/cpu/online)
+";
+    let script = format!("{SCRIPT}{SECOND}");
+    let machine = machine(context, model, gic, "")?.with("KERNEL", kernel).with("RUN", script);
+    let ran = machine.run()?.ended_with(0)?;
+    let said = |name| parse::value(&ran.stdout, name).ok_or_else(|| format!("the guest did not say {name:?}"));
+    ensure!(said("online")? == "0-3", "online at the end: {}", said("online")?);
+    ensure!(said("level")?.ends_with("EL2"), "the kernel says {:?}", said("level")?);
+    ensure!(said("refused")? == "1", "KVM did not give up");
+    ensure!(!ran.stdout.contains("\nbad "), "the kernel complains:\n{}", ran.stdout);
+    Ok(())
+}
+
+/// A directory for OVERLAY= with the next kernel and its initrd, which runs [`SECOND`].
+fn next_kernel(directory: &Path) -> Result<PathBuf, Missed> {
+    let overlay = directory.join("overlay");
+    let (script, next) = (directory.join("second/exeunt"), overlay.join("next"));
+    fs::create_dir_all(&script)?;
+    fs::create_dir_all(&next)?;
+    fs::write(script.join("run"), SECOND)?;
+    let mut cpio = Command::new("cpio");
+    cpio.args(["--create", "--format=newc", "--quiet", "--owner=+0:+0"]).current_dir(directory.join("second"));
+    let mut child = cpio.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    std::io::Write::write_all(&mut child.stdin.take().ok_or("no pipe to cpio")?, b"exeunt\nexeunt/run\n")?;
+    let archive = child.wait_with_output()?;
+    ensure!(archive.status.success(), "cpio ended with {}", archive.status);
+    let guest = paths::target().join("guest");
+    let mut initrd = fs::read(guest.join("initramfs.cpio"))?;
+    initrd.extend(archive.stdout);
+    fs::write(next.join("initrd"), initrd)?;
+    fs::copy(guest.join("kernels/6.12/vmlinuz"), next.join("vmlinuz"))?;
+    Ok(overlay)
+}
+
+/// `kexec -e`, or a crash with a crash kernel loaded, ends in the next kernel, at EL2.
+fn restart(context: &Context, model: &str, policy: &str, crash: bool) -> Outcome {
+    let overlay = next_kernel(context.directory()?)?;
+    let line = "console=ttyAMA0 quiet panic=-1";
+    let script = if crash {
+        format!(
+            "kexec -p /next/vmlinuz --initrd=/next/initrd --command-line='{line} maxcpus=1 reset_devices' && \
+             echo c >/proc/sysrq-trigger; false"
+        )
+    } else {
+        format!("kexec -l /next/vmlinuz --initrd=/next/initrd --command-line='{line}' && kexec -e; false")
+    };
+    let machine = machine(context, model, 3, &format!("restart={policy} log=debug"))?;
+    let machine = machine.with("OVERLAY", overlay.display()).with("RUN", script);
+    let machine = if crash { machine.with("APPEND", "crashkernel=256M") } else { machine };
+    let ran = machine.run()?.ended_with(0)?;
+    let said = |name| parse::value(&ran.stdout, name).ok_or_else(|| format!("the next kernel did not say {name:?}"));
+    ensure!(ran.console.contains("stub call 0x1,"), "nobody called SOFT_RESTART");
+    ensure!(said("level")?.ends_with("EL2"), "the next kernel says {:?}", said("level")?);
+    ensure!(said("cpus")? == if crash { "1" } else { "4" }, "the next kernel has {} CPUs", said("cpus")?);
+    // Where Exeunt has left, EL2 is the next kernel's, and so KVM works there; else it gives up as it did before.
+    let leave = policy == "leave";
+    let kvm = (said("kvm")? == "1", said("refused")? == "1");
+    ensure!(kvm == (leave, !leave), "KVM initialised and gave up: {kvm:?}");
+    ensure!(!crash || said("records")?.starts_with("79"), "of /proc/vmcore could be read: {}", said("records")?);
+    ensure!(!ran.stdout.contains("\nbad "), "the next kernel complains:\n{}", ran.stdout);
+    Ok(())
+}
+
+pub(super) fn cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for (model, gic, kernel, quick) in [
+        ("cortex-a57", 3, "6.12", true),
+        ("cortex-a57", 2, "6.1", false),
+        ("cortex-a72", 3, "6.12", false),
+        ("neoverse-n1", 2, "6.12", false),
+        ("neoverse-n2", 3, "6.1", false),
+        ("max", 3, "6.12", true),
+        ("max", 2, "6.1", false),
+    ] {
+        let name = format!("virtual-el2/boot-{kernel}-{model}-gic{gic}");
+        cells.push(Cell::new(name, move |context| boot(context, model, gic, kernel)).slow(!quick));
+    }
+    for (model, policy, crash, quick) in [
+        ("cortex-a57", "leave", false, true),
+        ("cortex-a57", "resident", false, true),
+        ("neoverse-n2", "leave", false, false),
+        ("neoverse-n2", "resident", false, false),
+        ("cortex-a57", "leave", true, true),
+        ("cortex-a57", "resident", true, false),
+    ] {
+        let name = format!("virtual-el2/{}-{policy}-{model}", if crash { "crash" } else { "kexec" });
+        cells.push(Cell::new(name, move |context| restart(context, model, policy, crash)).slow(!quick));
+    }
+    cells
+}
