@@ -222,6 +222,10 @@ fn find_kernel(platform: &Platform, tree: Region) -> Region {
     if file.overlaps(memory::reservation()) {
         cannot_start(format_args!("the host's kernel at {file} and Exeunt at {} overlap", memory::reservation()));
     }
+    // The page with its header is about to be mapped read-only, and the tree's pages are mapped to be written.
+    if file.overlaps(tree) {
+        cannot_start(format_args!("the host's kernel at {file} and the device tree at {tree} overlap"));
+    }
     let header = Region { start: file.start, end: file.start + file.size().min(image::HEADER_SIZE as u64) };
     memory::map_for_reading(header);
     // SAFETY: just mapped, in RAM, and nothing runs that could change it.
