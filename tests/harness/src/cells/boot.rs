@@ -81,7 +81,7 @@ echo cpus $(nproc)
 echo release $(uname -r)
 echo memory $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)
 echo level $(dmesg | grep -o 'CPU: All CPU(s) started at EL[0-9]')
-dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|rcu.*stall|soft lockup|Unhandled|SError' | sed 's/^/bad /'
+dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|detected stall|soft lockup|Unhandled|SError' | sed 's/^/bad /'
 cat /proc/iomem";
 
 /// Checks what [`LOOK`] printed.

@@ -38,7 +38,7 @@ echo failed $failed
 echo online $(cat /sys/devices/system/cpu/online)
 echo worked $(wc -l </tmp/worked)
 echo wrong $(cat /tmp/wrong 2>/dev/null | wc -l)
-dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|stall|soft lockup|failed to' | sed 's/^/bad /'
+dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|detected stall|soft lockup|failed to' | sed 's/^/bad /'
 true
 "#;
 
