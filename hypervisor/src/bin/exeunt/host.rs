@@ -26,7 +26,7 @@ use hypervisor::stub;
 use hypervisor::syndrome::{Encoding, Esr};
 use hypervisor::trap::{self, Vcpu};
 use hypervisor::vel2::{self, Outcome, Settings};
-use log::{debug, error, info, warn};
+use log::{LevelFilter, debug, error, info, warn};
 use spin::Once;
 
 use crate::cpu::{self, PerCpu};
@@ -432,8 +432,10 @@ impl Machine {
         Settings { ids, gic: self.gic, hide_stage2_granules: self.hides_stage2_granules() }
     }
 
-    /// Prints how often each CPU, and all together, came to EL2.
+    /// Prints how often each CPU, and all together, came to EL2. `stats` asks for it, so a log that became quiet when the host
+    /// started does not swallow it.
     fn report(&self) {
+        log::set_max_level(log::max_level().max(LevelFilter::Info));
         let total = Counters::new();
         for cpu in self.cpus.iter().flatten() {
             if cpu.counters.total() > 0 {
