@@ -167,16 +167,6 @@ impl Settings<'_> {
     pub fn window_hcr(&self) -> u64 {
         self.native_hcr() | hcr_bits::TGE
     }
-
-    /// What [`features::set_up`] writes to a register, if it writes it on this CPU.
-    fn chosen(&self, register: features::Register) -> Option<u64> {
-        let mut chosen = None;
-        features::set_up(self.ids, self.gic, |step| match step {
-            Step::Write(written, value) if written == register => chosen = Some(value),
-            _ => {}
-        });
-        chosen
-    }
 }
 
 /// The CPU that trapped, and what only instructions at EL2 can do.
@@ -337,6 +327,9 @@ struct Borrowed {
 pub struct VirtualEl2 {
     /// The values of [`El2`], in its order.
     values: [u64; El2::ALL.len()],
+    /// What [`features::set_up`] has written to the filtered registers, in the order of [`El2::filter`]; nothing where it has
+    /// written nothing on this CPU.
+    chosen: [Option<u64>; registers::FILTERED],
     borrowed: Borrowed,
     /// The host is in virtual EL2 now.
     in_window: bool,
@@ -356,6 +349,7 @@ impl VirtualEl2 {
     pub const fn new() -> Self {
         Self {
             values: [0; El2::ALL.len()],
+            chosen: [None; registers::FILTERED],
             borrowed: Borrowed { sctlr_el1: 0, cpacr_el1: 0, mdscr_el1: 0, icc_pmr_el1: 0, other_sp: 0 },
             in_window: false,
             vectors: None,
@@ -410,6 +404,9 @@ impl VirtualEl2 {
                 && let Some(Row::El2(register)) = registers::find(written.encoding())
             {
                 self.set(register, value);
+                if let Some(slot) = register.filter() {
+                    self.chosen[slot] = Some(value);
+                }
             }
         });
         self.set(El2::Sctlr, SCTLR_EL2_AT_ENTRY);
@@ -621,17 +618,14 @@ impl VirtualEl2 {
         if let Some(field) = PstateRegister::of(register) {
             return field.exists(cpu, settings).then(|| field.get(self.pstate(cpu)));
         }
-        if let Some(id) = IdRegister::ALL.iter().copied().find(|id| id.encoding() == register)
-            && !ids::is_id_space(register)
-            && id != IdRegister::Pmcr
-        {
-            return id.comes_with().is_none_or(|feature| settings.ids.has(feature)).then(|| settings.ids.get(id));
-        }
         if ids::is_id_space(register) {
             let value = cpu.read_id(register.crm, register.op2);
             return Some(ids::at_virtual_el2(register, value, settings.hide_stage2_granules));
         }
-        match registers::find(register)? {
+        let Some(row) = registers::find(register) else {
+            return identification(settings.ids, register);
+        };
+        match row {
             Row::El2(register) => register.needs().met(settings).then(|| self.get(register)),
             Row::Hardware(register) if register.access() == Access::WriteOnly || !register.needs().met(settings) => {
                 None
@@ -705,7 +699,8 @@ impl VirtualEl2 {
             (_, Policy::Filtered { free, open }) => {
                 self.set(register, value);
                 if let Some(target) = register.set_up()
-                    && let Some(chosen) = settings.chosen(target)
+                    && let Some(slot) = register.filter()
+                    && let Some(chosen) = self.chosen[slot]
                 {
                     cpu.write_el2(target, value & (free | open) | chosen & !free);
                 }
@@ -804,6 +799,12 @@ fn set_x(cpu: &mut impl Cpu, number: u8, value: u64) {
     if number < 31 {
         cpu.set_x(number, value);
     }
+}
+
+/// MIDR_EL1, MPIDR_EL1, and the ID registers that come with a feature.
+fn identification(ids: &IdRegisters, register: Encoding) -> Option<u64> {
+    let id = IdRegister::ALL.iter().copied().find(|id| id.encoding() == register)?;
+    id.comes_with().is_none_or(|feature| ids.has(feature)).then(|| ids.get(id))
 }
 
 /// CCSIDR_EL1, if CSSELR_EL1 selects a cache that there is: otherwise the read may be undefined, and at EL2 that would be

@@ -268,9 +268,53 @@ el2_rows!(el2_enum);
 impl El2 {
     /// The same register among those that Exeunt sets itself.
     #[must_use]
-    pub fn set_up(self) -> Option<features::Register> {
-        features::Register::ALL.iter().copied().find(|register| register.encoding() == self.encoding())
+    pub const fn set_up(self) -> Option<features::Register> {
+        SET_UP[self as usize]
     }
+
+    /// Its place among the filtered registers.
+    #[must_use]
+    pub const fn filter(self) -> Option<usize> {
+        let slot = FILTERS.1[self as usize];
+        if slot == NO_FILTER { None } else { Some(slot as usize) }
+    }
+}
+
+/// [`El2::set_up`], looked up when the program is compiled.
+static SET_UP: [Option<features::Register>; El2::ALL.len()] = {
+    let mut table = [None; El2::ALL.len()];
+    let mut index = 0;
+    while index < El2::ALL.len() {
+        let mut other = 0;
+        while other < features::Register::ALL.len() {
+            if key(features::Register::ALL[other].encoding()) == key(El2::ALL[index].encoding()) {
+                table[index] = Some(features::Register::ALL[other]);
+            }
+            other += 1;
+        }
+        index += 1;
+    }
+    table
+};
+
+/// In [`FILTERS`]: the register is not filtered.
+const NO_FILTER: u8 = u8::MAX;
+/// How many registers are filtered, and the place of each among them.
+static FILTERS: (usize, [u8; El2::ALL.len()]) = filters();
+/// How many registers are filtered.
+pub const FILTERED: usize = filters().0;
+
+const fn filters() -> (usize, [u8; El2::ALL.len()]) {
+    let mut slots = [NO_FILTER; El2::ALL.len()];
+    let (mut index, mut count) = (0, 0);
+    while index < El2::ALL.len() {
+        if let Filtered { .. } = El2::ALL[index].policy() {
+            slots[index] = count as u8;
+            count += 1;
+        }
+        index += 1;
+    }
+    (count, slots)
 }
 
 /// Calls the macro `$callback` with every register that virtual EL2 reads or writes in hardware, as `Name, "words", op0, op1, CRn,

@@ -1,5 +1,6 @@
 //! Exceptions that virtual EL2 takes to itself, its exception returns, and what is held until it is gone.
 
+use super::super::exception::{self, Target};
 use super::super::registers::{El2, Register};
 use super::super::{Note, Outcome};
 use super::host::{ENTRY, ERET, Host, Model, RAM_END, UNDEFINED, mrs, msr, msr_immediate, sys};
@@ -146,6 +147,7 @@ fn waiting_is_over_at_once() {
 /// Stage 2's faults become external aborts; what the host has done itself stays what it is, from the same level.
 #[test]
 fn aborts() {
+    let mut host = with_vectors(Model::cortex_a57());
     for (esr, far, expected) in [
         // Data abort, translation fault level 2, write, ISV.
         (esr(0x24, 1 << 24 | 0x46), 0x4000_0000, Some((0x9600_0050, 0x4000_0000))),
@@ -179,7 +181,7 @@ fn aborts() {
         (esr(0x14, 0), 5, None),
         (esr(0x3f, 0), 5, None),
     ] {
-        let mut host = with_vectors(Model::cortex_a57());
+        host.write_el2(El2::Far, 0);
         let pc = host.cpu.pc;
         host.cpu.far = far;
         let answer = host.handle(esr);
@@ -215,73 +217,74 @@ fn invalidation_outside_ram_aborts() {
 /// Every value of SPSR_EL2.M, with RW and TGE both ways, against a list by hand.
 #[test]
 fn return_targets() {
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    enum Expected {
-        El2,
-        Native,
-        Unsupported,
-        Illegal,
-    }
-    use Expected::{Illegal, Native, Unsupported};
+    use Target::{El2, Illegal, Native, Unsupported};
     const RW: u64 = 1 << 31;
     const TGE: u64 = 1 << 27;
     // AArch32 at EL1 and EL0 (cortex-a57), at EL0 only, nowhere.
+    let everywhere = Model::cortex_a57();
     let at_el0 = Model::new(&[(features::IdRegister::Pfr0, 0x1112)], features::Gic::V2);
     let nowhere = Model::nothing();
     for mode in 0..32 {
-        let (is_el0, is_el1) = (mode == 0, mode == 4 || mode == 5);
-        let aarch32_el1 = [0x11, 0x12, 0x13, 0x17, 0x1b, 0x1f].contains(&mode);
-        let rows = [
-            (Model::cortex_a57(), RW, [Native, Native, Native, Illegal]),
-            (Model::cortex_a57(), 0, [Illegal, Illegal, Unsupported, Unsupported]),
-            (Model::cortex_a57(), RW | TGE, [Unsupported, Illegal, Unsupported, Illegal]),
-            (Model::cortex_a57(), TGE, [Unsupported, Illegal, Unsupported, Illegal]),
+        for (model, hcr, [el0, el1, user, aarch32]) in [
+            (everywhere, RW, [Native, Native, Native, Illegal]),
+            (everywhere, 0, [Illegal, Illegal, Unsupported, Unsupported]),
+            (everywhere, RW | TGE, [Unsupported, Illegal, Unsupported, Illegal]),
+            (everywhere, TGE, [Unsupported, Illegal, Unsupported, Illegal]),
             (at_el0, RW, [Native, Native, Native, Illegal]),
             (at_el0, 0, [Native, Native, Native, Illegal]),
             (nowhere, RW, [Native, Native, Illegal, Illegal]),
-        ];
-        for (model, hcr, [el0, el1, user, aarch32]) in rows {
+        ] {
             let expected = match mode {
-                _ if is_el0 => el0,
-                _ if is_el1 => el1,
-                8 | 9 => Expected::El2,
+                0 => el0,
+                4 | 5 => el1,
+                8 => El2 { sp_el2: false },
+                9 => El2 { sp_el2: true },
                 0x10 => user,
-                _ if aarch32_el1 => aarch32,
+                0x11 | 0x12 | 0x13 | 0x17 | 0x1b | 0x1f => aarch32,
                 _ => Illegal,
             };
-            let mut host = with_vectors(model);
-            host.write_el2(El2::Hcr, hcr);
-            host.write_el2(El2::Elr, 0x4300_0000);
-            let spsr = mode | 0x9000_0000 | 0x140;
-            host.write_el2(El2::Spsr, spsr);
-            let pc = host.cpu.pc;
-            let answer = host.execute(ERET);
-            match expected {
-                Expected::El2 => {
-                    assert_eq!((answer.outcome, answer.note), (Outcome::Continue, None));
-                    assert_eq!((host.cpu.pc, host.cpu.spsr), (0x4300_0000, spsr & !0x1f));
-                    assert_eq!(host.read(SP_SEL), mode & 1);
-                }
-                Native => {
-                    assert_eq!(answer.outcome, Outcome::GoNative { pc: 0x4300_0000, pstate: spsr });
-                    assert_eq!(answer.note, None);
-                    assert_eq!((host.cpu.pc, host.cpu.spsr), (0x4300_0000, spsr));
-                }
-                Unsupported => {
-                    assert_eq!(answer.note, Some(Note::UnsupportedReturn(spsr)), "{mode:#x} {hcr:#x}");
-                    assert_eq!(host.el2.get(El2::Elr), pc);
-                    assert!(host.el2.in_window());
-                }
-                Illegal => {
-                    assert_eq!((answer.outcome, answer.note), (Outcome::Continue, Some(Note::IllegalReturn(spsr))));
-                    // To where it was meant, with IL, the flags and masks of SPSR, still at EL2h.
-                    assert_eq!((host.cpu.pc, host.cpu.spsr), (0x4300_0000, 0x9000_0140 | pstate::IL));
-                    // The next instruction is not executed.
-                    host.handle(esr(0x0e, 0));
-                    assert_eq!(host.cpu.pc, VECTORS + 0x200);
-                    assert_eq!(host.read_el2(El2::Spsr), 0x9000_0140 | pstate::IL | EL2H);
-                    assert_eq!(host.cpu.spsr & pstate::IL, 0);
-                }
+            let target = exception::target(&model.ids, mode | 0x9000_0140, EL2H, hcr, 0);
+            assert_eq!(target, expected, "M {mode:#x}, HCR_EL2 {hcr:#x}");
+        }
+    }
+}
+
+#[test]
+fn returns() {
+    for mode in [0, 4, 5, 8, 9, 0x10, 0x13, 0x1f, 1, 0xd] {
+        let mut host = with_vectors(Model::cortex_a57());
+        // Only Supervisor mode is seen with RW 0 here: legal, and more than Exeunt does.
+        host.write_el2(El2::Hcr, if mode == 0x13 { 0 } else { 1 << 31 });
+        host.write_el2(El2::Elr, 0x4300_0000);
+        let spsr = mode | 0x9000_0000 | 0x140;
+        host.write_el2(El2::Spsr, spsr);
+        let pc = host.cpu.pc;
+        let answer = host.execute(ERET);
+        match mode {
+            8 | 9 => {
+                assert_eq!((answer.outcome, answer.note), (Outcome::Continue, None));
+                assert_eq!((host.cpu.pc, host.cpu.spsr), (0x4300_0000, spsr & !0x1f));
+                assert_eq!(host.read(SP_SEL), mode & 1);
+            }
+            0 | 4 | 5 | 0x10 => {
+                assert_eq!(answer.outcome, Outcome::GoNative { pc: 0x4300_0000, pstate: spsr });
+                assert_eq!(answer.note, None);
+                assert_eq!((host.cpu.pc, host.cpu.spsr), (0x4300_0000, spsr));
+            }
+            0x13 => {
+                assert_eq!(answer.note, Some(Note::UnsupportedReturn(spsr)));
+                assert_eq!(host.el2.get(El2::Elr), pc);
+                assert!(host.el2.in_window());
+            }
+            _ => {
+                assert_eq!((answer.outcome, answer.note), (Outcome::Continue, Some(Note::IllegalReturn(spsr))));
+                // To where it was meant, with IL, the flags and masks of SPSR, still at EL2h.
+                assert_eq!((host.cpu.pc, host.cpu.spsr), (0x4300_0000, 0x9000_0140 | pstate::IL));
+                // The next instruction is not executed.
+                host.handle(esr(0x0e, 0));
+                assert_eq!(host.cpu.pc, VECTORS + 0x200);
+                assert_eq!(host.read_el2(El2::Spsr), 0x9000_0140 | pstate::IL | EL2H);
+                assert_eq!(host.cpu.spsr & pstate::IL, 0);
             }
         }
     }

@@ -141,19 +141,6 @@ impl Model {
     pub fn settings(&self) -> Settings<'_> {
         Settings { ids: &self.ids, gic: self.gic, hide_stage2_granules: self.hide }
     }
-
-    /// What [`features::set_up`] writes to a register.
-    pub fn chosen(&self, register: features::Register) -> Option<u64> {
-        let mut chosen = None;
-        features::set_up(&self.ids, self.gic, |step| {
-            if let Step::Write(written, value) = step
-                && written == register
-            {
-                chosen = Some(value);
-            }
-        });
-        chosen
-    }
 }
 
 /// The end of the host's RAM; instructions and cache lines are below.
@@ -234,6 +221,8 @@ pub struct Hardware {
     pub instruction: u32,
     registers: [u64; Register::ALL.len()],
     el2: [Option<u64>; features::Register::ALL.len()],
+    /// What [`features::set_up`] wrote.
+    chosen: [Option<u64>; features::Register::ALL.len()],
     pub maintained: Vec<Maintenance>,
     pub maintained_sets: Vec<(SetWay, u64)>,
     pub cleaned: Vec<(u64, bool)>,
@@ -254,6 +243,7 @@ impl Hardware {
             instruction: 0,
             registers: [0; Register::ALL.len()],
             el2: [None; features::Register::ALL.len()],
+            chosen: [None; features::Register::ALL.len()],
             maintained: Vec::new(),
             maintained_sets: Vec::new(),
             cleaned: Vec::new(),
@@ -265,6 +255,7 @@ impl Hardware {
             Step::Write(register, value) => hardware.el2[register as usize] = Some(value),
             Step::Isb => {}
         });
+        hardware.chosen = hardware.el2;
         hardware
     }
 
@@ -278,6 +269,10 @@ impl Hardware {
 
     pub fn el2(&self, register: features::Register) -> Option<u64> {
         self.el2[register as usize]
+    }
+
+    pub fn chosen(&self, register: features::Register) -> Option<u64> {
+        self.chosen[register as usize]
     }
 
     pub fn hcr(&self) -> u64 {
@@ -301,8 +296,7 @@ impl Hardware {
             }
             R::VsesrEl2 => assert_eq!(value & !0x1ff_ffff, 0),
             _ => {
-                let chosen = self.model.chosen(register);
-                let chosen = chosen.unwrap_or_else(|| panic!("{} is not EL2's", register.name()));
+                let chosen = self.chosen(register).unwrap_or_else(|| panic!("{} is not EL2's", register.name()));
                 let (open, choose) = (mask(MAY_OPEN, register), mask(MAY_CHOOSE, register));
                 assert_eq!((value ^ chosen) & !(open | choose), 0, "{} {value:#x}", register.name());
                 assert_eq!(chosen & !value & !choose, 0, "{} {value:#x} closes something", register.name());

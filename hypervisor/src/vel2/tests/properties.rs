@@ -21,6 +21,9 @@ fn models() -> impl Strategy<Value = Model> {
     })
 }
 
+/// The most steps of a sequence. Miri takes a second for each.
+const STEPS: usize = if cfg!(miri) { 4 } else { 60 };
+
 /// What a host may do in one step.
 #[derive(Clone, Debug)]
 enum Act {
@@ -116,7 +119,7 @@ proptest! {
     fn no_sequence_harms_hardware(
         model in models(),
         x in prop::array::uniform31(values()),
-        acts in prop::collection::vec(acts(), 1..60),
+        acts in prop::collection::vec(acts(), 1..=STEPS),
     ) {
         let mut host = Host::new(model);
         for step in &acts {
@@ -130,7 +133,7 @@ proptest! {
     fn no_sequence_harms_real_hardware(
         which in 0_usize..6,
         x in prop::array::uniform31(values()),
-        acts in prop::collection::vec(acts(), 1..60),
+        acts in prop::collection::vec(acts(), 1..=STEPS),
     ) {
         let model = [
             Model::cortex_a57,
@@ -152,7 +155,7 @@ proptest! {
     fn a_round_trip_changes_nothing(
         model in models(),
         values in prop::array::uniform4(any::<u64>()),
-        acts in prop::collection::vec(acts(), 0..20),
+        acts in prop::collection::vec(acts(), 0..=STEPS),
     ) {
         // Acts that leave the borrowed registers and HCR_EL2 alone.
         let untouched = |act: &Act| match act {

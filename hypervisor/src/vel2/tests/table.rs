@@ -27,7 +27,7 @@ fn values_of_el2_registers_are_kept() {
     let mut host = Host::new(Model::everything());
     for &register in El2::ALL {
         let writes = host.cpu.el2_writes;
-        let chosen = register.set_up().and_then(|register| host.model.chosen(register));
+        let chosen = register.set_up().and_then(|register| host.cpu.chosen(register));
         if !SPECIAL.contains(&register) {
             assert_eq!(
                 host.read_el2(register),
@@ -61,7 +61,7 @@ fn filters_open_and_never_close() {
     for &register in El2::ALL {
         let Policy::Filtered { free, open } = register.policy() else { continue };
         let Some(target) = register.set_up() else { panic!("{} is filtered for nothing", register.name()) };
-        let Some(chosen) = host.model.chosen(target) else { continue };
+        let Some(chosen) = host.cpu.chosen(target) else { continue };
         host.write_el2(register, 0);
         assert_eq!(host.cpu.el2(target), Some(chosen & !free), "{}", register.name());
         host.write_el2(register, !0);
