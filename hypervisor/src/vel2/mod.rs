@@ -38,6 +38,7 @@
 //! - Take interrupts. Those that arrive in the window are held: GICv3's by ICC_PMR_EL1 0, which [`VirtualEl2::enter`] sets (for
 //!   a GICv2 the binary sets GICC_PMR), SErrors by [`VirtualEl2::hold_serror`]. They reach EL1 after the exception return. For a
 //!   kernel whose HCR_EL2 has IMO, FMO, AMO and TGE 0 that is what EL2 does: interrupts that target EL1 wait while EL2 runs.
+//!   Neither holds an interrupt that has superpriority (FEAT_GICv3_NMI) or comes from a GICv5.
 //! - Turn on its stage 1 or FEAT_VHE, enter EL1 in AArch32, run programs at EL0 below itself, authenticate the address of
 //!   ERETAA. It gets an undefined instruction, except for the first two, see above.
 
@@ -195,9 +196,9 @@ pub trait Cpu {
     fn write(&mut self, register: Register, value: u64);
     /// MSR of a register that [`features::set_up`] sets too, to a value under which Exeunt goes on running.
     fn write_el2(&mut self, register: features::Register, value: u64);
-    /// Cache or TLB maintenance, complete (DSB) when this returns.
+    /// Cache or TLB maintenance, complete when this returns, and with it every earlier write of a register in effect (DSB, ISB).
     fn maintain(&mut self, instruction: Maintenance);
-    /// Cache maintenance by set and way, with the operand of the instruction.
+    /// Cache maintenance by set and way, with the operand of the instruction, complete (DSB) when this returns.
     fn maintain_set_way(&mut self, instruction: SetWay, operand: u64);
     /// DC CIVAC, or with `tags` DC CIGDVAC, of the line with this physical address. False if it is not in the host's RAM.
     fn clean_and_invalidate(&mut self, address: u64, tags: bool) -> bool;
@@ -608,7 +609,7 @@ impl VirtualEl2 {
             }
         }
         cpu.write_el2(features::Register::HcrEl2, hcr);
-        // TGE is one of the bits that a TLB may keep.
+        // TGE is one of the bits that a TLB may keep, and must be clear in effect before the ERET, which would be illegal.
         cpu.maintain(Maintenance::TlbiAlle1);
         self.in_window = false;
     }

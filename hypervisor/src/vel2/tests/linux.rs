@@ -1,7 +1,7 @@
 //! What Linux does at EL2 before it drops to EL1, operation by operation, on the CPU models of the tests.
 //!
 //! The sequences are those of Debian's 6.1.0-56 and 6.12.117 kernels (`arch/arm64/kernel/head.S`, `include/asm/el2_setup.h`), and
-//! of 7.2's source; each follows the ID registers as the kernel does.
+//! of the source before 5.12 and of one that knows the GICv5 (after 6.17); each follows the ID registers as the kernel does.
 
 use super::super::registers::{El2, Register};
 use super::super::{Answer, Outcome};
@@ -41,12 +41,13 @@ const STUB: u64 = ENTRY + 0x80_0800;
 /// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 enum Kernel {
+    V5_10,
     V6_1,
     V6_12,
-    V7_2,
+    Latest,
 }
 
-const KERNELS: [Kernel; 3] = [Kernel::V6_1, Kernel::V6_12, Kernel::V7_2];
+const KERNELS: [Kernel; 4] = [Kernel::V5_10, Kernel::V6_1, Kernel::V6_12, Kernel::Latest];
 
 fn field(value: u64, shift: u32) -> u64 {
     value >> shift & 0xf
@@ -63,6 +64,9 @@ fn boot(host: &mut Host, kernel: Kernel) -> Answer {
         host.plainly(0xd508_7620);
     }
     assert_eq!(host.read(CURRENT_EL), 8);
+    if kernel == Kernel::V5_10 {
+        return boot_5_10(host);
+    }
     if kernel == Kernel::V6_1 {
         host.write_el2(El2::Hcr, HCR);
         host.write_el2(El2::Sctlr, SCTLR_EL2);
@@ -110,6 +114,36 @@ fn boot(host: &mut Host, kernel: Kernel) -> Answer {
     host.execute(ERET)
 }
 
+/// `el2_setup` as it was before 5.12: one that takes FEAT_VHE as soon as it sees it.
+fn boot_5_10(host: &mut Host) -> Answer {
+    host.write_el2(El2::Sctlr, SCTLR_EL2);
+    assert_eq!(field(host.read(MMFR1), 8), 0, "the kernel would go for VHE");
+    host.write_el2(El2::Hcr, HCR);
+    let cnthctl = host.read_el2(El2::Cnthctl);
+    host.write_el2(El2::Cnthctl, cnthctl | 3);
+    host.write_el2(El2::Cntvoff, 0);
+    gic(host, Kernel::V5_10);
+    let identity = [host.read(MIDR), host.read(MPIDR)];
+    host.write_el2(El2::Vpidr, identity[0]);
+    host.write_el2(El2::Vmpidr, identity[1]);
+    host.write_el2(El2::Hstr, 0);
+    debug(host, Kernel::V5_10);
+    if field(host.read(MMFR1), 16) != 0 {
+        host.write(Register::LorcEl1.encoding(), 0);
+    }
+    host.write_el2(El2::Vttbr, 0);
+    host.write(Register::SctlrEl1.encoding(), SCTLR_EL1);
+    host.write_el2(El2::Cptr, 0x33ff);
+    if field(host.read(PFR0), 32) != 0 {
+        host.write_el2(El2::Cptr, 0x32ff);
+        host.write_el2(El2::Zcr, 0x1ff);
+    }
+    host.write_el2(El2::Vbar, STUB);
+    host.write_el2(El2::Spsr, PSTATE_EL1);
+    host.write_el2(El2::Elr, RETURN);
+    host.execute(ERET)
+}
+
 /// `__init_el2_hcrx`.
 fn hcrx(host: &mut Host, kernel: Kernel) {
     if field(host.read(MMFR1), 40) == 0 {
@@ -117,7 +151,7 @@ fn hcrx(host: &mut Host, kernel: Kernel) {
     }
     // MSCEn, TCR2En, EnFPM; GCSEn; EnALS, EnASR.
     let mut value = 1 << 11 | 1 << 14 | 1 << 23;
-    if kernel == Kernel::V7_2 {
+    if kernel == Kernel::Latest {
         if field(host.read(PFR1), 44) != 0 {
             value |= 1 << 22;
         }
@@ -140,11 +174,11 @@ fn debug(host: &mut Host, kernel: Kernel) {
         }
         mdcr |= 3 << 12;
     }
-    if field(dfr0, 44) != 0 && host.read(TRBIDR) >> 4 & 1 == 0 {
+    if kernel >= Kernel::V6_1 && field(dfr0, 44) != 0 && host.read(TRBIDR) >> 4 & 1 == 0 {
         mdcr |= 3 << 24;
     }
     host.write_el2(El2::Mdcr, mdcr);
-    if kernel == Kernel::V7_2 && field(host.read(DFR0), 52) != 0 {
+    if kernel == Kernel::Latest && field(host.read(DFR0), 52) != 0 {
         host.write_el2(El2::Brbcr, 1 << 3 | 1 << 4);
     }
 }
@@ -158,7 +192,7 @@ fn gic(host: &mut Host, kernel: Kernel) {
             host.write_el2(El2::IchHcr, 0);
         }
     }
-    if kernel == Kernel::V7_2 && field(host.read(PFR2), 12) != 0 {
+    if kernel == Kernel::Latest && field(host.read(PFR2), 12) != 0 {
         host.write_el2(El2::IchHfgitr, 0x7ff);
         host.write_el2(El2::IchHfgrtr, 0x1f_00f7);
         host.write_el2(El2::IchHfgwtr, 0x1e_0065);
@@ -168,7 +202,7 @@ fn gic(host: &mut Host, kernel: Kernel) {
 
 /// `__init_el2_fgt` and `__init_el2_fgt2`.
 fn fine_grained_traps(host: &mut Host, kernel: Kernel) {
-    let brbe = kernel == Kernel::V7_2 && field(host.read(DFR0), 52) != 0;
+    let brbe = kernel == Kernel::Latest && field(host.read(DFR0), 52) != 0;
     let spe = if field(host.read(DFR0), 32) >= 3 { 1 << 62 } else { 0 };
     host.write_el2(El2::Hdfgrtr, spe | if brbe { 7 << 59 } else { 0 });
     host.write_el2(El2::Hdfgwtr, spe | if brbe { 3 << 60 } else { 0 });
@@ -184,7 +218,7 @@ fn fine_grained_traps(host: &mut Host, kernel: Kernel) {
             value |= 1 << 59;
         }
     }
-    if kernel == Kernel::V7_2 && field(host.read(PFR1), 44) != 0 {
+    if kernel == Kernel::Latest && field(host.read(PFR1), 44) != 0 {
         value |= 1 << 52 | 1 << 53;
     }
     host.write_el2(El2::Hfgrtr, value);
@@ -200,7 +234,7 @@ fn fine_grained_traps(host: &mut Host, kernel: Kernel) {
     if field(host.read(DFR0), 8) >= 9 {
         value |= 1 << 4 | 1 << 3 | 1 << 2;
     }
-    if kernel == Kernel::V7_2 && field(host.read(DFR0), 32) != 0 && host.read(PMSIDR) >> 7 & 1 != 0 {
+    if kernel == Kernel::Latest && field(host.read(DFR0), 32) != 0 && host.read(PMSIDR) >> 7 & 1 != 0 {
         value |= 1 << 19;
     }
     host.write_el2(El2::Hdfgrtr2, value);

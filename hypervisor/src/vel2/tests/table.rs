@@ -437,22 +437,18 @@ fn system_instructions() {
             }
         }
     }
-    let others = clean.len() + set_way.len() + 2;
-    let mut defined = 0;
-    for op1 in 0..8 {
-        for crn in 0..16 {
-            for crm in 0..16 {
-                for op2 in 0..8 {
-                    let answer = host.execute(sys(op1, crn, crm, op2, 2));
-                    if answer.note.is_none() {
-                        defined += 1;
-                        assert!(op1 == 0 && crn == 7 || known.contains(&(op1, crn, crm, op2)));
-                    }
-                }
-            }
+    known.extend(clean.map(|(crm, op2, _)| (0, 7, crm, op2)));
+    known.extend(set_way.map(|(crm, op2, _)| (0, 7, crm, op2)));
+    known.extend([(0, 7, 5, 0), (0, 7, 1, 0)]);
+    // Miri takes too long for all 16,384.
+    let op1s = if cfg!(miri) { 0..0 } else { 0..8 };
+    for (op1, crn) in op1s.flat_map(|op1| (0..16).map(move |crn| (op1, crn))) {
+        for (crm, op2) in (0..16).flat_map(|crm| (0..8).map(move |op2| (crm, op2))) {
+            let answer = host.execute(sys(op1, crn, crm, op2, 2));
+            let expected = known.contains(&(op1, crn, crm, op2));
+            assert_eq!(answer.note.is_none(), expected, "{op1} {crn} {crm} {op2}");
         }
     }
-    assert_eq!(defined, known.len() + others);
 }
 
 #[test]
