@@ -13,6 +13,7 @@ fn main() {
         &format!("-T{here}/../boot/exeunt.ld"),
         "-pie",
         "-znotext",
+        "--pack-dyn-relocs=relr",
         "--no-dynamic-linker",
         "-zmax-page-size=4096",
         "--build-id=none",

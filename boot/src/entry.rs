@@ -11,9 +11,6 @@ use core::mem::offset_of;
 
 use crate::{CpuBoot, HCR_EL2_RW, SCTLR_EL2_MMU_OFF};
 
-/// ELF64 relocation type R_AARCH64_RELATIVE, the only one that a position-independent link of this image leaves.
-const R_AARCH64_RELATIVE: u32 = 1027;
-
 /// The boot CPU's entry, by way of the Image header. In: x0 = physical address of the device tree.
 ///
 /// | register | holds |
@@ -23,7 +20,6 @@ const R_AARCH64_RELATIVE: u32 = 1027;
 /// | x21 | CNTPCT_EL0 at the first instruction |
 /// | x22 | CurrentEL, as the register has it (EL << 2) |
 /// | x23 | the smallest D-cache line in bytes |
-/// | x24 | 0: everything in order so far, or the type of an unknown relocation |
 ///
 /// # Safety
 /// Only the Image header branches here.
@@ -61,24 +57,31 @@ pub(crate) unsafe extern "C" fn start() -> ! {
         "cmp x0, x1",
         "b.lo 2b",
         "dsb sy",
-        // Relocate: every entry is {{ offset, type, addend }}.
-        "mov x24, xzr",
-        "adrp x0, __rela_start",
-        "add x0, x0, :lo12:__rela_start",
-        "adrp x1, __rela_end",
-        "add x1, x1, :lo12:__rela_end",
-        "mov w5, #{relative}",
+        // Relocate, from the RELR table (ELF gABI, SHT_RELR): an even word is the address of a word to relocate, an odd one a
+        // bitmap of which of the 63 words behind the last are to be relocated too. x3 is the next word's place.
+        "adrp x0, __relr_start",
+        "add x0, x0, :lo12:__relr_start",
+        "adrp x1, __relr_end",
+        "add x1, x1, :lo12:__relr_end",
         "3: cmp x0, x1",
         "b.hs 5f",
-        "ldp x2, x3, [x0], #16",
-        "ldr x4, [x0], #8",
-        "cmp w3, w5",
-        "b.ne 4f",
+        "ldr x2, [x0], #8",
+        "tbnz x2, #0, 4f",
+        "add x3, x19, x2",
+        "ldr x4, [x3]",
         "add x4, x4, x19",
-        "str x4, [x19, x2]",
+        "str x4, [x3], #8",
         "b 3b",
-        "4: mov x24, x3",
-        "b 3b",
+        "4: mov x5, x3",
+        "add x3, x3, #(63 * 8)",
+        "7: lsr x2, x2, #1",
+        "cbz x2, 3b",
+        "tbz x2, #0, 8f",
+        "ldr x4, [x5]",
+        "add x4, x4, x19",
+        "str x4, [x5]",
+        "8: add x5, x5, #8",
+        "b 7b",
         "5:",
         // BSS holds no stale byte, whatever the loader left there.
         "adrp x0, __bss_start",
@@ -96,16 +99,15 @@ pub(crate) unsafe extern "C" fn start() -> ! {
         "mov x0, x20",
         "mov x1, x19",
         "mov x2, x22",
-        "mov x3, x24",
         "bl exeunt_early",
         "mov x25, x0",
         "adrp x0, __text_end",
         "adrp x1, __boot_stack_top",
         "dsb sy",
-        "7: dc ivac, x0",
+        "9: dc ivac, x0",
         "add x0, x0, x23",
         "cmp x0, x1",
-        "b.lo 7b",
+        "b.lo 9b",
         "dsb sy",
         "mov x0, x25",
         "bl {mmu_on}",
@@ -114,7 +116,6 @@ pub(crate) unsafe extern "C" fn start() -> ! {
         "b exeunt_main",
         hcr = const HCR_EL2_RW,
         sctlr = const SCTLR_EL2_MMU_OFF,
-        relative = const R_AARCH64_RELATIVE,
         mmu_on = sym mmu_on,
     )
 }

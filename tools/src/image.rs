@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error;
 use std::fmt::{self, Display, Formatter};
 
-use object::elf::{PF_W, PF_X, PT_LOAD, R_AARCH64_RELATIVE, STT_FILE, STT_SECTION};
-use object::read::elf::{ElfFile64, ProgramHeader as _, Rela as _, SectionHeader as _, Sym as _};
+use object::elf::{PF_W, PF_X, PT_LOAD, STT_FILE, STT_SECTION};
+use object::read::elf::{ElfFile64, ProgramHeader as _, SectionHeader as _, Sym as _};
 use object::{LittleEndian, Object as _, ObjectSection as _};
 use rustc_demangle::demangle;
 
@@ -110,8 +110,10 @@ pub struct Image {
     /// One for each 4 bytes of the text: an instruction, or nothing for data.
     code: Vec<Option<u32>>,
     segments: Vec<Segment>,
-    /// Type, and addend.
-    relocations: Vec<(u32, u64)>,
+    /// What the words hold that the load address is added to.
+    relocated: Vec<u64>,
+    /// Types of the relocations that are more than that.
+    other_relocations: Vec<u32>,
     frames: Vec<Frame>,
 }
 
@@ -176,15 +178,26 @@ impl Image {
                 executable: header.p_flags(endian).0 & PF_X.0 != 0,
             })
             .collect();
-        let mut relocations = Vec::new();
+        let word_at = |address: u64| {
+            let word = file.sections().find_map(|section| section.data_range(address, 8).ok().flatten());
+            let word = word.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+            word.ok_or_else(|| Error::NotElf(format!("a relocation at {address:#x}, which is in no section")))
+        };
+        let (mut relocated, mut other_relocations) = (Vec::new(), Vec::new());
         for header in file.elf_section_table().iter() {
+            if let Some(places) = header.relr(endian, data).map_err(bad)? {
+                for place in places {
+                    relocated.push(word_at(place)?);
+                }
+            }
             if let Some((entries, _)) = header.rela(endian, data).map_err(bad)? {
-                relocations.extend(
-                    entries.iter().map(|entry| (entry.r_type(endian, false).0, entry.r_addend(endian).cast_unsigned())),
-                );
+                other_relocations.extend(entries.iter().map(|entry| entry.r_type(endian, false).0));
+            }
+            if let Some((entries, _)) = header.rel(endian, data).map_err(bad)? {
+                other_relocations.extend(entries.iter().map(|entry| entry.r_type(endian).0));
             }
         }
-        let mut image = Self { functions, text, code, segments, relocations, frames: Vec::new() };
+        let mut image = Self { functions, text, code, segments, relocated, other_relocations, frames: Vec::new() };
         // Nobody comes back until shown to.
         image.frames = vec![Frame::default(); image.functions.len()];
         loop {
@@ -220,15 +233,17 @@ impl Image {
         &self.segments
     }
 
-    /// Types of the relocations that are not R_AARCH64_RELATIVE, the one that boot/src/entry.rs knows.
-    pub fn unknown_relocations(&self) -> impl Iterator<Item = u32> {
-        self.relocations.iter().map(|&(kind, _)| kind).filter(|&kind| kind != R_AARCH64_RELATIVE.0)
+    /// Types of the relocations that are not in the table of relative ones (`.relr.dyn`), which is all that boot/src/entry.rs
+    /// reads.
+    #[must_use]
+    pub fn other_relocations(&self) -> &[u32] {
+        &self.other_relocations
     }
 
-    /// How many relocations there are.
+    /// How many words there are that the load address is added to.
     #[must_use]
-    pub fn relocation_count(&self) -> usize {
-        self.relocations.len()
+    pub fn relocated_words(&self) -> usize {
+        self.relocated.len()
     }
 
     /// How many instructions there are.
@@ -271,7 +286,7 @@ impl Image {
     /// The functions whose address is in data or is computed by the code: whom an indirect call may reach.
     #[must_use]
     pub fn address_taken(&self) -> BTreeSet<usize> {
-        let mut taken: BTreeSet<u64> = self.relocations.iter().map(|&(_, addend)| addend).collect();
+        let mut taken: BTreeSet<u64> = self.relocated.iter().copied().collect();
         // The last page that an ADRP gave to each register. Registers are seldom kept over a branch; where one is, the
         // function's address is one too many here, or is missed.
         let mut pages = [None; 32];

@@ -29,13 +29,9 @@ static PLATFORM: SpinMutex<Platform> = SpinMutex::new(Platform::EMPTY);
 /// Turns what the loader gave into tables for the MMU. Called by `boot` with the MMU off and returns what the boot CPU turns
 /// it on with. Whatever is wrong ends here, with the reason on the console.
 ///
-/// `tree` is x0 as the loader left it, `current_el` the register's value, `unknown_relocation` the type of a relocation that
-/// `boot` could not do, or 0.
+/// `tree` is x0 as the loader left it, `current_el` the register's value.
 #[unsafe(no_mangle)]
-extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64, unknown_relocation: u64) -> *const CpuBoot {
-    if unknown_relocation != 0 {
-        cannot_start(format_args!("the image holds a relocation of type {unknown_relocation}, which is not known"));
-    }
+extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64) -> *const CpuBoot {
     let el = current_el >> 2;
     if el != 2 {
         ask_tree_for_console(tree);
