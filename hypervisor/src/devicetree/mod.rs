@@ -38,7 +38,7 @@ mod words;
 use core::fmt;
 
 pub use edit::{Edits, edit};
-pub use platform::{Conduit, Gic, List, Module, Platform, Region};
+pub use platform::{Conduit, Gic, Gicv2, List, Module, Platform, Region};
 pub use scan::scan;
 
 /// Linux requires a device tree of at most 2 MiB (Documentation/arch/arm64/booting.rst, section 2).

@@ -140,9 +140,18 @@ pub enum Conduit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gic {
     /// Memory-mapped CPU interface.
-    V2,
+    V2(Gicv2),
     /// System-register CPU interface (also GICv4, which is the same to software here).
     V3,
+}
+
+/// Where the registers of a GICv2 are: the first two entries of its node's `reg` (Linux's binding `arm,gic.yaml`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gicv2 {
+    /// Base address of the distributor, GICD.
+    pub distributor: u64,
+    /// Base address of the CPU interface, GICC.
+    pub cpu_interface: u64,
 }
 
 /// A file that the loader put into memory and described under `/chosen`.
@@ -173,7 +182,7 @@ pub struct Platform {
     pub psci: Option<Conduit>,
     /// Base address of the PL011 that `/chosen/stdout-path` names. `None`: it names none, or something else.
     pub console: Option<u64>,
-    /// The interrupt controller. `None`: one that Exeunt does not know.
+    /// The interrupt controller. `None`: one that Exeunt does not know, or a GICv2 whose registers cannot be found.
     pub gic: Option<Gic>,
     /// The host's kernel: the module that is `multiboot,kernel`.
     pub kernel: Option<Module>,

@@ -6,7 +6,7 @@
 //! A node's properties come in any order, so a node is judged when the last of them has been seen: at its first child or its end.
 
 use super::names::{Cache, Name, Names};
-use super::platform::{Cells, Chosen, Conduit, Gic, Its, Module, Msi, Platform, Region, Reserved, Span, Value};
+use super::platform::{Cells, Chosen, Conduit, Gic, Gicv2, Its, Module, Msi, Platform, Region, Reserved, Span, Value};
 use super::{MAX_SIZE, TreeError, token, words};
 
 /// Levels of nodes that are looked at, the root included. Nodes below are only checked to be well formed: the deepest ones that
@@ -703,7 +703,7 @@ impl<'a> Scanner<'a> {
                 b"arm,gic-v3" => self.platform.gic = Some(Gic::V3),
                 // The names under which Linux's drivers/irqchip/irq-gic.c finds GICv2.
                 b"arm,gic-400" | b"arm,cortex-a15-gic" | b"arm,cortex-a9-gic" | b"arm,cortex-a7-gic" | b"arm,pl390" => {
-                    self.platform.gic = Some(Gic::V2);
+                    self.platform.gic = self.gicv2(node, depth).map(Gic::V2);
                 }
                 b"arm,gic-v3-its" => {
                     let phandle = self.cell(node.phandle);
@@ -719,6 +719,14 @@ impl<'a> Scanner<'a> {
             break;
         }
         Ok(())
+    }
+
+    /// Where the GICv2 of the node at level `depth` has its registers.
+    fn gicv2(&self, node: &Node, depth: usize) -> Option<Gicv2> {
+        let bus = depth.checked_sub(1)?;
+        let mut values = self.numbers(node.reg);
+        let mut next = || self.translate(bus, values.region(self.frames[bus].cells)?.start);
+        Some(Gicv2 { distributor: next()?, cpu_interface: next()? })
     }
 
     /// A PL011: remembers where it is, so that `stdout-path` can find it.

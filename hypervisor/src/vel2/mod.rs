@@ -35,10 +35,11 @@
 //!
 //! # What virtual EL2 cannot do
 //!
-//! - Take interrupts. Those that arrive in the window are held: GICv3's by ICC_PMR_EL1 0, which [`VirtualEl2::enter`] sets (for
-//!   a GICv2 the binary sets GICC_PMR), SErrors by [`VirtualEl2::hold_serror`]. They reach EL1 after the exception return. For a
-//!   kernel whose HCR_EL2 has IMO, FMO, AMO and TGE 0 that is what EL2 does: interrupts that target EL1 wait while EL2 runs.
-//!   Neither holds an interrupt that has superpriority (FEAT_GICv3_NMI) or comes from a GICv5.
+//! - Take interrupts. Those that arrive in the window are held: by the priority mask, ICC_PMR_EL1 of a GICv3 and GICC_PMR of a
+//!   GICv2, which [`VirtualEl2::enter`] makes 0, SErrors by [`VirtualEl2::hold_serror`]. They reach EL1 after the exception return.
+//!   For a kernel whose HCR_EL2 has IMO, FMO, AMO and TGE 0 that is what EL2 does: interrupts that target EL1 wait while EL2 runs.
+//!   Neither holds an interrupt that has superpriority (FEAT_GICv3_NMI) or comes from a GICv5. GICC_PMR is in memory, where
+//!   the host in the window can write it: [`VirtualEl2::hold_interrupt`] keeps what it wrote, and holds the interrupt.
 //! - Turn on its stage 1 or FEAT_VHE, enter EL1 in AArch32, run programs at EL0 below itself, authenticate the address of
 //!   ERETAA. It gets an undefined instruction, except for the first two, see above.
 
@@ -194,6 +195,10 @@ pub trait Cpu {
     fn read_id(&mut self, crm: u8, op2: u8) -> u64;
     /// MSR. The exception return makes it take effect.
     fn write(&mut self, register: Register, value: u64);
+    /// GICC_PMR of a GICv2; nothing if there is none.
+    fn gicc_pmr(&mut self) -> Option<u32>;
+    /// Sets it. It has arrived at the GIC when this returns.
+    fn set_gicc_pmr(&mut self, value: u32);
     /// MSR of a register that [`features::set_up`] sets too, to a value under which Exeunt goes on running.
     fn write_el2(&mut self, register: features::Register, value: u64);
     /// Cache or TLB maintenance, complete when this returns, and with it every earlier write of a register in effect (DSB, ISB).
@@ -318,7 +323,8 @@ struct Borrowed {
     sctlr_el1: u64,
     cpacr_el1: u64,
     mdscr_el1: u64,
-    icc_pmr_el1: u64,
+    /// ICC_PMR_EL1 or GICC_PMR.
+    priority_mask: u64,
     /// SP_EL0 or SP_EL2: the one that SPSel does not select. The other is in SP_EL0 in hardware.
     other_sp: u64,
 }
@@ -351,7 +357,7 @@ impl VirtualEl2 {
         Self {
             values: [0; El2::ALL.len()],
             chosen: [None; registers::FILTERED],
-            borrowed: Borrowed { sctlr_el1: 0, cpacr_el1: 0, mdscr_el1: 0, icc_pmr_el1: 0, other_sp: 0 },
+            borrowed: Borrowed { sctlr_el1: 0, cpacr_el1: 0, mdscr_el1: 0, priority_mask: 0, other_sp: 0 },
             in_window: false,
             vectors: None,
             sp_el2: true,
@@ -419,16 +425,14 @@ impl VirtualEl2 {
             sctlr_el1: cpu.read(Register::SctlrEl1),
             cpacr_el1: cpu.read(Register::CpacrEl1),
             mdscr_el1: cpu.read(Register::MdscrEl1),
-            icc_pmr_el1: if Needs::Gicv3.met(settings) { cpu.read(Register::IccPmrEl1) } else { 0 },
+            priority_mask: priority_mask(cpu, settings),
             other_sp: cpu.read(Register::SpEl0),
         };
         cpu.write(Register::SctlrEl1, self.window_sctlr(settings));
         cpu.write(Register::CpacrEl1, window_cpacr(settings.ids));
         // No breakpoint, watchpoint or step of the host's EL0 may hit while something else runs there.
         cpu.write(Register::MdscrEl1, 0);
-        if Needs::Gicv3.met(settings) {
-            cpu.write(Register::IccPmrEl1, 0);
-        }
+        set_priority_mask(cpu, settings, 0);
         cpu.write(Register::SpEl0, 0);
         cpu.write_el2(features::Register::HcrEl2, settings.window_hcr());
         // What EL1 had with its MMU on is stale now, and TGE is one of the bits that a TLB may keep.
@@ -440,6 +444,20 @@ impl VirtualEl2 {
     /// last is kept: the architecture merges them too.
     pub const fn hold_serror(&mut self, esr: Esr) {
         self.serror = Some(esr.bits());
+    }
+
+    /// Holds an IRQ or FIQ that was taken to real EL2 in the window, where TGE routes it. False outside of it, and where nothing can
+    /// hold it. With the mask at 0 already it is one that the GIC is about to take back, and there is nothing to do.
+    pub fn hold_interrupt(&mut self, cpu: &mut impl Cpu) -> bool {
+        if !self.in_window {
+            return false;
+        }
+        let Some(mask) = cpu.gicc_pmr() else { return false };
+        if mask != 0 {
+            self.borrowed.priority_mask = u64::from(mask);
+            cpu.set_gicc_pmr(0);
+        }
+        true
     }
 
     /// Answers a synchronous exception from the host in virtual EL2.
@@ -597,9 +615,7 @@ impl VirtualEl2 {
         cpu.write(Register::SctlrEl1, self.borrowed.sctlr_el1);
         cpu.write(Register::CpacrEl1, self.borrowed.cpacr_el1);
         cpu.write(Register::MdscrEl1, self.borrowed.mdscr_el1);
-        if Needs::Gicv3.met(settings) {
-            cpu.write(Register::IccPmrEl1, self.borrowed.icc_pmr_el1);
-        }
+        set_priority_mask(cpu, settings, self.borrowed.priority_mask);
         let mut hcr = settings.native_hcr() | self.get(El2::Hcr) & (hcr_bits::FB | hcr_bits::BSU);
         if let Some(esr) = self.serror.take() {
             // With AMO the host's next physical SErrors come to EL2 too; whoever handles one there sets VSE again.
@@ -635,7 +651,7 @@ impl VirtualEl2 {
                 Register::SctlrEl1 => Some(self.borrowed.sctlr_el1),
                 Register::CpacrEl1 => Some(self.borrowed.cpacr_el1),
                 Register::MdscrEl1 => Some(self.borrowed.mdscr_el1),
-                Register::IccPmrEl1 => Some(self.borrowed.icc_pmr_el1),
+                Register::IccPmrEl1 => Some(self.borrowed.priority_mask),
                 // The selected stack pointer has no name as a register.
                 Register::SpEl0 => self.sp_el2.then_some(self.borrowed.other_sp),
                 Register::CcsidrEl1 => Some(cache_size(cpu)),
@@ -665,7 +681,7 @@ impl VirtualEl2 {
                     Register::SctlrEl1 => self.borrowed.sctlr_el1 = value,
                     Register::CpacrEl1 => self.borrowed.cpacr_el1 = value,
                     Register::MdscrEl1 => self.borrowed.mdscr_el1 = value,
-                    Register::IccPmrEl1 => self.borrowed.icc_pmr_el1 = value,
+                    Register::IccPmrEl1 => self.borrowed.priority_mask = value,
                     Register::SpEl0 if !self.sp_el2 => return None,
                     Register::SpEl0 => self.borrowed.other_sp = value,
                     _ => cpu.write(register, value),
@@ -773,6 +789,23 @@ impl VirtualEl2 {
 impl Default for VirtualEl2 {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// The mask of interrupts by priority: ICC_PMR_EL1 or GICC_PMR; 0 where it is neither.
+///
+/// If Secure software has claimed the lower half of the priorities, reads are of the half that is left and a write cannot lower
+/// the mask below it. Then either the mask is in that half, and what was read is restored as it was, or it is below and no
+/// interrupt of the host's could pass it anyhow (IHI 0048B, 3.8.6).
+fn priority_mask(cpu: &mut impl Cpu, settings: &Settings) -> u64 {
+    if Needs::Gicv3.met(settings) { cpu.read(Register::IccPmrEl1) } else { cpu.gicc_pmr().map_or(0, u64::from) }
+}
+
+fn set_priority_mask(cpu: &mut impl Cpu, settings: &Settings, value: u64) {
+    if Needs::Gicv3.met(settings) {
+        cpu.write(Register::IccPmrEl1, value);
+    } else {
+        cpu.set_gicc_pmr(value as u32);
     }
 }
 

@@ -14,7 +14,7 @@ use aarch64_cpu::registers::{
 use guest_abi::stub::{STUB_ERR, SUCCESS};
 use guest_abi::vendor::Policy;
 use hypervisor::counters::{Counters, Exit};
-use hypervisor::devicetree::Region;
+use hypervisor::devicetree::{Gicv2, Region};
 use hypervisor::features::{self, Feature, Gic, IdRegisters, Step, hcr};
 use hypervisor::inject::{Entry, PstateFeatures};
 use hypervisor::lifecycle::EntryLevel;
@@ -40,6 +40,8 @@ pub struct Machine {
     pub memory: &'static [Region],
     /// The kind of GIC.
     pub gic: Gic,
+    /// Where a GICv2 has its registers, which are mapped.
+    pub gicv2: Option<Gicv2>,
     /// How stage 2 is turned on.
     pub stage2: stage2::Registers,
     /// The per-CPU structures, by CPU number.
@@ -188,13 +190,22 @@ fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Ma
 
 /// An IRQ taken to EL2. HCR_EL2.IMO is 0, so that the host has its interrupts, and in virtual EL2 the GIC's priority mask holds
 /// them.
-pub extern "C" fn irq(_: &mut HostFrame) {
-    unexpected("an IRQ");
+pub extern "C" fn irq(frame: &mut HostFrame) {
+    interrupt(frame, "an IRQ");
 }
 
 /// An FIQ taken to EL2; as for [`irq`].
-pub extern "C" fn fiq(_: &mut HostFrame) {
-    unexpected("an FIQ");
+pub extern "C" fn fiq(frame: &mut HostFrame) {
+    interrupt(frame, "an FIQ");
+}
+
+fn interrupt(frame: &mut HostFrame, what: &str) {
+    let (cpu, machine) = (this(), machine());
+    let window = &mut Window { frame, cpu, machine };
+    if !(VIRTUAL_EL2 && cpu.with_virtual_el2(|virtual_el2| virtual_el2.hold_interrupt(window))) {
+        unexpected(what);
+    }
+    cpu.counters.count(Exit::Interrupt);
 }
 
 /// An SError taken to EL2. It is the host's: it came while the host was in virtual EL2, where HCR_EL2.TGE routes it here, or

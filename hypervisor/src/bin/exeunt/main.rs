@@ -12,6 +12,8 @@ mod cpu;
 #[cfg(target_os = "none")]
 mod firmware;
 #[cfg(target_os = "none")]
+mod gic;
+#[cfg(target_os = "none")]
 mod host;
 #[cfg(target_os = "none")]
 mod leave;

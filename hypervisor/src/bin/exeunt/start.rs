@@ -21,7 +21,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 use crate::cpu::{self, MAX_CPUS};
 use crate::host::{self, Machine};
 use crate::panic::{cannot_start, while_probing};
-use crate::{console, firmware, leave, memory, selftest, stage2};
+use crate::{console, firmware, gic, leave, memory, selftest, stage2};
 
 /// The machine. It is large, begins as zeroes, and is needed for as long as the host runs.
 static PLATFORM: SpinMutex<Platform> = SpinMutex::new(Platform::EMPTY);
@@ -162,9 +162,9 @@ fn check_options(options: &Options, platform: &Platform) {
     if !host::VIRTUAL_EL2 {
         cannot_start("this image was built without virtual EL2: entry=el2 needs `make build FEATURES=virtual-el2`");
     }
-    // The priority mask of a GICv2 is in memory; nobody sets it yet, and an interrupt in virtual EL2 could not be held.
-    if options.restart == Policy::Resident && platform.gic != Some(devicetree::Gic::V3) {
-        cannot_start("entry=el2 with restart=resident needs a GICv3 in this version");
+    // A CPU that firmware has just started has no interrupt, one whose host restarts may.
+    if options.restart == Policy::Resident && platform.gic.is_none() {
+        cannot_start("entry=el2 with restart=resident needs a GICv2 or GICv3, to hold interrupts in virtual EL2");
     }
 }
 
@@ -254,11 +254,12 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
     let gic = match platform.gic {
         Some(devicetree::Gic::V3) => Gic::V3,
         // One that is not known is left alone.
-        Some(devicetree::Gic::V2) | None => Gic::V2,
+        Some(devicetree::Gic::V2(_)) | None => Gic::V2,
     };
     Machine {
         memory: &platform.memory,
         gic,
+        gicv2: gic::map(platform.gic),
         stage2,
         cpus,
         entry: options.entry,

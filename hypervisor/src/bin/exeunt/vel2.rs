@@ -16,7 +16,7 @@ use hypervisor::{vel2, vel2_id_space, vel2_maintenance, vel2_registers, vel2_set
 use crate::cpu::PerCpu;
 use crate::host::Machine;
 use crate::vectors::HostFrame;
-use crate::{memory, registers};
+use crate::{gic, memory, registers};
 
 macro_rules! accessors {
     ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal,
@@ -195,6 +195,16 @@ impl vel2::Cpu for Window<'_> {
     fn write(&mut self, register: Register, value: u64) {
         // SAFETY: as for `read`.
         unsafe { write(register, value) };
+    }
+
+    fn gicc_pmr(&mut self) -> Option<u32> {
+        self.machine.gicv2.map(gic::priority_mask)
+    }
+
+    fn set_gicc_pmr(&mut self, value: u32) {
+        if let Some(gic) = self.machine.gicv2 {
+            gic::set_priority_mask(gic, value);
+        }
     }
 
     fn write_el2(&mut self, register: features::Register, value: u64) {

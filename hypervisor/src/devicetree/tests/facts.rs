@@ -16,12 +16,13 @@ fn scan_finds_what_qemu_describes() {
         kernel: Option<Bootargs>,
         ramdisk: bool,
     }
+    const GICV2: Gic = Gic::V2(Gicv2 { distributor: 0x800_0000, cpu_interface: 0x801_0000 });
     let expected = [
-        Expected { memory: GIB / 2, cpus: 1, gic: Gic::V2, its: 0, options: b"", kernel: None, ramdisk: false },
+        Expected { memory: GIB / 2, cpus: 1, gic: GICV2, its: 0, options: b"", kernel: None, ramdisk: false },
         Expected {
             memory: 4 * GIB,
             cpus: 8,
-            gic: Gic::V2,
+            gic: GICV2,
             its: 0,
             options: b"stats",
             kernel: Some(None),
@@ -133,6 +134,19 @@ fn varied(from: &str, to: &str) -> Platform {
 fn broken(from: &str, to: &str) -> String {
     assert_eq!(SMALL.matches(from).count(), 1, "{from}");
     refused(&Tree::parse(&SMALL.replace(from, to)).blob(0)).to_string()
+}
+
+#[test]
+fn a_gicv2_is_one_whose_registers_can_be_found() {
+    let gic = |reg: &str| {
+        varied("    compatible = \"arm,gic-v3\"", &format!("    compatible = \"arm,gic-400\"\n    {reg}")).gic
+    };
+    let found = Some(Gic::V2(Gicv2 { distributor: 0x1000, cpu_interface: 0x1_0000_2000 }));
+    assert_eq!(gic("reg = <0 1000 0 1000 1 2000 0 2000>"), found);
+    assert_eq!(gic("reg = <0 1000 0 1000 1 2000 0 2000 0 4000 0 2000 0 6000 0 2000>"), found);
+    for short in ["reg = <0 1000 0 1000>", "reg = <0 1000 0 1000 1 2000>", "reg = <>", "interrupt-controller"] {
+        assert_eq!(gic(short), None, "{short}");
+    }
 }
 
 #[test]

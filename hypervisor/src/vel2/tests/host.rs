@@ -223,6 +223,8 @@ pub struct Hardware {
     el2: [Option<u64>; features::Register::ALL.len()],
     /// What [`features::set_up`] wrote.
     chosen: [Option<u64>; features::Register::ALL.len()],
+    /// GICC_PMR, with a GICv2.
+    pub gicc_pmr: Option<u32>,
     pub maintained: Vec<Maintenance>,
     pub maintained_sets: Vec<(SetWay, u64)>,
     pub cleaned: Vec<(u64, bool)>,
@@ -244,6 +246,7 @@ impl Hardware {
             registers: [0; Register::ALL.len()],
             el2: [None; features::Register::ALL.len()],
             chosen: [None; features::Register::ALL.len()],
+            gicc_pmr: (model.gic == Gic::V2).then_some(0xf0),
             maintained: Vec::new(),
             maintained_sets: Vec::new(),
             cleaned: Vec::new(),
@@ -353,6 +356,14 @@ impl Cpu for Hardware {
         self.check(register);
         assert_ne!(register.access(), Access::ReadOnly, "{}", register.name());
         self.set(register, value);
+    }
+
+    fn gicc_pmr(&mut self) -> Option<u32> {
+        self.gicc_pmr
+    }
+
+    fn set_gicc_pmr(&mut self, value: u32) {
+        self.gicc_pmr = self.gicc_pmr.map(|_| value);
     }
 
     fn write_el2(&mut self, register: features::Register, value: u64) {
@@ -537,6 +548,8 @@ impl Host {
         assert_eq!(self.cpu.get(Register::MdscrEl1), 0);
         if Needs::Gicv3.met(&settings) {
             assert_eq!(self.cpu.get(Register::IccPmrEl1), 0);
+        } else {
+            assert_eq!(self.cpu.gicc_pmr.unwrap_or(0), 0);
         }
     }
 }

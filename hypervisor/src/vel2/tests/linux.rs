@@ -366,6 +366,28 @@ fn borrowed_registers_come_back() {
     assert_eq!(SCTLR_EL1_AT_ENTRY & 1, 0);
 }
 
+/// GICC_PMR of a GICv2 is 0 in the window and comes back, and what the host writes to it there counts afterwards.
+#[test]
+fn a_gicv2_holds_interrupts_by_its_own_mask() {
+    let mut host = Host::new(Model::cortex_a57_gicv2());
+    assert_eq!(host.cpu.gicc_pmr, Some(0));
+    // One that was signalled before the mask had its effect.
+    assert!(host.el2.hold_interrupt(&mut host.cpu));
+    let answer = boot(&mut host, Kernel::V6_12);
+    expect_native(&host, answer);
+    assert_eq!(host.cpu.gicc_pmr, Some(0xf0));
+    assert!(!host.el2.hold_interrupt(&mut host.cpu));
+    assert_eq!(host.cpu.gicc_pmr, Some(0xf0));
+
+    host.enter();
+    host.cpu.gicc_pmr = Some(0x80);
+    assert!(host.el2.hold_interrupt(&mut host.cpu));
+    assert_eq!(host.cpu.gicc_pmr, Some(0));
+    let answer = boot(&mut host, Kernel::V6_12);
+    expect_native(&host, answer);
+    assert_eq!(host.cpu.gicc_pmr, Some(0x80));
+}
+
 /// `cpu_resume` and CPU_ON come through the same door: a second window knows nothing of the first.
 #[test]
 fn a_second_entry_begins_anew() {

@@ -72,7 +72,7 @@ fn next_kernel(directory: &Path) -> Result<PathBuf, Missed> {
 }
 
 /// `kexec -e`, or a crash with a crash kernel loaded, ends in the next kernel, at EL2.
-fn restart(context: &Context, model: &str, policy: &str, crash: bool) -> Outcome {
+fn restart(context: &Context, model: &str, gic: u32, policy: &str, crash: bool) -> Outcome {
     let overlay = next_kernel(context.directory()?)?;
     let line = "console=ttyAMA0 quiet panic=-1";
     let script = if crash {
@@ -83,7 +83,7 @@ fn restart(context: &Context, model: &str, policy: &str, crash: bool) -> Outcome
     } else {
         format!("kexec -l /next/vmlinuz --initrd=/next/initrd --command-line='{line}' && kexec -e; false")
     };
-    let machine = machine(context, model, 3, &format!("restart={policy} log=debug"))?;
+    let machine = machine(context, model, gic, &format!("restart={policy} log=debug"))?;
     let machine = machine.with("OVERLAY", overlay.display()).with("RUN", script);
     let machine = if crash { machine.with("APPEND", "crashkernel=256M") } else { machine };
     let ran = machine.run()?.ended_with(0)?;
@@ -114,16 +114,19 @@ pub(super) fn cells() -> Vec<Cell> {
         let name = format!("virtual-el2/boot-{kernel}-{model}-gic{gic}");
         cells.push(Cell::new(name, move |context| boot(context, model, gic, kernel)).slow(!quick));
     }
-    for (model, policy, crash, quick) in [
-        ("cortex-a57", "leave", false, true),
-        ("cortex-a57", "resident", false, true),
-        ("neoverse-n2", "leave", false, false),
-        ("neoverse-n2", "resident", false, false),
-        ("cortex-a57", "leave", true, true),
-        ("cortex-a57", "resident", true, false),
+    for (model, gic, policy, crash, quick) in [
+        ("cortex-a57", 3, "leave", false, true),
+        ("cortex-a57", 3, "resident", false, true),
+        ("cortex-a57", 2, "resident", false, false),
+        ("neoverse-n2", 3, "leave", false, false),
+        ("neoverse-n2", 3, "resident", false, false),
+        ("cortex-a57", 3, "leave", true, true),
+        ("cortex-a57", 3, "resident", true, false),
+        ("cortex-a72", 2, "resident", true, false),
     ] {
-        let name = format!("virtual-el2/{}-{policy}-{model}", if crash { "crash" } else { "kexec" });
-        cells.push(Cell::new(name, move |context| restart(context, model, policy, crash)).slow(!quick));
+        let what = if crash { "crash" } else { "kexec" };
+        let name = format!("virtual-el2/{what}-{policy}-{model}-gic{gic}");
+        cells.push(Cell::new(name, move |context| restart(context, model, gic, policy, crash)).slow(!quick));
     }
     cells
 }
