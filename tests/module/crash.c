@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/*
+ * Ways in which a kernel dies, for what comes after. `crash KIND [CPU [NUMBER]]`, CPU 0 if none is named:
+ *
+ *	null		a null pointer, in process context
+ *	irq		... in a hard interrupt
+ *	timer		... in a timer
+ *	masked		... with D, A, I and F masked
+ *	bug		BUG()
+ *	overflow	the kernel stack
+ *	hvc		a null pointer right behind a call to EL2
+ *	hvc-other	... while the next CPU makes nothing but calls to EL2
+ *	stuck		... while the next CPU spins with D, A, I and F masked
+ *	hotplug		... on CPU while it is brought up, in a callback
+ *	hotplug-down	... on CPU while it is taken off
+ *	leave		... on CPU while the next one is in LEAVE; NUMBER turns of a loop after it began
+ *
+ * Whether an oops is the end is the kernel's choice: panic_on_oops=1 (`oops=panic`) wherever no interrupt is involved.
+ * The next CPU is the next online one. Owns nothing that outlives the kernel.
+ */
+
+#include <asm/barrier.h>
+#include <asm/sysreg.h>
+#include <linux/atomic.h>
+#include <linux/cpu.h>
+#include <linux/cpuhotplug.h>
+#include <linux/cpumask.h>
+#include <linux/irq_work.h>
+#include <linux/kernel.h>
+#include <linux/kthread.h>
+#include <linux/processor.h>
+#include <linux/sched.h>
+#include <linux/smp.h>
+#include <linux/string.h>
+#include <linux/timer.h>
+#include <linux/workqueue.h>
+
+#include "calls.h"
+#include "exeunt_abi.h"
+
+/* Where the other CPU is. */
+static atomic_t other_ready = ATOMIC_INIT(0);
+static u64 turns;
+
+static noinline void exeunt_test_null(void)
+{
+	int *volatile nothing = NULL;
+
+	*nothing = 1;
+}
+
+static long null_here(void *unused)
+{
+	exeunt_test_null();
+	return 0;
+}
+
+static void null_in_irq_work(struct irq_work *work)
+{
+	exeunt_test_null();
+}
+
+static DEFINE_IRQ_WORK(irq_work, null_in_irq_work);
+
+static long raise_irq_work(void *unused)
+{
+	irq_work_queue(&irq_work);
+	return 0;
+}
+
+static void null_in_timer(struct timer_list *timer)
+{
+	exeunt_test_null();
+}
+
+static DEFINE_TIMER(timer, null_in_timer);
+
+static long null_masked(void *unused)
+{
+	asm volatile("msr daifset, #0xf" ::: "memory");
+	exeunt_test_null();
+	return 0;
+}
+
+static long bug_here(void *unused)
+{
+	BUG();
+	return 0;
+}
+
+/* Not a tail call, and with something on the stack: the compiler must not make a loop of it. */
+static noinline u64 exeunt_test_recurse(u64 depth)
+{
+	u64 frame[32];
+
+	frame[depth % 32] = depth;
+	barrier_data(frame);
+	/* It has an end, as far as the compiler can tell. */
+	return READ_ONCE(turns) == ~0ULL ? 0 : frame[depth % 32] + exeunt_test_recurse(depth + 1);
+}
+
+static long overflow_here(void *unused)
+{
+	return (long)exeunt_test_recurse(0);
+}
+
+static long null_after_hvc(void *unused)
+{
+	struct registers registers = { { EXEUNT_CALL_VERSION } };
+
+	call_here(&registers);
+	exeunt_test_null();
+	return 0;
+}
+
+/* --- what the next CPU does meanwhile --- */
+
+static void only_calls(void *unused)
+{
+	atomic_set(&other_ready, 1);
+	for (;;) {
+		struct registers registers = { { EXEUNT_CALL_VERSION } };
+
+		call_here(&registers);
+	}
+}
+
+static void spin_masked(void *unused)
+{
+	asm volatile("msr daifset, #0xf" ::: "memory");
+	atomic_set(&other_ready, 1);
+	for (;;)
+		cpu_relax();
+}
+
+static void leave_now(void *unused)
+{
+	struct registers registers = { { EXEUNT_CALL_LEAVE } };
+
+	atomic_set(&other_ready, 1);
+	call_here(&registers);
+	pr_info("exeunt_test: LEAVE answered %#llx\n", registers.x[0]);
+}
+
+static int other_thread(void *what)
+{
+	void (*act)(void *unused) = what;
+
+	/* With interrupts as they are: only_calls is to be found by the stop of a dying kernel, but never scheduled away. */
+	preempt_disable();
+	act(NULL);
+	preempt_enable();
+	return 0;
+}
+
+/* Has the next online CPU after `cpu` do this, and waits until it has begun. */
+static int begin_on_other(unsigned int cpu, void (*act)(void *unused))
+{
+	unsigned int other = cpumask_next(cpu, cpu_online_mask);
+	struct task_struct *thread;
+
+	if (other >= nr_cpu_ids)
+		other = cpumask_first(cpu_online_mask);
+	if (other == cpu)
+		return -ENODEV;
+	thread = kthread_create(other_thread, act, "exeunt-other");
+	if (IS_ERR(thread))
+		return PTR_ERR(thread);
+	kthread_bind(thread, other);
+	wake_up_process(thread);
+	return 0;
+}
+
+/* Runs on CPU `cpu`, which must not be scheduled away between the other's begin and this. */
+static long null_beside_other(void *unused)
+{
+	u64 turn;
+
+	while (!atomic_read(&other_ready))
+		cpu_relax();
+	for (turn = 0; turn < READ_ONCE(turns); turn++)
+		cpu_relax();
+	exeunt_test_null();
+	return 0;
+}
+
+/* --- hotplug --- */
+
+static unsigned int dying_cpu;
+
+static int null_on_that_cpu(unsigned int cpu)
+{
+	if (cpu == dying_cpu)
+		exeunt_test_null();
+	return 0;
+}
+
+static int hotplug(unsigned int cpu, bool down)
+{
+	int error;
+
+	dying_cpu = cpu;
+	error = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "exeunt:test", down ? NULL : null_on_that_cpu,
+					  down ? null_on_that_cpu : NULL);
+	if (error < 0)
+		return error;
+	error = remove_cpu(cpu);
+	return error ?: add_cpu(cpu);
+}
+
+int command_crash(struct answer *answer, char *words)
+{
+	static const struct {
+		const char *kind;
+		long (*act)(void *unused);
+		void (*other)(void *unused);
+		bool calls;
+	} kinds[] = {
+		{ "null", null_here },
+		{ "irq", raise_irq_work },
+		{ "masked", null_masked },
+		{ "bug", bug_here },
+		{ "overflow", overflow_here },
+		{ "hvc", null_after_hvc, NULL, true },
+		{ "hvc-other", null_beside_other, only_calls, true },
+		{ "stuck", null_beside_other, spin_masked },
+		{ "leave", null_beside_other, leave_now, true },
+	};
+	char *kind = strsep(&words, " "), *word = strsep(&words, " ");
+	unsigned int cpu = 0;
+	int error;
+	size_t i;
+
+	if ((word && kstrtouint(word, 10, &cpu)) || (words && kstrtou64(words, 10, &turns)))
+		return -EINVAL;
+	if (cpu >= nr_cpu_ids || !cpu_online(cpu))
+		return -ENXIO;
+	pr_emerg("exeunt_test: crash %s on CPU %u\n", kind, cpu);
+	if (!strcmp(kind, "timer")) {
+		timer.expires = jiffies + 1;
+		add_timer_on(&timer, cpu);
+		return 0;
+	}
+	if (!strcmp(kind, "hotplug") || !strcmp(kind, "hotplug-down"))
+		return hotplug(cpu, kind[7]);
+	for (i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (strcmp(kind, kinds[i].kind))
+			continue;
+		if (kinds[i].calls && !calls_possible())
+			return -ENODEV;
+		if (kinds[i].other) {
+			error = begin_on_other(cpu, kinds[i].other);
+			if (error)
+				return error;
+		}
+		return work_on_cpu(cpu, kinds[i].act, NULL);
+	}
+	return -EINVAL;
+}
