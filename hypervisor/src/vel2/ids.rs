@@ -25,6 +25,23 @@ const NV: u64 = 0xf << 24;
 /// ID_AA64MMFR4_EL1.NV_frac, bits \[23:20\].
 const NV_FRAC: u64 = 0xf << 20;
 
+/// How many reads of ID registers HCR_EL2.TID3 traps on a CPU after each window. Then it goes off there, and the host reads what
+/// the CPU says.
+///
+/// Linux decides by values that it has noted: each CPU that comes up stores its ID registers once (`__cpuinfo_store_cpu`), and what
+/// all CPUs have in common is what KVM asks (`kvm_set_ipa_limit`: `read_sanitised_ftr_reg(SYS_ID_AA64MMFR0_EL1)`), and what it
+/// shows to programs that read an ID register. So the reads that count come early, and those that come later are single
+/// features looked at again. There can be many of these: until all features are known, Linux 6.12 asks ID_AA64ISAR0_EL1 each
+/// time it wants a random number (`__cpu_has_rng`), which on a CPU without FEAT_RNG was 48,394 times for one crash kernel.
+///
+/// Seen on QEMU's cortex-a57, neoverse-n2 and max, with 6.1 and 6.12: a CPU at boot stores ID_AA64MMFR0_EL1 with its read number 12
+/// to 34. One that comes up again first looks at each feature that was found before, and stores it with number 78 to 153. A CPU
+/// with three times the features still has its turn.
+///
+/// Even a CPU that stored its true value too late would not give KVM a granule. KVM has decided at boot, and of values that
+/// differ Linux keeps the one that it calls safe, which is "none" for these fields (`ftr_id_aa64mmfr0`).
+pub const TRAPPED_READS: u16 = 512;
+
 /// Whether a register belongs to the ID space, where every encoding can be read.
 #[must_use]
 pub const fn is_id_space(register: Encoding) -> bool {

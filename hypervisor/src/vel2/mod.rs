@@ -62,6 +62,9 @@ use crate::features::{self, Feature, Gic, IdRegister, IdRegisters, Step, hcr};
 use crate::inject::{pstate, skip_instruction};
 use crate::syndrome::{EC_SHIFT, Encoding, Esr, ExceptionClass, IL, ISS_CM, ISS_MASK, ISS_WNR};
 
+/// HCR_EL2.TID3: reads of ID registers from EL1 trap.
+pub const TID3: u64 = 1 << 18;
+
 /// HCR_EL2 (Arm ARM D24.2), the fields that only matter here.
 mod hcr_bits {
     /// Physical SErrors go to EL2, and VSE has effect.
@@ -72,8 +75,6 @@ mod hcr_bits {
     pub const FB: u64 = 1 << 9;
     /// The least shareability of EL1's barriers.
     pub const BSU: u64 = 3 << 10;
-    /// ID registers of group 3 trap.
-    pub const TID3: u64 = 1 << 18;
     /// EL1's exceptions go to EL2; stage 1 of EL1&0 is off.
     pub const TGE: u64 = super::exception::HCR_TGE;
     /// HVC is undefined (without EL3).
@@ -161,7 +162,7 @@ impl Settings<'_> {
     /// HCR_EL2 while the host is at EL1 or EL0 in hardware.
     #[must_use]
     pub fn native_hcr(&self) -> u64 {
-        features::hcr_el2(self.ids) | if self.hide_stage2_granules { hcr_bits::TID3 } else { 0 }
+        features::hcr_el2(self.ids) | if self.hide_stage2_granules { TID3 } else { 0 }
     }
 
     /// HCR_EL2 while the host is in virtual EL2.
@@ -348,6 +349,8 @@ pub struct VirtualEl2 {
     noted_stage1: bool,
     /// ESR_EL2 of an SError that arrived in the window.
     serror: Option<u64>,
+    /// Reads of ID registers that HCR_EL2.TID3 has trapped since the window.
+    id_reads: u16,
 }
 
 impl VirtualEl2 {
@@ -363,6 +366,7 @@ impl VirtualEl2 {
             sp_el2: true,
             noted_stage1: false,
             serror: None,
+            id_reads: 0,
         }
     }
 
@@ -393,6 +397,13 @@ impl VirtualEl2 {
 
     const fn set(&mut self, register: El2, value: u64) {
         self.values[register as usize] = value;
+    }
+
+    /// Counts a read of an ID register that HCR_EL2.TID3 has trapped at EL1, and says whether it was the last one that need
+    /// be: then TID3 goes off on this CPU ([`ids::TRAPPED_READS`]).
+    pub const fn count_id_read(&mut self) -> bool {
+        self.id_reads = self.id_reads.saturating_add(1);
+        self.id_reads >= ids::TRAPPED_READS
     }
 
     /// Begins a new virtual EL2 at `pc`, with everything masked and the MMU off, whatever was before. [`features::set_up`] is done;

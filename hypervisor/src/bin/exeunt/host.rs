@@ -25,7 +25,7 @@ use hypervisor::smccc;
 use hypervisor::stub;
 use hypervisor::syndrome::{Encoding, Esr};
 use hypervisor::trap::{self, Vcpu};
-use hypervisor::vel2::{self, Outcome, Settings};
+use hypervisor::vel2::{self, Outcome, Settings, VirtualEl2};
 use log::{LevelFilter, debug, error, info, warn};
 use spin::Once;
 
@@ -353,6 +353,9 @@ impl Vcpu for Trapped<'_> {
 
     fn read_id(&self, register: Encoding) -> Option<u64> {
         let hide = self.machine.hides_stage2_granules();
+        if hide && self.cpu.with_virtual_el2(VirtualEl2::count_id_read) {
+            HCR_EL2.set(HCR_EL2.get() & !vel2::TID3);
+        }
         (hide && vel2::ids::is_id_space(register))
             .then(|| vel2::ids::at_el1(register, crate::vel2::read_id(register.crm, register.op2), hide))
     }

@@ -3,8 +3,9 @@
 //! The sequences are those of Debian's 6.1.0-56 and 6.12.117 kernels (`arch/arm64/kernel/head.S`, `include/asm/el2_setup.h`), and
 //! of the source before 5.12 and of one that knows the GICv5 (after 6.17); each follows the ID registers as the kernel does.
 
+use super::super::ids::TRAPPED_READS;
 use super::super::registers::{El2, Register};
-use super::super::{Answer, Outcome};
+use super::super::{Answer, Outcome, TID3};
 use super::host::{ENTRY, ERET, Hardware, Host, Model, mrs, msr};
 use crate::features::{self, SCTLR_EL1_AT_ENTRY, Step};
 use crate::syndrome::Encoding;
@@ -386,6 +387,20 @@ fn a_gicv2_holds_interrupts_by_its_own_mask() {
     let answer = boot(&mut host, Kernel::V6_12);
     expect_native(&host, answer);
     assert_eq!(host.cpu.gicc_pmr, Some(0x80));
+}
+
+/// TID3 traps as many reads as the host's detection may need, on each CPU that comes up, and no more.
+#[test]
+fn id_registers_trap_for_a_while_after_each_window() {
+    let mut host = Host::new(Model { hide: true, ..Model::cortex_a57() });
+    for _ in 0..2 {
+        let answer = boot(&mut host, Kernel::V6_12);
+        expect_native(&host, answer);
+        assert_ne!(host.cpu.hcr() & TID3, 0);
+        assert!((1..TRAPPED_READS).all(|_| !host.el2.count_id_read()));
+        assert!((0..70_000).all(|_| host.el2.count_id_read()));
+        host.enter();
+    }
 }
 
 /// `cpu_resume` and CPU_ON come through the same door: a second window knows nothing of the first.

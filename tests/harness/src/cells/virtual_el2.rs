@@ -12,6 +12,10 @@ use crate::{ensure, parse, paths, qemu};
 /// Kernels that are started by kexec or after a crash have the copy loop and the second boot to do, too.
 const LIMIT: u64 = 420;
 
+/// What the reads of ID registers may cost on each CPU that is entered: those that are trapped at most
+/// (`vel2::ids::TRAPPED_READS`), and some of those in the window.
+const ID_READS: u64 = 512 + 88;
+
 /// What the second kernel runs. `records` is how much of /proc/vmcore could be read, in MiB, and what was in the way.
 const SECOND: &str = "\
 echo second $(uname -r)
@@ -95,6 +99,14 @@ fn restart(context: &Context, model: &str, gic: u32, policy: &str, crash: bool) 
     let leave = policy == "leave";
     let kvm = (said("kvm")? == "1", said("refused")? == "1");
     ensure!(kvm == (leave, !leave), "KVM initialised and gave up: {kvm:?}");
+    if !leave {
+        // Exeunt sees both kernels. Reads of ID registers trap for a while on each CPU, and no more however many there are:
+        // a crash kernel on a CPU without FEAT_RNG makes 48,000 before it has all features.
+        let entered = if crash { 5 } else { 8 };
+        let trapped = parse::exits(&ran.console).and_then(|exits| exits.get("system register").copied());
+        let trapped = trapped.ok_or("the console has no counters")?;
+        ensure!(trapped <= entered * ID_READS, "{trapped} system registers trapped, on {entered} CPUs entered");
+    }
     ensure!(!crash || said("records")?.starts_with("79"), "of /proc/vmcore could be read: {}", said("records")?);
     ensure!(!ran.stdout.contains("\nbad "), "the next kernel complains:\n{}", ran.stdout);
     Ok(())
