@@ -25,6 +25,16 @@ pub enum SelfTest {
     Panic,
 }
 
+/// What becomes of a KVM in a host at virtual EL2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Kvm {
+    /// It finds no granule for stage 2, and gives up.
+    #[default]
+    Hide,
+    /// It gets EL2.
+    Lend,
+}
+
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Options {
@@ -34,6 +44,8 @@ pub struct Options {
     pub entry: EntryLevel,
     /// `restart=`
     pub restart: Policy,
+    /// `kvm=`
+    pub kvm: Kvm,
     /// `stats`: print how often the host left to EL2, by cause, when it powers off.
     pub stats: bool,
     /// `selftest=`
@@ -113,6 +125,24 @@ pub const OPTIONS: &[OptionDoc] = &[
                 name: "resident",
                 help: "Exeunt stays, and the next kernel is entered like the first",
                 set: |o| o.restart = Policy::Resident,
+            },
+        ],
+        set: nothing,
+    },
+    OptionDoc {
+        name: "kvm",
+        help: "with entry=el2: what becomes of the host's KVM",
+        values: &[
+            ValueDoc {
+                name: "hide",
+                help: "it finds that stage 2 has no page size, says so and gives up (the default)",
+                set: |o| o.kvm = Kvm::Hide,
+            },
+            ValueDoc {
+                name: "lend",
+                help: "each CPU on which it asks for EL2 is given up to it; `kvm-arm.mode=nvhe` is put in front of the host's command \
+                       line, for CPUs that come up afterwards",
+                set: |o| o.kvm = Kvm::Lend,
             },
         ],
         set: nothing,
@@ -288,7 +318,7 @@ mod tests {
 
     #[test]
     fn every_self_test_and_level_has_its_own_value() {
-        for name in ["log", "selftest"] {
+        for name in ["log", "kvm", "selftest"] {
             let option = OPTIONS.iter().find(|option| option.name == name).unwrap();
             let meaning = |value: &ValueDoc| Options::parse(format!("{name}={}", value.name).as_bytes()).unwrap();
             for (index, value) in option.values.iter().enumerate() {
@@ -299,7 +329,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_named_beside_what_would_be() {
-        let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident stats \
+        let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident kvm=hide|lend stats \
                      selftest=write-text|write-rodata|run-data|stack-overflow|panic";
         assert_eq!(refused("stats root=/dev/vda"), format!("unknown option 'root=/dev/vda'{known}"));
         assert_eq!(refused("entry=el3"), format!("option 'entry' has no value 'el3' in this version{known}"));

@@ -28,6 +28,7 @@ mod owner {
     /// CPU, then SiP, OEM and standard secure services.
     pub const CPU: u32 = 1;
     pub const STANDARD_SECURE: u32 = 4;
+    pub const VENDOR_HYPERVISOR: u32 = 6;
     /// Trusted applications, then trusted OSes, to the last number.
     pub const TRUSTED_FIRST: u32 = 48;
 }
@@ -64,6 +65,17 @@ pub enum Call {
 pub const fn function_id(x0: u64) -> u32 {
     let id = x0 as u32;
     if id & CALL_FAST != 0 { id & !SVE_HINT } else { id }
+}
+
+/// Whether this x0 of an HVC is a call from Linux to its own KVM at EL2: `KVM_HOST_SMCCC_ID` (`arch/arm64/include/asm/kvm_asm.h`, since
+/// 5.10), HVC64 fast calls of the vendor-specific hypervisor service with numbers from 0 on. KVM has some forty; Exeunt's own begin
+/// at 0x4500.
+#[must_use]
+pub const fn is_kvm(x0: u64) -> bool {
+    const FIRST: u32 = CALL_FAST | CALL_64 | owner::VENDOR_HYPERVISOR << OWNER_SHIFT;
+    const BEHIND: u32 = FIRST + 0x4500;
+    let id = function_id(x0);
+    FIRST <= id && id < BEHIND
 }
 
 /// Decides who answers the call with this x0 and this immediate.

@@ -62,6 +62,8 @@ pub trait Vcpu {
     fn read_id(&self, register: Encoding) -> Option<u64>;
     /// Answers the stub call in x0 to x4 ([`crate::stub`]). Does not return here if Exeunt leaves for it.
     fn stub_call(&mut self);
+    /// The host has called its KVM at EL2, which is not there. Does not return here if EL2 is lent to it.
+    fn kvm_call(&mut self);
     /// At which level the host's stage 1 walk for `far` reads its descriptor at `ipa`, if a walk finds that out. Asked for
     /// faults on such a walk only. `ipa` is known to the 4 KiB page.
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8>;
@@ -243,7 +245,12 @@ fn call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, conduit: Conduit, immedia
         Call::Stub => cpu.stub_call(),
         Call::Psci => machine.psci().call(index, registers, machine, machine.firmware()),
         Call::Firmware => machine.firmware().call(registers),
-        Call::Unknown => registers[0] = smccc::NOT_SUPPORTED,
+        Call::Unknown => {
+            if matches!(conduit, Conduit::Hvc) && smccc::is_kvm(registers[0]) {
+                cpu.kvm_call();
+            }
+            cpu.registers()[0] = smccc::NOT_SUPPORTED;
+        }
     }
 }
 

@@ -23,13 +23,17 @@ pub struct Edits {
     /// Linux cannot turn LPIs off once they are on. Over a kexec without EFI, which would keep their tables reserved, they
     /// overwrite the next kernel's memory; a kernel that knows of no ITS never turns them on.
     pub hide_its: bool,
+    /// Words for the host's command line, which come before its own, so that of two that contradict each other the host's counts.
+    /// May be empty.
+    pub arguments: &'static [u8],
 }
 
 impl Edits {
     /// What the host of this machine needs, with Exeunt in the memory `exeunt`.
     #[must_use]
     pub fn new(platform: &Platform, exeunt: Region) -> Self {
-        Self { exeunt, initrd: platform.ramdisk.map(|module| module.region), hide_its: !platform.efi }
+        let initrd = platform.ramdisk.map(|module| module.region);
+        Self { exeunt, initrd, hide_its: !platform.efi, arguments: &[] }
     }
 }
 
@@ -37,7 +41,8 @@ impl Edits {
 /// The total size that the header says is more, if there was room left: what lies in between has no meaning.
 ///
 /// - The kernel's and the RAM disk's module nodes go.
-/// - `/chosen/bootargs`, which was Exeunt's, becomes the kernel module's, or goes if that has none.
+/// - `/chosen/bootargs`, which was Exeunt's, becomes the kernel module's, or goes if that has none. [`Edits::arguments`] stand in
+///   front of it.
 /// - `linux,initrd-start` and `-end` are set, or go.
 /// - `/reserved-memory` gets Exeunt's memory.
 /// - The ITS nodes go, and each `msi-map` and `msi-parent` that refers to one, if [`Edits::hide_its`] says so.
@@ -75,6 +80,8 @@ pub fn edit(buffer: &mut [u8], platform: &Platform, edits: &Edits) -> Result<usi
 
     if let Some(Lift { to, property }) = plan.lift {
         buffer[to as usize..property.end as usize].rotate_right((property.end - property.start) as usize);
+        let length = to as usize + 4;
+        write(buffer, length, read(buffer, length) + padded(edits.arguments) as u32);
     }
     plan.move_what_stays(buffer, used);
     for splice in plan.splices.iter() {
@@ -116,6 +123,10 @@ fn write(buffer: &mut [u8], offset: usize, value: u32) {
 enum Put {
     /// Nothing: something goes instead.
     Nothing,
+    /// The beginning of a command line, inside of the property that has the rest.
+    Arguments,
+    /// A command line, as a property.
+    Bootargs,
     /// The properties of `/chosen` that say where the initial RAM disk is.
     Initrd,
     /// A `/reserved-memory` with Exeunt's memory.
@@ -179,8 +190,8 @@ impl Lift {
     }
 }
 
-/// How many splices there can be: one for each ITS node and for each reference to one, five others that go and three that come.
-const MAX_SPLICES: usize = Platform::MAX_ITS + Platform::MAX_MSI + 8;
+/// How many splices there can be: one for each ITS node and for each reference to one, five others that go and four that come.
+const MAX_SPLICES: usize = Platform::MAX_ITS + Platform::MAX_MSI + 9;
 
 /// A constant, so that it is not put together on the stack first.
 const NO_SPLICES: List<Splice, MAX_SPLICES> = List::new(Splice { at: 0, length: 0, to: 0, what: Put::Nothing });
@@ -221,6 +232,13 @@ impl Plan<'_> {
             }
         }
 
+        if !edits.arguments.is_empty() {
+            match self.lift {
+                // Behind the token, the length and the name.
+                Some(lift) => self.put(lift.to + 12, Put::Arguments)?,
+                None => self.put(chosen.properties_end, Put::Bootargs)?,
+            }
+        }
         if edits.initrd.is_some() {
             let length = self.lift.map_or(0, |lift| lift.property.end - lift.property.start);
             self.put(chosen.properties_end + length, Put::Initrd)?;
@@ -362,6 +380,11 @@ impl Writer<'_, '_> {
         let cells = layout.root_cells;
         match what {
             Put::Nothing => {}
+            Put::Arguments => self.text(edits.arguments, b' '),
+            Put::Bootargs => {
+                self.header(Name::Bootargs, padded(edits.arguments));
+                self.text(edits.arguments, 0);
+            }
             Put::Initrd => {
                 if let Some(initrd) = edits.initrd {
                     self.property(Name::InitrdStart, &[initrd.start.to_be_bytes()]);
@@ -429,6 +452,13 @@ impl Writer<'_, '_> {
         }
     }
 
+    /// Words of text, with `filler` behind them: at least one.
+    fn text(&mut self, words: &[u8], filler: u8) {
+        for at in (0..padded(words)).step_by(4) {
+            self.bytes(core::array::from_fn(|byte| words.get(at + byte).copied().unwrap_or(filler)));
+        }
+    }
+
     /// `value` in `cells` cells.
     fn number(&mut self, cells: u8, value: u64) {
         if cells == 2 {
@@ -447,6 +477,11 @@ impl Writer<'_, '_> {
         }
         self.at += 4;
     }
+}
+
+/// How many bytes `words` take with a space or NUL behind them, in whole words of the tree. None without words.
+const fn padded(words: &[u8]) -> usize {
+    if words.is_empty() { 0 } else { (words.len() + 1).next_multiple_of(4) }
 }
 
 /// The node name `prefix` with `address` in lower-case hexadecimal behind it, as DTSpec 2.2.1 wants unit addresses.

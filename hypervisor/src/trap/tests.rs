@@ -18,6 +18,7 @@ struct FakeCpu {
     hpfar: u64,
     el1: Option<Entry>,
     walks: Cell<u32>,
+    kvm_calls: u32,
 }
 
 impl FakeCpu {
@@ -32,6 +33,7 @@ impl FakeCpu {
             hpfar: 0x40_0000,
             el1: None,
             walks: Cell::new(0),
+            kvm_calls: 0,
         }
     }
 }
@@ -83,6 +85,9 @@ impl Vcpu for FakeCpu {
     }
     fn stub_call(&mut self) {
         self.registers[0] = STUB_ERR;
+    }
+    fn kvm_call(&mut self) {
+        self.kvm_calls += 1;
     }
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8> {
         assert_eq!((far, ipa), (self.far, 0x4000_0000));
@@ -168,6 +173,20 @@ fn an_hvc_is_behind_the_host_and_an_smc_is_moved_there() {
     let (cpu, _) = trap(0x8600_0000, SMC);
     assert_eq!((cpu.registers[0], cpu.elr, cpu.spsr), (smccc::NOT_SUPPORTED, 0x4020_0004, 5));
     assert_eq!(cpu.registers[1..], FakeCpu::new(0).registers[1..]);
+}
+
+#[test]
+fn a_call_to_kvm_is_one_by_hvc_and_unknown_if_nobody_takes_it() {
+    for (x0, esr, calls) in [
+        (0xc600_0000, HVC, 1),
+        (0xc600_0000, HVC | 1, 1),
+        (0xc600_0000, SMC, 0),
+        (0x8600_0000, HVC, 0),
+        (0xc500_0000, HVC, 0),
+    ] {
+        let (cpu, _) = trap(x0, esr);
+        assert_eq!((cpu.kvm_calls, cpu.registers[0]), (calls, smccc::NOT_SUPPORTED), "{x0:#x}");
+    }
 }
 
 #[test]

@@ -343,6 +343,8 @@ pub struct VirtualEl2 {
     in_window: bool,
     /// VBAR_EL2, once the host has written it or called SET_VECTORS.
     vectors: Option<u64>,
+    /// VBAR_EL2 as it was at the exception return to EL1: the host's own stub.
+    stub: Option<u64>,
     /// PSTATE.SP.
     sp_el2: bool,
     /// The note about SCTLR_EL2.M was given.
@@ -363,6 +365,7 @@ impl VirtualEl2 {
             borrowed: Borrowed { sctlr_el1: 0, cpacr_el1: 0, mdscr_el1: 0, priority_mask: 0, other_sp: 0 },
             in_window: false,
             vectors: None,
+            stub: None,
             sp_el2: true,
             noted_stage1: false,
             serror: None,
@@ -380,6 +383,12 @@ impl VirtualEl2 {
     #[must_use]
     pub const fn vectors(&self) -> Option<u64> {
         self.vectors
+    }
+
+    /// Vectors that the host has installed by SET_VECTORS and that are not its own stub's.
+    #[must_use]
+    pub fn installed(&self) -> Option<u64> {
+        self.vectors.filter(|_| self.vectors != self.stub)
     }
 
     /// Records vectors that the host has installed by SET_VECTORS, from EL1.
@@ -638,6 +647,7 @@ impl VirtualEl2 {
         cpu.write_el2(features::Register::HcrEl2, hcr);
         // TGE is one of the bits that a TLB may keep, and must be clear in effect before the ERET, which would be illegal.
         cpu.maintain(Maintenance::TlbiAlle1);
+        self.stub = self.vectors;
         self.in_window = false;
     }
 

@@ -18,6 +18,7 @@ use hypervisor::devicetree::{Gicv2, Region};
 use hypervisor::features::{self, Feature, Gic, IdRegisters, Step, hcr};
 use hypervisor::inject::{Entry, PstateFeatures};
 use hypervisor::lifecycle::EntryLevel;
+use hypervisor::options::Kvm;
 use hypervisor::paging::stage1_walk;
 use hypervisor::psci::{Environment, Firmware, HostEntry, Psci};
 use hypervisor::ratelimit::RateLimit;
@@ -50,6 +51,8 @@ pub struct Machine {
     pub entry: EntryLevel,
     /// What becomes of EL2 at a SOFT_RESTART.
     pub policy: Policy,
+    /// What becomes of it when the host has a KVM.
+    pub kvm: Kvm,
     /// Print the counters when the host turns the machine off.
     pub stats: bool,
 }
@@ -227,6 +230,26 @@ pub extern "C" fn serror(_: &mut HostFrame) {
     }
 }
 
+/// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware alone, since
+/// nobody traps the host's SMC any more. It is entered at real EL2, and where the others are there without FEAT_VHE, Linux would stop
+/// at one that goes on with it.
+pub const ARGUMENTS_TO_LEND: &[u8] = b"kvm-arm.mode=nvhe";
+
+/// Lends EL2 of this CPU to the host's KVM, which has called it: the vectors that the host has installed answer the call, now
+/// at real EL2. An HVC leaves ELR_EL2 behind it, and it is executed again.
+///
+/// Linux gives EL2 to KVM by RESET_VECTORS, at which Exeunt leaves too, so that KVM's calls do not come here. This is for a host
+/// that installs its vectors without.
+fn lend(frame: &HostFrame, cpu: &PerCpu, vectors: u64) -> ! {
+    info!("CPU {}: the host's KVM has EL2 now, with its vectors at {vectors:#x}", cpu.index());
+    ELR_EL2.set(ELR_EL2.get().wrapping_sub(4));
+    cpu.life.power_up();
+    let hcr = features::hcr_el2(&registers::identify()) & !(hcr::VM | hcr::TSC | hcr::SWIO);
+    // SAFETY: the vectors are in the host's RAM and aligned, which SET_VECTORS has seen to, and for a CPU without EL2 MMU, since
+    // the host could not know of another.
+    unsafe { leave::to_host(frame, hcr, vectors) }
+}
+
 /// Nothing that the host does brings it here: the routing is HCR_EL2's, and that is Exeunt's.
 fn unexpected(what: &str) {
     this().counters.count(Exit::Interrupt);
@@ -333,6 +356,11 @@ impl Vcpu for Trapped<'_> {
             stub::Answer::ResetVectors => {
                 self.frame.x[0] = SUCCESS;
                 let vectors = cpu.with_virtual_el2(|virtual_el2| virtual_el2.vectors());
+                info!(
+                    "CPU {}: the host has EL2 now, with its vectors at {:#x}",
+                    cpu.index(),
+                    vectors.unwrap_or_default()
+                );
                 cpu.life.power_up();
                 let hcr = features::hcr_el2(&registers::identify()) & !(hcr::VM | hcr::TSC | hcr::SWIO);
                 // SAFETY: vectors of the host's own, which it has installed for this, or the resident stub's.
@@ -348,6 +376,15 @@ impl Vcpu for Trapped<'_> {
                     Policy::Resident => restart(self.frame, entry),
                 }
             }
+        }
+    }
+
+    fn kvm_call(&mut self) {
+        if VIRTUAL_EL2
+            && self.machine.kvm == Kvm::Lend
+            && let Some(vectors) = self.cpu.with_virtual_el2(|virtual_el2| virtual_el2.installed())
+        {
+            lend(self.frame, self.cpu, vectors)
         }
     }
 
@@ -438,7 +475,7 @@ impl Firmware for Below {
 impl Machine {
     /// KVM shall find that stage 2 has no granule, and leave EL2 alone. Only a host that believes in its EL2 would look.
     fn hides_stage2_granules(&self) -> bool {
-        VIRTUAL_EL2 && self.entry == EntryLevel::VirtualEl2
+        VIRTUAL_EL2 && self.entry == EntryLevel::VirtualEl2 && self.kvm == Kvm::Hide
     }
 
     /// What virtual EL2 is on a CPU with these ID registers.

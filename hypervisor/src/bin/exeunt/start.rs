@@ -13,7 +13,7 @@ use hypervisor::devicetree::{self, Conduit, Edits, Platform, Region};
 use hypervisor::features::Gic;
 use hypervisor::image::{self, Image};
 use hypervisor::lifecycle::EntryLevel;
-use hypervisor::options::Options;
+use hypervisor::options::{Kvm, Options};
 use hypervisor::psci::HostEntry;
 use log::{LevelFilter, debug, info, warn};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
@@ -131,7 +131,9 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     }
     let kernel = find_kernel(platform, region);
     let machine = prepare(platform, &options);
-    let edits = Edits::new(platform, memory::reservation());
+    let lends = options.entry == EntryLevel::VirtualEl2 && options.kvm == Kvm::Lend;
+    let arguments: &[u8] = if lends { host::ARGUMENTS_TO_LEND } else { b"" };
+    let edits = Edits { arguments, ..Edits::new(platform, memory::reservation()) };
     let used = devicetree::edit(tree, platform, &edits).unwrap_or_else(|error| cannot_start(error));
     // The host reads the tree with its MMU off at first.
     memory::clean(Region { start: region.start, end: region.start + used as u64 });
@@ -264,6 +266,7 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
         cpus,
         entry: options.entry,
         policy: options.restart,
+        kvm: options.kvm,
         stats: options.stats,
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The same changes on the data structure, written without a look at how [`edit`] does them.
-fn expected(tree: &Tree, exeunt: Region, hide_its: bool) -> Tree {
+fn expected(tree: &Tree, exeunt: Region, hide_its: bool, arguments: &'static [u8]) -> Tree {
     let mut tree = tree.clone();
     tree.strings.clear();
     let number = |value: Option<&[u8]>| value.unwrap().iter().fold(0u64, |number, &byte| number << 8 | u64::from(byte));
@@ -43,8 +43,19 @@ fn expected(tree: &Tree, exeunt: Region, hide_its: bool) -> Tree {
     chosen
         .properties
         .retain(|(name, _)| !matches!(name.as_str(), "bootargs" | "linux,initrd-start" | "linux,initrd-end"));
-    if let Some(bootargs) = kernel.as_ref().and_then(|kernel| kernel.property("bootargs")) {
-        chosen.properties.push(("bootargs".to_owned(), bootargs.to_vec()));
+    let mut added = arguments.to_vec();
+    match kernel.as_ref().and_then(|kernel| kernel.property("bootargs")) {
+        Some(bootargs) => {
+            while !added.is_empty() && (added.len() == arguments.len() || !added.len().is_multiple_of(4)) {
+                added.push(b' ');
+            }
+            chosen.properties.push(("bootargs".to_owned(), [&added, bootargs].concat()));
+        }
+        None if added.is_empty() => {}
+        None => {
+            added.resize((added.len() + 4) / 4 * 4, 0);
+            chosen.properties.push(("bootargs".to_owned(), added));
+        }
     }
     if let Some(ramdisk) = ramdisk {
         let (start, size) = ramdisk.property("reg").unwrap().split_at(4 * chosen_cells[0].unwrap_or(address_cells));
@@ -76,20 +87,21 @@ fn expected(tree: &Tree, exeunt: Region, hide_its: bool) -> Tree {
 
 /// Edits `blob` and checks that the result is what it should be, for the eyes of other libraries.
 fn check_edit(blob: &Blob, hide_its: bool) -> Blob {
-    check_edit_of(blob, hide_its, false)
+    check_edit_of(blob, hide_its, b"", false)
 }
 
 /// The same for a tree that may have FDT_NOPs already.
-fn check_edit_of(blob: &Blob, hide_its: bool, has_nops: bool) -> Blob {
+fn check_edit_of(blob: &Blob, hide_its: bool, arguments: &'static [u8], has_nops: bool) -> Blob {
     let before = Tree::read(blob);
     let platform = scanned(blob);
     let mut edited = blob.clone();
-    let used = edit(&mut edited, &platform, &Edits { hide_its, ..Edits::new(&platform, EXEUNT) }).unwrap();
+    let edits = Edits { hide_its, arguments, ..Edits::new(&platform, EXEUNT) };
+    let used = edit(&mut edited, &platform, &edits).unwrap();
     assert_eq!(total_size(&edited), total_size(blob));
     let untouched = used.max(platform.layout.used as usize);
     assert!(edited[untouched..] == blob[untouched..]);
     let after = Tree::read(&edited);
-    let expected = expected(&before, EXEUNT, hide_its);
+    let expected = expected(&before, EXEUNT, hide_its, arguments);
     assert!(after == expected, "{}\nbut should be\n{}", after.text(), expected.text());
 
     // The fdt crate stops at some FDT_NOPs, and the edit moves them. Where there was none, there is none for it now.
@@ -108,7 +120,9 @@ fn check_edit_of(blob: &Blob, hide_its: bool, has_nops: bool) -> Blob {
     assert_eq!((again.kernel, again.ramdisk), (None, None));
     assert_eq!(again.loader_initrd, platform.ramdisk.is_some());
     let bootargs = platform.kernel.and_then(|kernel| kernel.bootargs(blob)).unwrap_or_default();
-    assert_eq!(again.options(&edited), bootargs);
+    let said = again.options(&edited).strip_prefix(arguments).unwrap();
+    assert!(arguments.is_empty() || said.is_empty() || said[0] == b' ');
+    assert_eq!(if arguments.is_empty() { said } else { said.trim_ascii_start() }, bootargs.trim_ascii_start());
     assert!(!hide_its || again.layout.its.is_empty());
     edited
 }
@@ -157,6 +171,22 @@ fn the_host_of_make_run_sees_this() {
 }
 
 #[test]
+fn arguments_stand_in_front_of_the_hosts_own() {
+    let tree = qemu("virt-gicv3-4cpu");
+    let edited = |tree: &Tree| {
+        let edited = check_edit_of(&tree.blob(0x1000), true, b"kvm-arm.mode=nvhe", false);
+        scanned(&edited).options(&edited).to_vec()
+    };
+    assert_eq!(edited(&tree), b"kvm-arm.mode=nvhe   console=ttyAMA0");
+    let mut without = tree.clone();
+    let chosen = without.root.child_mut("chosen").unwrap();
+    for child in &mut chosen.children {
+        child.properties.retain(|(name, _)| name != "bootargs");
+    }
+    assert_eq!(edited(&without), b"kvm-arm.mode=nvhe");
+}
+
+#[test]
 fn a_tree_that_is_already_partly_right_is_completed() {
     let tree = Tree::parse(SMALL);
     check_edit(&tree.blob(4096), true);
@@ -196,7 +226,7 @@ fn without_room_the_tree_stays_as_it_is() {
             let before = buffer.clone();
             match edit(&mut buffer, &platform, &edits) {
                 Ok(used) => {
-                    assert!(Tree::read(&buffer) == expected(&tree, EXEUNT, true), "{name}");
+                    assert!(Tree::read(&buffer) == expected(&tree, EXEUNT, true, b""), "{name}");
                     break used;
                 }
                 Err(TreeError::NoRoom { needed, available }) => {
@@ -402,16 +432,21 @@ proptest! {
     /// On any tree the edit does what the same changes to the data structure do, whatever stands where, whether there is room to
     /// spare or none.
     #[test]
-    fn edits_do_what_they_should(tree in any_tree(), nops in 0usize..3, hide_its: bool) {
+    fn edits_do_what_they_should(
+        tree in any_tree(),
+        nops in 0usize..3,
+        hide_its: bool,
+        arguments in proptest::sample::select(vec![b"".as_slice(), b"x", b"abc", b"kvm-arm.mode=nvhe"]),
+    ) {
         let blob = tree.blob_with_nops(0, nops);
         let more = blob.len() + 1024;
         let mut roomy = blob.resized(more);
         roomy[4..8].copy_from_slice(&(more as u32).to_be_bytes());
-        let edited = check_edit_of(&roomy, hide_its, nops > 0);
+        let edited = check_edit_of(&roomy, hide_its, arguments, nops > 0);
         prop_assert_eq!(total_size(&edited), Ok(roomy.len()));
 
         let platform = scanned(&blob);
-        let edits = Edits { hide_its, ..Edits::new(&platform, EXEUNT) };
+        let edits = Edits { hide_its, arguments, ..Edits::new(&platform, EXEUNT) };
         let mut tight = blob.clone();
         match edit(&mut tight, &platform, &edits) {
             Ok(used) => {

@@ -403,6 +403,20 @@ fn id_registers_trap_for_a_while_after_each_window() {
     }
 }
 
+/// What KVM installs is told from what the kernel came with.
+#[test]
+fn installed_vectors_are_not_the_stubs() {
+    let mut host = Host::new(Model::cortex_a57());
+    assert_eq!(host.el2.installed(), None);
+    boot(&mut host, Kernel::V6_12);
+    let stub = host.el2.vectors().expect("the kernel has written VBAR_EL2");
+    assert_eq!(host.el2.installed(), None);
+    host.el2.set_vectors(0x4567_8000);
+    assert_eq!(host.el2.installed(), Some(0x4567_8000));
+    host.el2.set_vectors(stub);
+    assert_eq!(host.el2.installed(), None);
+}
+
 /// `cpu_resume` and CPU_ON come through the same door: a second window knows nothing of the first.
 #[test]
 fn a_second_entry_begins_anew() {
