@@ -4,11 +4,13 @@
 //! Options on the command line: `rounds=N` calls on the boot CPU, then as many on all CPUs together; `seed=N` repeats a run;
 //! `bare` is for bare QEMU at EL1, where its own PSCI answers HVC and nothing answers SMC: a check of this guest, not of Exeunt.
 //!
-//! Calls that switch a CPU or the machine off or start a CPU are left out; `psci.rs` makes them by name.
+//! Calls that switch a CPU or the machine off or start a CPU are left out; `psci.rs` makes them by name. So are the stub calls and
+//! Exeunt's own; `conformance` makes those.
 
 use core::cell::UnsafeCell;
 
-use guest_abi::stub::STUB_ERR;
+use guest_abi::stub::{STUB_CALLS_END, STUB_ERR};
+use guest_abi::vendor;
 
 use crate::code::{Code, END};
 use crate::cpu::{Context, DAIF, EC_UNKNOWN, EL0T, EL1H, EL1T, ESR_IL, NZCV};
@@ -119,6 +121,10 @@ fn is_bare() -> bool {
 }
 
 fn left_out(x0: u64) -> bool {
+    let own = vendor::CALLS.contains(&function_id(x0));
+    if !is_bare() && (x0 < STUB_CALLS_END || own) {
+        return true;
+    }
     is_bare() && QEMU_PSCI_0_1.contains(&(x0 as u32))
         || psci_number(x0).is_some_and(|number| PSCI_WITH_EFFECT.contains(&number))
 }

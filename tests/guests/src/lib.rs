@@ -24,6 +24,7 @@ mod runtime {
     pub mod cpu;
     pub mod firmware;
     pub mod gic;
+    pub mod level;
     pub mod machine;
     pub mod paging;
     pub mod random;
@@ -51,6 +52,16 @@ pub mod sysregs;
 #[macro_export]
 macro_rules! guest {
     ($module:ident) => {
+        $crate::guest!($module, false);
+    };
+    ($module:ident, stays_at_el2) => {
+        $crate::guest!($module, true);
+    };
+    ($module:ident, $stays_at_el2:literal) => {
+        #[cfg(target_os = "none")]
+        #[unsafe(no_mangle)]
+        static GUEST_STAYS_AT_EL2: bool = $stays_at_el2;
+
         #[cfg(target_os = "none")]
         #[unsafe(no_mangle)]
         extern "Rust" fn guest_main(start: &$crate::start::Start) {

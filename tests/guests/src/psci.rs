@@ -18,6 +18,7 @@ use crate::firmware::{
     SYSTEM_RESET2, SYSTEM_SUSPEND, call_by, conduit, psci, psci_by,
 };
 use crate::gic;
+use crate::level;
 use crate::machine::machine;
 use crate::random::Random;
 use crate::smp::{self, wait_for};
@@ -83,7 +84,7 @@ unsafe extern "C" fn rival_entry() -> ! {
     naked_asm!("mov x11, #2", "b {common}", common = sym arrive)
 }
 
-/// x9: [`ARRIVAL`], x10: scratch, x11: which entry it was.
+/// x9: [`ARRIVAL`], x10: scratch, x11: which entry it was, x12: the level.
 #[unsafe(naked)]
 unsafe extern "C" fn arrive() -> ! {
     naked_asm!(
@@ -93,6 +94,7 @@ unsafe extern "C" fn arrive() -> ! {
         "str x11, [x9, #{ENTRY}]",
         "mrs x10, CurrentEL",
         "str x10, [x9, #{CURRENT_EL}]",
+        "mov x12, x10",
         "mrs x10, daif",
         "str x10, [x9, #{DAIF}]",
         "mrs x10, SPSel",
@@ -103,6 +105,11 @@ unsafe extern "C" fn arrive() -> ! {
         "str x10, [x9, #{MPIDR}]",
         "mrs x10, midr_el1",
         "str x10, [x9, #{MIDR}]",
+        "cmp x12, #{EL2}",
+        "b.ne 5f",
+        "mov x0, xzr",
+        "bl {drop_to_el1}",
+        "5:",
         "ldr x10, [x9, #{COUNT}]",
         "add x10, x10, #1",
         "dmb sy",
@@ -121,6 +128,8 @@ unsafe extern "C" fn arrive() -> ! {
         "3: orr x0, x0, #0x8000000000000000",
         "str x0, [x9, #{RETURNED}]",
         "4: b 4b",
+        EL2 = const 2 << 2,
+        drop_to_el1 = sym level::drop_to_el1,
         ARRIVAL = sym ARRIVAL,
         X0 = const offset_of!(Arrival, x0),
         ENTRY = const offset_of!(Arrival, entry),
@@ -160,7 +169,7 @@ fn check_arrival(count: u64, entry: u64, context: u64) {
     for (name, seen, mask, wanted) in [
         ("x0", &ARRIVAL.x0, u64::MAX, context),
         ("entry", &ARRIVAL.entry, u64::MAX, entry),
-        ("CurrentEL", &ARRIVAL.current_el, 0xc, 1 << 2),
+        ("CurrentEL", &ARRIVAL.current_el, 0xc, level::entry_level() << 2),
         ("DAIF", &ARRIVAL.daif, cpu::DAIF, cpu::DAIF),
         ("SPSel", &ARRIVAL.spsel, 1, 1),
         // SCTLR_EL1.M, C, WXN, E0E, EE: MMU off, little-endian.

@@ -2,4 +2,4 @@
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-guests::guest!(shim);
+guests::guest!(shim, stays_at_el2);

@@ -1,13 +1,13 @@
 //! From the Image's entry to the test: relocation, BSS, stack, console, device tree, stage 1.
 //!
-//! Owns the entry points of the boot CPU and of secondary CPUs. A guest that is entered at EL2 (only [`crate::shim`] wants that)
-//! gets neither vectors nor stage 1.
+//! Owns the entry points of the boot CPU and of secondary CPUs. A CPU that is entered at EL2 goes to EL1 ([`crate::level`]), except
+//! in a guest that wants to stay (only [`crate::shim`] does), which gets neither vectors nor stage 1.
 
 use core::arch::{global_asm, naked_asm};
 use core::panic::PanicInfo;
 
 use crate::registers::current_el;
-use crate::{cpu, machine, paging};
+use crate::{cpu, level, machine, paging};
 
 /// How the guest was entered.
 pub struct Start {
@@ -23,6 +23,8 @@ pub struct Start {
     pub daif: u64,
     /// SPSel at entry.
     pub spsel: u64,
+    /// The Exception level at entry.
+    pub level: u64,
 }
 
 unsafe extern "C" {
@@ -31,6 +33,7 @@ unsafe extern "C" {
 
 unsafe extern "Rust" {
     fn guest_main(start: &Start);
+    static GUEST_STAYS_AT_EL2: bool;
 }
 
 /// Where the image was loaded.
@@ -100,8 +103,12 @@ extern "C" fn boot(tree: u64, counter: u64, x1: u64, x2: u64, x3: u64) -> ! {
         sctlr: read_register!("sctlr_el1"),
         daif: read_register!("daif"),
         spsel: read_register!("SPSel"),
+        level: current_el(),
     };
-    if current_el() == 1 {
+    level::note_entry_level(start.level);
+    // SAFETY: the `guest!` macro of the binary defines it.
+    if start.level == 1 || unsafe { !GUEST_STAYS_AT_EL2 } {
+        level::go_to_el1(0);
         cpu::prepare(0).adopt();
         machine::read(tree);
         paging::build();
@@ -130,6 +137,7 @@ pub unsafe extern "C" fn secondary_entry() -> ! {
 }
 
 extern "C" fn secondary(cpu: &'static cpu::Cpu) -> ! {
+    level::go_to_el1(cpu.index());
     cpu.adopt();
     paging::enable();
     crate::smp::work(cpu.index())
