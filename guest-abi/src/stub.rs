@@ -23,7 +23,7 @@ pub const SET_VECTORS: u64 = 0;
 /// - Out: does not return. The payload finds x0 to x2, x3 as the caller had it, x4 = the entry, D, A, I and F masked, EL2's MMU
 ///   off.
 /// - `Stub`, `Leaving`: at real EL2. `Live`: by policy ([`crate::vendor::RESTART_POLICY`]), at real EL2 without Exeunt or under it.
-/// - Errors: an entry that cannot be one: [`STUB_ERR`], nothing else changed. A caller must be prepared for that: Linux's own
+/// - Errors, in `Live`: an entry that cannot be one: [`STUB_ERR`], nothing else changed. A stub enters whatever it is told to. A caller must be prepared for that: Linux's own
 ///   branch to the entry at EL1 then, and need x1 to x4 for it (`arch/arm64/kernel/cpu-reset.S`, `relocate_kernel.S`).
 pub const SOFT_RESTART: u64 = 1;
 

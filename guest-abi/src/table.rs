@@ -165,13 +165,16 @@ pub const CALLS: &[CallDoc] = &[
         ],
         clobbers: NO_CLOBBERS,
         answers: [
-            "enters x1 at EL2",
+            "enters x1 at EL2, unchecked",
             "policy `leave`: Exeunt goes from this CPU, and x1 is entered at EL2. Policy `resident`: x1 is entered at EL1 under Exeunt",
             "policy `leave`: Exeunt goes from this CPU, and x1 is entered at EL2. Policy `resident`: x1 is entered at virtual EL2",
             "as in `Stub`",
             "enters x1 at EL2, unchecked",
         ],
-        errors: &[(STUB_ERR, "x1 misaligned or not in the host's RAM. Only x0 has changed, and the call returns")],
+        errors: &[(
+            STUB_ERR,
+            "`Live`: x1 misaligned or not in the host's RAM. Only x0 has changed, and the call returns",
+        )],
         source: HYP_ABI,
     },
     CallDoc {

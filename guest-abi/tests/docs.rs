@@ -24,7 +24,8 @@ one that was not. Exeunt's own calls are written down here, with their types in 
 NOT_SUPPORTED.
 
 A call may be made at any moment, with the MMU on or off, interrupts masked or not, from EL1t or EL1h; no stack is used. All registers
-that a call does not name stay as they were: x0 to x30, SP, SIMD, and the system registers of EL1.
+that a call does not name stay as they were: x0 to x30, SP, SIMD, and the system registers of EL1. With another immediate than 0 the
+stub calls are answered all the same, as by Linux's stub, and fast calls are NOT_SUPPORTED while Exeunt is live.
 ";
 
 /// A line of a table.

@@ -20,6 +20,7 @@ use crate::paging::SCTLR_OFF;
 use crate::random::Random;
 use crate::smp;
 use crate::start::Start;
+use crate::unchanged;
 
 /// Calls that the boot CPU makes unless the command line says otherwise.
 const ROUNDS: u64 = 100_000;
@@ -50,61 +51,6 @@ const QEMU_PSCI_0_1: core::ops::Range<u32> = 0x95c1_ba5e..0x95c1_ba62;
 const PSCI_WITH_EFFECT: [u32; 10] = [0x01, 0x02, 0x03, 0x08, 0x09, 0x0b, 0x0c, 0x0e, 0x12, 0x15];
 
 static CODE: [Code<{ 2 * SLOTS }>; CPUS] = [const { Code::new() }; CPUS];
-
-/// A system register that a call must leave alone.
-struct Register {
-    name: &'static str,
-    read: fn() -> u64,
-}
-
-macro_rules! registers {
-    ($($name:literal),+ $(,)?) => { [$(Register { name: $name, read: || read_register!($name) }),+] };
-}
-
-static REGISTERS: [Register; 27] = registers![
-    "sctlr_el1",
-    "actlr_el1",
-    "cpacr_el1",
-    "ttbr0_el1",
-    "ttbr1_el1",
-    "tcr_el1",
-    "mair_el1",
-    "amair_el1",
-    "afsr0_el1",
-    "afsr1_el1",
-    "vbar_el1",
-    "contextidr_el1",
-    "tpidr_el0",
-    "tpidr_el1",
-    "par_el1",
-    "csselr_el1",
-    "cntkctl_el1",
-    "cntv_cval_el0",
-    "cntv_ctl_el0",
-    "cntp_cval_el0",
-    "cntp_ctl_el0",
-    "mdscr_el1",
-    "pmuserenr_el0",
-    "pmcr_el0",
-    "mpidr_el1",
-    "midr_el1",
-    "id_aa64pfr0_el1",
-];
-
-/// Gives those registers that nothing here depends on values that a mistake would change.
-fn scatter_registers(random: &mut Random) {
-    write_register!("contextidr_el1", random.next() & 0xffff_ffff);
-    write_register!("tpidr_el0", random.next());
-    write_register!("cntv_cval_el0", random.next());
-    write_register!("cntp_cval_el0", random.next());
-    // PAR_EL1 after a walk of an address that is mapped.
-    // SAFETY: an address translation has no effect but PAR_EL1.
-    unsafe { core::arch::asm!("at s1e1r, {}", "isb", in(reg) &raw const REGISTERS, options(nostack)) };
-}
-
-fn read_registers() -> [u64; REGISTERS.len()] {
-    core::array::from_fn(|index| (REGISTERS[index].read)())
-}
 
 /// A function identifier without the bit that only tells firmware what it need not save.
 const fn function_id(x0: u64) -> u32 {
@@ -268,17 +214,17 @@ fn storm(index: usize) {
     // SAFETY: see `Plan`.
     let (rounds, seed) = unsafe { *PLAN.0.get() };
     let mut random = Random::new(seed + index as u64);
-    scatter_registers(&mut random);
-    let mut registers = read_registers();
+    unchanged::scatter(&mut random);
+    let mut registers = unchanged::read();
     for round in 0..rounds {
         if round % REFRESH == 0 {
             refresh(&mut random);
         }
         call(&mut random);
         if round % BLOCK == BLOCK - 1 {
-            let now = read_registers();
-            let changed = (0..REGISTERS.len()).find(|&number| now[number] != registers[number]);
-            check!(changed.is_none(), "{} changed", changed.map_or("", |number| REGISTERS[number].name));
+            let now = unchanged::read();
+            let changed = unchanged::difference(&registers, &now);
+            check!(changed.is_none(), "{} changed", changed.unwrap_or(""));
             registers = now;
         }
     }

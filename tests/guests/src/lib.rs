@@ -2,7 +2,7 @@
 //!
 //! The runtime brings a CPU from an arm64 Image's entry to Rust: relocation, stacks, a console, a stage 1 that maps memory to
 //! itself, secondary CPUs, and [`cpu::Context::enter`], which runs a few instructions in any state and reports how they ended.
-//! The tests themselves are [`aborts`], [`calls`], [`psci`], [`sysregs`], [`rounds`] and [`shim`]; each binary runs one.
+//! The tests themselves are [`aborts`], [`calls`], [`conformance`], [`psci`], [`sysregs`], [`rounds`] and [`shim`]; each binary runs one.
 //! Nothing here is linked into Exeunt, and nothing here knows how Exeunt works inside: expectations come from the Arm ARM, from
 //! the SMC Calling Convention (DEN0028) and from PSCI (DEN0022).
 //!
@@ -30,6 +30,7 @@ mod runtime {
     pub mod random;
     pub mod smp;
     pub mod start;
+    pub mod unchanged;
 }
 
 #[cfg(target_os = "none")]
@@ -39,6 +40,8 @@ pub use runtime::*;
 pub mod aborts;
 #[cfg(target_os = "none")]
 pub mod calls;
+#[cfg(target_os = "none")]
+pub mod conformance;
 #[cfg(target_os = "none")]
 pub mod psci;
 #[cfg(target_os = "none")]

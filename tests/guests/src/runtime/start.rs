@@ -1,7 +1,8 @@
 //! From the Image's entry to the test: relocation, BSS, stack, console, device tree, stage 1.
 //!
 //! Owns the entry points of the boot CPU and of secondary CPUs. A CPU that is entered at EL2 goes to EL1 ([`crate::level`]), except
-//! in a guest that wants to stay (only [`crate::shim`] does), which gets neither vectors nor stage 1.
+//! in a guest that wants to stay ([`crate::shim`], and for a while [`crate::conformance`]), which gets neither vectors nor stage 1
+//! before [`settle`].
 
 use core::arch::{global_asm, naked_asm};
 use core::panic::PanicInfo;
@@ -109,14 +110,22 @@ extern "C" fn boot(tree: u64, counter: u64, x1: u64, x2: u64, x3: u64) -> ! {
     // SAFETY: the `guest!` macro of the binary defines it.
     if start.level == 1 || unsafe { !GUEST_STAYS_AT_EL2 } {
         level::go_to_el1(0);
+        // Vectors first: they tell what goes wrong while the tree is read.
         cpu::prepare(0).adopt();
         machine::read(tree);
-        paging::build();
-        paging::enable();
+        settle();
     }
     // SAFETY: the `guest!` macro of the binary defines it.
     unsafe { guest_main(&start) };
     crate::report::finish("guest")
+}
+
+/// Brings the boot CPU to EL1 if it is not there, with vectors and stage 1. The device tree has been read.
+pub fn settle() {
+    level::go_to_el1(0);
+    cpu::prepare(0).adopt();
+    paging::build();
+    paging::enable();
 }
 
 /// Where a secondary CPU comes in.

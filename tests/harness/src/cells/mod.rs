@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod boot;
+mod conformance;
 mod exits;
 mod failures;
 mod guests;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Cell> {
         people::cells(),
         uboot::cells(),
         virtual_el2::cells(),
+        conformance::cells(),
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,88 @@
+//! The ABI of EL2, call by call and state by state: the guest `conformance`, which has checked everything itself and prints what.
+
+use crate::cell::{Cell, Context, Outcome};
+use crate::{ensure, images, qemu};
+
+/// A way through the states: Exeunt's options, the guest's, and the states that it must have been in, as the table names them.
+#[derive(Clone, Copy)]
+struct Way {
+    name: &'static str,
+    exeunt: &'static str,
+    guest: &'static str,
+    states: &'static [&'static str],
+}
+
+const WAYS: [Way; 7] = [
+    Way { name: "el1-reset", exeunt: "entry=el1", guest: "way=reset", states: &["live-el1", "stub", "gone"] },
+    Way { name: "el1-restart", exeunt: "entry=el1", guest: "way=restart", states: &["live-el1", "stub", "gone"] },
+    Way {
+        name: "el1-resident",
+        exeunt: "entry=el1 restart=resident",
+        guest: "restart=resident",
+        states: &["live-el1"],
+    },
+    Way { name: "el2-reset", exeunt: "entry=el2", guest: "way=reset", states: &["live-el2", "stub", "gone"] },
+    Way {
+        name: "el2-vectors-reset",
+        exeunt: "entry=el2",
+        guest: "vectors way=reset",
+        states: &["virtual-el2", "live-el2", "gone"],
+    },
+    Way {
+        name: "el2-restart",
+        exeunt: "entry=el2",
+        guest: "vectors way=restart",
+        states: &["virtual-el2", "live-el2", "stub", "gone"],
+    },
+    Way {
+        name: "el2-resident",
+        exeunt: "entry=el2 restart=resident",
+        guest: "vectors restart=resident",
+        states: &["virtual-el2", "live-el2"],
+    },
+];
+
+fn conformance(context: &Context, way: Way, model: &str, gic: u32, quick: bool) -> Outcome {
+    let qemu = qemu::usual()?;
+    qemu.needs(model)?;
+    let arguments = format!("{}{}", way.guest, if quick { " quick" } else { "" });
+    let machine = context.machine().guest(&images::guest("conformance")?, &arguments);
+    let machine = machine.with("CPU", qemu.cpu(model)).with("GIC", gic).with("EXEUNT", way.exeunt);
+    let ran = machine.with("FEATURES", "virtual-el2").run()?.ended_with(0)?.says("checks, 0 failed")?;
+    // The table's columns, and that something was called in each state that this way leads to.
+    let table: Vec<Vec<&str>> = ran
+        .console
+        .lines()
+        .skip_while(|line| !(line.starts_with("conformance: ") && line.contains(" live-el1 ")))
+        .map(|line| line.split_whitespace().skip(1).collect())
+        .collect();
+    let (head, rows) = table.split_first().ok_or("there is no table")?;
+    for state in way.states {
+        let column = head.iter().position(|name| name == state).ok_or_else(|| format!("no column {state}"))?;
+        // A row's name may have several words, so columns count from the end.
+        let from_end = head.len() - column;
+        let count = |row: &Vec<&str>| row.iter().rev().nth(from_end - 1).and_then(|text| text.parse::<u32>().ok());
+        let called = rows.iter().filter_map(count).filter(|&count| count > 0).count();
+        ensure!(called >= 8, "{called} kinds of calls in the state {state}");
+    }
+    ensure!(!ran.console.contains("WRONG"), "the guest says WRONG");
+    Ok(())
+}
+
+pub(super) fn cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for way in WAYS {
+        for (model, gic) in [("cortex-a57", 3), ("max", 3), ("cortex-a72", 2), ("neoverse-n2", 3), ("max", 2)] {
+            let name = format!("conformance/{}-{model}-gic{gic}", way.name);
+            let quick = match way.name {
+                "el1-reset" | "el2-vectors-reset" => (model, gic) == ("max", 3),
+                "el2-reset" => (model, gic) == ("cortex-a72", 2),
+                "el1-resident" => false,
+                _ => (model, gic) == ("cortex-a57", 3),
+            };
+            let cell = Cell::new(name, move |context| conformance(context, way, model, gic, quick));
+            cells.push(cell.slow(!quick));
+        }
+    }
+    cells
+}
