@@ -15,6 +15,8 @@ mod entry;
 #[cfg(target_os = "none")]
 mod header;
 #[cfg(target_os = "none")]
+mod memset;
+#[cfg(target_os = "none")]
 pub mod stub;
 
 #[cfg(target_os = "none")]

@@ -40,11 +40,13 @@ struct Table {
 
 impl Table {
     /// Index of the descriptor for `input`, which lies within the table. The root may have more than 512.
+    #[inline]
     fn index(&self, input: u64) -> usize {
         ((input - self.base) >> entry_shift(self.level)) as usize
     }
 
     /// The table that `descriptor`, found in this one for `input`, points to.
+    #[inline]
     fn child(&self, descriptor: u64, input: u64) -> Self {
         Self { address: descriptor & ADDRESS, level: self.level + 1, base: entry_base(self.level, input) }
     }
@@ -102,6 +104,7 @@ impl Change {
     /// The descriptor that stands for the whole entry of `input` after the change, and what to add for the next entry.
     ///
     /// Where the change could not be made with one descriptor of this level, it is one that no table holds.
+    #[inline]
     fn descriptor(&self, level: u8, input: u64) -> (u64, u64) {
         match self.target {
             Some(target) => (leaf(level, input.wrapping_add(target.offset), target.attributes), entry_size(level)),
@@ -206,24 +209,41 @@ fn fill<M: TableMemory>(memory: &mut M, table: u64, indices: Range<usize>, (firs
     let mut descriptor = first;
     let mut index = indices.start;
     while indices.end.saturating_sub(index) >= GROUP {
-        descriptor = write_group::<M, GROUP>(memory, table, index, descriptor, step);
+        descriptor = write_group(memory, table, index, descriptor, step);
         index = index.wrapping_add(GROUP);
     }
     while index < indices.end {
-        descriptor = write_group::<M, 1>(memory, table, index, descriptor, step);
+        memory.write(table, index, descriptor);
+        descriptor = descriptor.wrapping_add(step);
         index = index.wrapping_add(1);
     }
 }
 
-/// Writes `N` descriptors and returns the one that comes next.
+/// Writes [`GROUP`] descriptors and returns the one that comes next.
 #[inline]
-fn write_group<M: TableMemory, const N: usize>(memory: &mut M, table: u64, index: usize, first: u64, step: u64) -> u64 {
+fn write_group<M: TableMemory>(memory: &mut M, table: u64, index: usize, first: u64, step: u64) -> u64 {
     let mut descriptor = first;
-    for place in 0..N {
+    let mut write = |place: usize| {
         memory.write(table, index.wrapping_add(place), descriptor);
         descriptor = descriptor.wrapping_add(step);
-    }
+    };
+    // One by one: a compiler that is asked for small code leaves a loop a loop.
+    write(0);
+    write(1);
+    write(2);
+    write(3);
+    write(4);
+    write(5);
+    write(6);
+    write(7);
     descriptor
+}
+
+/// All bits that are set in any of [`GROUP`] descriptors.
+#[inline]
+fn read_group<M: TableMemory>(memory: &M, table: u64, index: usize) -> u64 {
+    let read = |place: usize| memory.read(table, index.wrapping_add(place));
+    read(0) | read(1) | read(2) | read(3) | read(4) | read(5) | read(6) | read(7)
 }
 
 impl Tables {
@@ -288,7 +308,26 @@ impl Tables {
         Table { address: self.root, level: self.start_level, base: 0 }
     }
 
+    /// The lowest table that is there and that holds all of the change, with what is around it. Most changes at start are a page or
+    /// two, and go down here once instead of twice.
+    fn lowest_around<M: TableMemory>(&self, memory: &M, change: &Change) -> Table {
+        let mut table = self.root_table();
+        loop {
+            let inside = entry_size(table.level) - 1;
+            let whole = change.first & inside == 0 && change.last & inside == inside;
+            if whole || (change.first ^ change.last) & !inside != 0 {
+                return table;
+            }
+            let descriptor = memory.read(table.address, table.index(change.first));
+            if !is_table(table.level, descriptor) {
+                return table;
+            }
+            table = table.child(descriptor, change.first);
+        }
+    }
+
     /// Checks a range of input addresses and returns its length.
+    #[inline]
     fn check(&self, range: &Range<u64>) -> Result<u64, Error> {
         check_aligned(range.start)?;
         check_aligned(range.end)?;
@@ -299,11 +338,12 @@ impl Tables {
         Ok(length)
     }
 
+    #[inline]
     fn apply<M: TableMemory>(&mut self, memory: &mut M, change: &Change) -> Result<(), Error> {
-        let root = self.root_table();
-        let missing = missing_tables(memory, root, change, change.first, change.last);
+        let table = self.lowest_around(memory, change);
+        let missing = missing_tables(memory, table, change, change.first, change.last);
         let mut spares = Spares::reserve(memory, missing, self.output_bits)?;
-        update(memory, &mut spares, root, change, change.first, change.last);
+        update(memory, &mut spares, table, change, change.first, change.last);
         debug_assert_eq!(spares.count, 0, "tables were counted wrongly");
         Ok(())
     }
@@ -364,36 +404,23 @@ fn update<M: TableMemory>(memory: &mut M, spares: &mut Spares, table: Table, cha
 /// Overwrites descriptors of a linked table, and frees the tables that hung below them.
 #[inline]
 fn overwrite<M: TableMemory>(memory: &mut M, table: Table, indices: Range<usize>, (first, step): (u64, u64)) {
+    let table_bit = table_bit(table.level);
     let mut descriptor = first;
     let mut index = indices.start;
-    while indices.end.saturating_sub(index) >= GROUP {
-        descriptor = overwrite_group::<M, GROUP>(memory, table, index, descriptor, step);
-        index = index.wrapping_add(GROUP);
-    }
     while index < indices.end {
-        descriptor = overwrite_group::<M, 1>(memory, table, index, descriptor, step);
-        index = index.wrapping_add(1);
-    }
-}
-
-/// Overwrites `N` descriptors of a linked table and returns the one that comes next.
-#[inline]
-fn overwrite_group<M: TableMemory, const N: usize>(
-    memory: &mut M,
-    table: Table,
-    index: usize,
-    first: u64,
-    step: u64,
-) -> u64 {
-    let old: [u64; N] = core::array::from_fn(|place| memory.read(table.address, index.wrapping_add(place)));
-    let next = write_group::<M, N>(memory, table.address, index, first, step);
-    let table_bit = table_bit(table.level);
-    if old.iter().fold(0, |all, old| all | old) & table_bit != 0 {
-        for old in old.iter().filter(|&old| old & table_bit != 0) {
-            free_tree(memory, table.level + 1, old & ADDRESS);
+        if indices.end.wrapping_sub(index) >= GROUP && read_group(memory, table.address, index) & table_bit == 0 {
+            descriptor = write_group(memory, table.address, index, descriptor, step);
+            index = index.wrapping_add(GROUP);
+        } else {
+            let old = memory.read(table.address, index);
+            memory.write(table.address, index, descriptor);
+            if old & table_bit != 0 {
+                free_tree(memory, table.level + 1, old & ADDRESS);
+            }
+            descriptor = descriptor.wrapping_add(step);
+            index = index.wrapping_add(1);
         }
     }
-    next
 }
 
 /// Makes a new table at `level` for the entry that `first..=last` is a part of: what `old`, the entry's block or invalid

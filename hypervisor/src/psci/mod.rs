@@ -41,8 +41,8 @@ use arm_psci::{ErrorCode, FunctionId, Mpidr, PsciFeature};
 
 pub use cpus::{ClaimError, HostEntry, PowerState};
 
-/// The most CPUs that the tables have room for.
-pub const MAX_CPUS: usize = 512;
+/// The most CPUs that there is room for: each takes 8 KiB of stack out of Exeunt's 2 MiB.
+pub const MAX_CPUS: usize = 128;
 
 /// MPIDR_EL1.Aff3 to Aff0: all that PSCI takes of it (DEN0022, 5.1.4 CPU_ON, `target_cpu`).
 pub const MPIDR_AFFINITY: u64 = 0xff_00ff_ffff;

@@ -402,12 +402,12 @@ fn a_full_table_works_and_a_fuller_one_is_refused() {
     let firmware = Recorder::answering(NOT_SUPPORTED);
     let psci: Box<Psci> = Box::default();
     assert_eq!(
-        psci.init(&affinities[..MAX_CPUS], 0x80_0000_0000 | affinities[511], &firmware),
+        psci.init(&affinities[..MAX_CPUS], 0x80_0000_0000 | affinities[MAX_CPUS - 1], &firmware),
         Err(InitError::NoBootCpu)
     );
     let psci: Box<Psci> = Box::default();
-    assert_eq!(psci.init(&affinities[..MAX_CPUS], affinities[511], &firmware), Ok(511));
-    assert_eq!(psci.find(affinities[300]), Some(300));
+    assert_eq!(psci.init(&affinities[..MAX_CPUS], affinities[MAX_CPUS - 1], &firmware), Ok(MAX_CPUS - 1));
+    assert_eq!(psci.find(affinities[100]), Some(100));
     assert_eq!(psci.init(&affinities, 0, &firmware), Err(InitError::TooMany));
 }
 
@@ -422,7 +422,7 @@ fn a_list_that_cannot_be_is_refused_in_words() {
     assert_eq!(refused(&[5, 5], 5), "two CPU nodes have reg 0x5");
     assert_eq!(refused(&[0x8000_0000], 0), "a CPU node's reg 0x80000000 is not an MPIDR affinity");
     assert_eq!(refused(&[], 0), "no CPU node for the boot CPU");
-    assert_eq!(refused(&[1; MAX_CPUS + 1], 1), "more than 512 CPUs");
+    assert_eq!(refused(&[1; MAX_CPUS + 1], 1), "more than 128 CPUs");
 }
 
 // Any registers.

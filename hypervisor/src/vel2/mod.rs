@@ -345,8 +345,8 @@ pub struct VirtualEl2 {
     vectors: Option<u64>,
     /// VBAR_EL2 as it was at the exception return to EL1: the host's own stub.
     stub: Option<u64>,
-    /// PSTATE.SP.
-    sp_el2: bool,
+    /// PSTATE.SP is 0. This way round, a CPU that was never in virtual EL2 is all zeroes, and takes no room in the image.
+    sp_el0: bool,
     /// The note about SCTLR_EL2.M was given.
     noted_stage1: bool,
     /// ESR_EL2 of an SError that arrived in the window.
@@ -366,7 +366,7 @@ impl VirtualEl2 {
             in_window: false,
             vectors: None,
             stub: None,
-            sp_el2: true,
+            sp_el0: false,
             noted_stage1: false,
             serror: None,
             id_reads: 0,
@@ -551,7 +551,7 @@ impl VirtualEl2 {
 
     /// PSTATE as virtual EL2 has it.
     fn pstate(&self, cpu: &impl Cpu) -> u64 {
-        cpu.spsr() & !pstate::MODE_MASK | if self.sp_el2 { EL2H } else { EL2T }
+        cpu.spsr() & !pstate::MODE_MASK | if self.sp_el0 { EL2T } else { EL2H }
     }
 
     /// Goes on in virtual EL2 with this PC and PSTATE, M as virtual EL2 sees it.
@@ -562,11 +562,11 @@ impl VirtualEl2 {
 
     /// Writes PSTATE.SP: SP_EL0 in hardware becomes the stack pointer that it selects.
     fn select_sp(&mut self, cpu: &mut impl Cpu, sp_el2: bool) {
-        if self.sp_el2 != sp_el2 {
+        if self.sp_el0 == sp_el2 {
             let selected = cpu.read(Register::SpEl0);
             cpu.write(Register::SpEl0, self.borrowed.other_sp);
             self.borrowed.other_sp = selected;
-            self.sp_el2 = sp_el2;
+            self.sp_el0 = !sp_el2;
         }
     }
 
@@ -674,7 +674,7 @@ impl VirtualEl2 {
                 Register::MdscrEl1 => Some(self.borrowed.mdscr_el1),
                 Register::IccPmrEl1 => Some(self.borrowed.priority_mask),
                 // The selected stack pointer has no name as a register.
-                Register::SpEl0 => self.sp_el2.then_some(self.borrowed.other_sp),
+                Register::SpEl0 => (!self.sp_el0).then_some(self.borrowed.other_sp),
                 Register::CcsidrEl1 => Some(cache_size(cpu)),
                 _ => Some(cpu.read(register)),
             },
@@ -703,7 +703,7 @@ impl VirtualEl2 {
                     Register::CpacrEl1 => self.borrowed.cpacr_el1 = value,
                     Register::MdscrEl1 => self.borrowed.mdscr_el1 = value,
                     Register::IccPmrEl1 => self.borrowed.priority_mask = value,
-                    Register::SpEl0 if !self.sp_el2 => return None,
+                    Register::SpEl0 if self.sp_el0 => return None,
                     Register::SpEl0 => self.borrowed.other_sp = value,
                     _ => cpu.write(register, value),
                 }

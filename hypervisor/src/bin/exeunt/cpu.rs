@@ -10,13 +10,14 @@ use aarch64_cpu::registers::{CurrentEL, Readable, TPIDR_EL2};
 use boot::CpuBoot;
 use hypervisor::counters::Counters;
 use hypervisor::lifecycle::LifeCycle;
+use hypervisor::psci;
 use hypervisor::vel2::VirtualEl2;
 
 use crate::memory;
 use crate::vectors::ExceptionFrame;
 
-/// The most CPUs that Exeunt has room for: each takes 8 KiB of stack out of its 2 MiB.
-pub const MAX_CPUS: usize = 128;
+/// The most CPUs that Exeunt has room for.
+pub const MAX_CPUS: usize = psci::MAX_CPUS;
 
 /// Everything that belongs to one CPU. Other CPUs read its counters and write nothing.
 #[repr(C)]
@@ -45,6 +46,9 @@ unsafe impl Sync for PerCpu {}
 #[unsafe(export_name = "exeunt_boot_cpu")]
 static BOOT_CPU: PerCpu = PerCpu::new();
 
+/// What the others begin as: a copy of this is made without the detour over the stack that a value would take.
+static BLANK: PerCpu = PerCpu::new();
+
 impl PerCpu {
     const fn new() -> Self {
         Self {
@@ -66,7 +70,7 @@ impl PerCpu {
         settings.tpidr_el2 = place.expose_provenance() as u64;
         // SAFETY: promised by the caller; the structure is complete before a reference to it exists.
         unsafe {
-            place.write(Self::new());
+            place.copy_from_nonoverlapping(&raw const BLANK, 1);
             (*place).boot.get().write(settings);
             (*place).index.store(index, Ordering::Relaxed);
             &*place
