@@ -66,6 +66,9 @@ impl Names {
     /// Of a tree of which nothing has been read.
     pub const EMPTY: Self = Self { at: [ABSENT; COUNT] };
 
+    /// See [`Platform::UNREAD`](super::Platform::UNREAD).
+    pub const UNREAD: Self = Self { at: [0; COUNT] };
+
     /// Which of the known names stands at `offset`, if any.
     fn compare(&mut self, strings: &[u8], offset: u32) -> Option<Name> {
         /// A name's first four bytes as a number, which is quicker to tell from others than a string.

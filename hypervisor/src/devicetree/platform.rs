@@ -164,6 +164,9 @@ pub struct Module {
 }
 
 impl Module {
+    /// See [`Platform::UNREAD`].
+    const UNREAD: Self = Self { region: Region { start: 0, end: 0 }, bootargs: None };
+
     /// The module's command line, without the terminating NUL, in the tree that was scanned.
     #[must_use]
     pub fn bootargs<'a>(&self, dtb: &'a [u8]) -> Option<&'a [u8]> {
@@ -232,6 +235,17 @@ impl Platform {
         loader_initrd: false,
         options: None,
         layout: Layout::EMPTY,
+    };
+
+    /// What a static holds until [`scan`](super::scan) overwrites all of it. It means nothing; but where [`Platform::EMPTY`] has
+    /// bytes that are not zero, which would put kilobytes of zeroes around them into the image, this has zeroes too.
+    pub const UNREAD: Self = Self {
+        psci: Some(Conduit::Smc),
+        gic: Some(Gic::V2(Gicv2 { distributor: 0, cpu_interface: 0 })),
+        kernel: Some(Module::UNREAD),
+        ramdisk: Some(Module::UNREAD),
+        layout: Layout::UNREAD,
+        ..Self::EMPTY
     };
 
     /// Exeunt's own options: `/chosen/bootargs` without the terminating NUL, in the tree that was scanned.
@@ -354,5 +368,19 @@ impl Layout {
         reserved: None,
         its: List::new(Its { node: Span { start: 0, end: 0 }, phandle: None }),
         msi: List::new(Msi { property: Span { start: 0, end: 0 }, is_map: false }),
+    };
+
+    /// See [`Platform::UNREAD`].
+    const UNREAD: Self = Self {
+        names: Names::UNREAD,
+        chosen: Some(Chosen { properties_end: 0, end: 0, bootargs: None, initrd_start: None, initrd_end: None }),
+        reserved: Some(Reserved {
+            properties_end: 0,
+            close: 0,
+            address_cells: None,
+            size_cells: None,
+            has_ranges: false,
+        }),
+        ..Self::EMPTY
     };
 }

@@ -325,6 +325,11 @@ pub enum Step {
 ///
 /// A register is named only if the CPU has it and lets EL2 have it.
 pub fn set_up(ids: &IdRegisters, gic: Gic, mut step: impl FnMut(Step)) {
+    // Behind a pointer, or else each of the many steps would become a copy of what the caller does with it.
+    steps(ids, gic, &mut step);
+}
+
+fn steps(ids: &IdRegisters, gic: Gic, step: &mut dyn FnMut(Step)) {
     use Register as R;
     let has = |feature| ids.has(feature);
     let mut write = |register, value| step(Step::Write(register, value));
@@ -363,7 +368,7 @@ pub fn set_up(ids: &IdRegisters, gic: Gic, mut step: impl FnMut(Step)) {
 }
 
 /// The controls that decide what traps.
-fn set_up_traps(ids: &IdRegisters, write: &mut impl FnMut(Register, u64)) {
+fn set_up_traps(ids: &IdRegisters, write: &mut dyn FnMut(Register, u64)) {
     use Register as R;
     if ids.has(Feature::Hcx) {
         write(R::HcrxEl2, bits(ids, HCRX));
@@ -394,7 +399,7 @@ fn set_up_traps(ids: &IdRegisters, write: &mut impl FnMut(Register, u64)) {
 }
 
 /// Timers, profiling and the rest: values that must not be what a reset or firmware left.
-fn set_up_units(ids: &IdRegisters, write: &mut impl FnMut(Register, u64)) {
+fn set_up_units(ids: &IdRegisters, write: &mut dyn FnMut(Register, u64)) {
     use Register as R;
     write(R::CntvoffEl2, 0);
     write(R::CnthpCtlEl2, 0);

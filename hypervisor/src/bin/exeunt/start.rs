@@ -24,7 +24,7 @@ use crate::panic::{cannot_start, while_probing};
 use crate::{console, firmware, gic, leave, memory, selftest, stage2};
 
 /// The machine. It is large, begins as zeroes, and is needed for as long as the host runs.
-static PLATFORM: SpinMutex<Platform> = SpinMutex::new(Platform::EMPTY);
+static PLATFORM: SpinMutex<Platform> = SpinMutex::new(Platform::UNREAD);
 
 /// Turns what the loader gave into tables for the MMU. Called by `boot` with the MMU off and returns what the boot CPU turns
 /// it on with. Whatever is wrong ends here, with the reason on the console.
