@@ -14,7 +14,6 @@
 #   RUN=             a shell command that the guest runs as root instead of giving a shell
 #   OVERLAY=         a directory whose content is added to the initrd
 #   PROFILE=release  or debug: which build of Exeunt
-#   FEATURES=        features that Exeunt is built with: virtual-el2
 #   EXEUNT_BIN=      a ready image of Exeunt; nothing is built then
 #   HYPERVISOR=exeunt  or none: the same host on bare QEMU, entered at the level EL=2 or EL=1
 #   QEMU=            which QEMU;  QEMU_EXTRA=  further arguments for it, quoted as for a shell
@@ -102,7 +101,7 @@ prepare() {
         initrd=
     fi
     if [[ $hypervisor == exeunt ]]; then
-        exeunt_bin=${EXEUNT_BIN:-$TARGET/exeunt-$profile${FEATURES:+-$FEATURES}.bin}
+        exeunt_bin=${EXEUNT_BIN:-$TARGET/exeunt-$profile.bin}
         if [[ -z ${EXEUNT_BIN:-} ]]; then QUIET=1 PROFILE=$profile "$ROOT/scripts/build" >/dev/null || exit 125; fi
         is_image "$exeunt_bin" || die "$exeunt_bin is not an arm64 Image"
     fi

@@ -37,8 +37,6 @@ restart_begin() {
     export OUT=$out OVERLAY=$out/overlay TIMEOUT=${TIMEOUT:-420}
     if [[ $hypervisor == exeunt ]]; then
         export EXEUNT="entry=$entry restart=$policy log=debug stats${EXEUNT:+ $EXEUNT}"
-        # As long as virtual EL2 is a choice of the build.
-        if grep -q '^virtual-el2' "$ROOT/hypervisor/Cargo.toml"; then export FEATURES=virtual-el2; fi
     else
         # The ITS does not survive a restart of a kernel that EFI did not boot; Exeunt hides it for that reason.
         export QEMU_EXTRA="-machine its=off ${QEMU_EXTRA:-}"

@@ -51,10 +51,10 @@ pub enum Flow {
     Call(i64),
     /// To the function that a register names, then to the next instruction.
     CallIndirect,
-    /// To the caller, or to a lower exception level.
+    /// To the caller.
     Return,
-    /// Nowhere: the instruction traps.
-    Trap,
+    /// Nowhere in this image: the instruction traps, or returns from an exception.
+    Away,
 }
 
 /// What an instruction does with the stack pointer, or with a register that the stack pointer is kept in.
@@ -307,13 +307,15 @@ pub fn flow(word: u32) -> Flow {
         0x34 | 0x35 | 0xb4 | 0xb5 | 0x54 => Flow::Branch(signed(word, 23, 5) * 4),
         0x36 | 0x37 | 0xb6 | 0xb7 => Flow::Branch(signed(word, 18, 5) * 4),
         // BRK, HLT; HVC and SMC return.
-        0xd4 if matches!(bits(word, 23, 21), 1 | 2) => Flow::Trap,
+        0xd4 if matches!(bits(word, 23, 21), 1 | 2) => Flow::Away,
         0xd6 => match bits(word, 22, 21) {
             0 if bits(word, 23, 23) == 0 => Flow::JumpIndirect,
             1 if bits(word, 23, 23) == 0 => Flow::CallIndirect,
-            _ => Flow::Return,
+            2 if bits(word, 23, 23) == 0 => Flow::Return,
+            // ERET.
+            _ => Flow::Away,
         },
-        0x00 => Flow::Trap,
+        0x00 => Flow::Away,
         _ => Flow::Next,
     }
 }
@@ -543,8 +545,8 @@ mod tests {
         assert_eq!(flow(0xd61f0100), Flow::JumpIndirect);
         assert_eq!(flow(0xd63f0100), Flow::CallIndirect);
         assert_eq!(flow(0xd65f03c0), Flow::Return);
-        assert_eq!(flow(0xd69f03e0), Flow::Return);
-        assert_eq!(flow(0xd4200020), Flow::Trap);
+        assert_eq!(flow(0xd69f03e0), Flow::Away);
+        assert_eq!(flow(0xd4200020), Flow::Away);
         assert_eq!(flow(0xd4000003), Flow::Next);
         assert_eq!(flow(0xd503201f), Flow::Next);
     }

@@ -134,7 +134,7 @@ pub fn analyze(start: u64, end: u64, word: impl Fn(u64) -> Option<u32>, returns:
                 Flow::Jump(offset) => pending.push((address.wrapping_add_signed(offset), after)),
                 Flow::Call(offset) if !returns(address.wrapping_add_signed(offset)) => {}
                 Flow::Next | Flow::Call(_) | Flow::CallIndirect => pending.push((next, after)),
-                Flow::JumpIndirect | Flow::Return | Flow::Trap => {}
+                Flow::JumpIndirect | Flow::Return | Flow::Away => {}
             }
             // What lies outside is another function; `calls` has the tail call.
             pending.retain(|(address, _)| (start..end).contains(address));
@@ -173,7 +173,7 @@ pub fn analyze(start: u64, end: u64, word: impl Fn(u64) -> Option<u32>, returns:
                 frame.returns = true;
                 runs_on = false;
             }
-            Flow::Trap => runs_on = false,
+            Flow::Away => runs_on = false,
         }
         // Assembly may run on into the next function.
         if runs_on && address + STEP == end {

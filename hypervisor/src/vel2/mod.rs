@@ -424,7 +424,8 @@ impl VirtualEl2 {
     /// The CPU cannot have one ([`Settings::possible`]).
     pub fn enter(&mut self, cpu: &mut impl Cpu, settings: &Settings, pc: u64) {
         assert!(settings.possible(), "virtual EL2 needs HCR_EL2.E2H 0");
-        *self = Self::new();
+        // As a constant, so that it is not put together on the stack first.
+        *self = const { Self::new() };
         self.in_window = true;
         features::set_up(settings.ids, settings.gic, |step| {
             if let Step::Write(written, value) = step

@@ -12,7 +12,7 @@ use crate::process::{self, Running};
 use crate::{ensure, paths};
 
 /// Variables that the scripts read. None of them may come from whoever called the tests, but for [`PASSED_ON`].
-const VARIABLES: [&str; 21] = [
+const VARIABLES: [&str; 20] = [
     "SMP",
     "MEM",
     "CPU",
@@ -24,7 +24,6 @@ const VARIABLES: [&str; 21] = [
     "RUN",
     "TIMEOUT",
     "PROFILE",
-    "FEATURES",
     "OVERLAY",
     "HYPERVISOR",
     "EL",

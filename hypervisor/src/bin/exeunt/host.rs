@@ -57,10 +57,6 @@ pub struct Machine {
     pub stats: bool,
 }
 
-/// Whether this image can enter the host at virtual EL2 and answers the stub calls. It is a choice of the build as long as the
-/// default entry is EL1: the emulation takes a third of the image.
-pub const VIRTUAL_EL2: bool = cfg!(feature = "virtual-el2");
-
 static MACHINE: Once<Machine> = Once::new();
 
 /// Has a static of its own, because it is large and begins as zeroes.
@@ -104,7 +100,7 @@ fn enter(entry: HostEntry) -> ! {
     let machine = machine();
     let ids = registers::identify();
     set_up(cpu, machine, &ids);
-    if VIRTUAL_EL2 && machine.entry == EntryLevel::VirtualEl2 {
+    if machine.entry == EntryLevel::VirtualEl2 {
         let settings = machine.settings(&ids);
         let mut frame = HostFrame::EMPTY;
         let window = &mut Window { frame: &mut frame, cpu, machine };
@@ -138,7 +134,7 @@ fn restart(frame: &mut HostFrame, entry: u64) {
     let machine = machine();
     let ids = registers::identify();
     set_up(cpu, machine, &ids);
-    if VIRTUAL_EL2 && machine.entry == EntryLevel::VirtualEl2 {
+    if machine.entry == EntryLevel::VirtualEl2 {
         let settings = machine.settings(&ids);
         let window = &mut Window { frame, cpu, machine };
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(window, &settings, entry));
@@ -161,7 +157,7 @@ pub extern "C" fn sync(frame: &mut HostFrame) {
     let esr = Esr::new(ESR_EL2.get());
     cpu.counters.count_class(esr.class_bits());
     let machine = machine();
-    if VIRTUAL_EL2 && cpu.with_virtual_el2(|virtual_el2| virtual_el2.in_window()) {
+    if cpu.with_virtual_el2(|virtual_el2| virtual_el2.in_window()) {
         virtual_el2(frame, cpu, machine, esr);
     } else {
         trap::dispatch(&mut Trapped { frame, cpu, machine }, machine, esr);
@@ -205,7 +201,7 @@ pub extern "C" fn fiq(frame: &mut HostFrame) {
 fn interrupt(frame: &mut HostFrame, what: &str) {
     let (cpu, machine) = (this(), machine());
     let window = &mut Window { frame, cpu, machine };
-    if !(VIRTUAL_EL2 && cpu.with_virtual_el2(|virtual_el2| virtual_el2.hold_interrupt(window))) {
+    if !cpu.with_virtual_el2(|virtual_el2| virtual_el2.hold_interrupt(window)) {
         unexpected(what);
     }
     cpu.counters.count(Exit::Interrupt);
@@ -328,11 +324,6 @@ impl Vcpu for Trapped<'_> {
     }
 
     fn stub_call(&mut self) {
-        if !VIRTUAL_EL2 {
-            // A host that can only be entered at EL1 makes none of these calls, and has no EL2 that they could be about.
-            self.frame.x[0] = STUB_ERR;
-            return;
-        }
         let (cpu, machine) = (self.cpu, self.machine);
         let context = stub::Context {
             entry: machine.entry,
@@ -380,8 +371,7 @@ impl Vcpu for Trapped<'_> {
     }
 
     fn kvm_call(&mut self) {
-        if VIRTUAL_EL2
-            && self.machine.kvm == Kvm::Lend
+        if self.machine.kvm == Kvm::Lend
             && let Some(vectors) = self.cpu.with_virtual_el2(|virtual_el2| virtual_el2.installed())
         {
             lend(self.frame, self.cpu, vectors)
@@ -475,7 +465,7 @@ impl Firmware for Below {
 impl Machine {
     /// KVM shall find that stage 2 has no granule, and leave EL2 alone. Only a host that believes in its EL2 would look.
     fn hides_stage2_granules(&self) -> bool {
-        VIRTUAL_EL2 && self.entry == EntryLevel::VirtualEl2 && self.kvm == Kvm::Hide
+        self.entry == EntryLevel::VirtualEl2 && self.kvm == Kvm::Hide
     }
 
     /// What virtual EL2 is on a CPU with these ID registers.

@@ -161,9 +161,6 @@ fn check_options(options: &Options, platform: &Platform) {
     if options.entry == EntryLevel::El1 {
         return;
     }
-    if !host::VIRTUAL_EL2 {
-        cannot_start("this image was built without virtual EL2: entry=el2 needs `make build FEATURES=virtual-el2`");
-    }
     // A CPU that firmware has just started has no interrupt, one whose host restarts may.
     if options.restart == Policy::Resident && platform.gic.is_none() {
         cannot_start("entry=el2 with restart=resident needs a GICv2 or GICv3, to hold interrupts in virtual EL2");

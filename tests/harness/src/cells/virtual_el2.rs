@@ -1,4 +1,4 @@
-//! The host at virtual EL2 (`FEATURES=virtual-el2`, `entry=el2`): it believes that it owns EL2, and kexec and crash recovery
+//! The host at virtual EL2 (`entry=el2`): it believes that it owns EL2, and kexec and crash recovery
 //! issue the stub calls by themselves.
 
 use std::fs;
@@ -31,7 +31,7 @@ true
 fn machine(context: &Context, model: &str, gic: u32, options: &str) -> Result<Machine, Missed> {
     let qemu = qemu::usual()?;
     qemu.needs(model)?;
-    let machine = context.machine().with("FEATURES", "virtual-el2").with("CPU", qemu.cpu(model)).with("GIC", gic);
+    let machine = context.machine().with("CPU", qemu.cpu(model)).with("GIC", gic);
     Ok(machine.with("EXEUNT", format!("entry=el2 stats {options}")).limit(LIMIT))
 }
 
