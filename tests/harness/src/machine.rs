@@ -49,6 +49,38 @@ const BEFORE: Duration = Duration::from_mins(15);
 /// Exit status of scripts/run when Exeunt panicked or refused to start.
 pub const EXEUNT_FAILED: i32 = 126;
 
+/// How the host is entered: Exeunt's option `entry=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// At EL1.
+    El1,
+    /// At virtual EL2.
+    VirtualEl2,
+}
+
+impl Entry {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::El1, Self::VirtualEl2];
+
+    /// The option's value, and what cells are called by.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::El1 => "el1",
+            Self::VirtualEl2 => "el2",
+        }
+    }
+
+    /// The level as a kernel names it.
+    #[must_use]
+    pub const fn level(self) -> &'static str {
+        match self {
+            Self::El1 => "EL1",
+            Self::VirtualEl2 => "EL2",
+        }
+    }
+}
+
 /// A machine to run.
 pub struct Machine {
     variables: BTreeMap<&'static str, String>,
@@ -69,6 +101,12 @@ impl Machine {
         debug_assert!(VARIABLES.contains(&variable) || PASSED_ON.contains(&variable), "{variable}");
         self.variables.insert(variable, value.to_string());
         self
+    }
+
+    /// How the host is entered, with further options for Exeunt.
+    #[must_use]
+    pub fn entered(self, entry: Entry, options: &str) -> Self {
+        self.with("EXEUNT", format!("entry={} {options}", entry.name()))
     }
 
     /// Adds arguments for QEMU.

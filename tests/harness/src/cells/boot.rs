@@ -1,7 +1,7 @@
-//! Debian boots: every kernel, number of CPUs, GIC, CPU model and size of RAM, to init and off again.
+//! Debian boots: every kernel, number of CPUs, GIC, CPU model, size of RAM and way of entry, to init and off again.
 
 use crate::cell::{Cell, Context, Outcome};
-use crate::machine::{Machine, PATIENT, Ran};
+use crate::machine::{Entry, Machine, PATIENT, Ran};
 use crate::qemu::{self, Qemu};
 use crate::{covering, ensure, parse};
 
@@ -23,6 +23,7 @@ struct Boot {
     cpus: u32,
     gic: u32,
     size: &'static str,
+    entry: Entry,
 }
 
 impl Boot {
@@ -33,12 +34,13 @@ impl Boot {
             size: SIZES[row[2]],
             kernel: KERNELS[row[3]],
             gic: GICS[row[4]],
+            entry: Entry::ALL[row[5]],
         }
     }
 
     fn name(self) -> String {
-        let Self { kernel, model, cpus, gic, size } = self;
-        format!("boot/{kernel}-{model}-smp{cpus}-gic{gic}-{size}")
+        let Self { kernel, model, cpus, gic, size, entry } = self;
+        format!("boot/{kernel}-{model}-smp{cpus}-gic{gic}-{size}-{}", entry.name())
     }
 
     fn prepare(self, machine: Machine, qemu: &Qemu) -> Machine {
@@ -49,6 +51,7 @@ impl Boot {
             .with("GIC", self.gic)
             .with("MEM", self.size)
             .with("APPEND", PATIENT)
+            .entered(self.entry, "")
     }
 }
 
@@ -56,9 +59,9 @@ impl Boot {
 /// without a hypervisor.
 const TOO_SLOW: (covering::Value, covering::Value) = ((0, 3), (1, 2));
 
-/// The part of the product for `make test`: every pair of CPUs, RAM, kernel and GIC, with each CPU model in turn.
+/// The part of the product for `make test`: every pair of CPUs, RAM, kernel, GIC and way of entry, with each CPU model in turn.
 fn quick() -> Vec<Boot> {
-    let rows = covering::pairs(&[CPUS.len(), SIZES.len(), KERNELS.len(), GICS.len()], &[TOO_SLOW]);
+    let rows = covering::pairs(&[CPUS.len(), SIZES.len(), KERNELS.len(), GICS.len(), Entry::ALL.len()], &[TOO_SLOW]);
     let row = |(index, row): (usize, &Vec<usize>)| Boot::of(&[&[index % MODELS.len()], &row[..]].concat());
     rows.iter().enumerate().map(row).collect()
 }
@@ -66,7 +69,7 @@ fn quick() -> Vec<Boot> {
 /// The whole product.
 fn product() -> Vec<Boot> {
     let mut rows = vec![vec![]];
-    for size in [MODELS.len(), CPUS.len(), SIZES.len(), KERNELS.len(), GICS.len()] {
+    for size in [MODELS.len(), CPUS.len(), SIZES.len(), KERNELS.len(), GICS.len(), Entry::ALL.len()] {
         rows = rows
             .iter()
             .flat_map(|row: &Vec<usize>| (0..size).map(move |value| [&row[..], &[value]].concat()))
@@ -85,12 +88,12 @@ dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|detected stall|sof
 cat /proc/iomem";
 
 /// Checks what [`LOOK`] printed.
-fn check(ran: &Ran, kernel: &str, cpus: u32, size: &str) -> Outcome {
+fn check(ran: &Ran, kernel: &str, cpus: u32, size: &str, entry: Entry) -> Outcome {
     let said = |name| parse::value(&ran.stdout, name).ok_or_else(|| format!("the guest did not say {name:?}"));
     ensure!(said("cpus")? == cpus.to_string(), "nproc says {}, not {cpus}", said("cpus")?);
     let release = said("release")?;
     ensure!(release.starts_with(&format!("{kernel}.")), "uname -r says {release}, not {kernel}");
-    ensure!(said("level")?.ends_with("EL1"), "the kernel says {:?}", said("level")?);
+    ensure!(said("level")?.ends_with(entry.level()), "the kernel says {:?}", said("level")?);
     let bad: Vec<&str> = ran.stdout.lines().filter_map(|line| line.strip_prefix("bad ")).collect();
     ensure!(bad.is_empty(), "the kernel complains:\n{}", bad.join("\n"));
 
@@ -115,13 +118,14 @@ fn check(ran: &Ran, kernel: &str, cpus: u32, size: &str) -> Outcome {
 fn boot(context: &Context, boot: Boot, qemu: &Qemu) -> Outcome {
     qemu.needs(boot.model)?;
     let ran = boot.prepare(context.machine(), qemu).with("RUN", LOOK).run()?.ended_with(0)?;
-    check(&ran, boot.kernel, boot.cpus, boot.size)
+    check(&ran, boot.kernel, boot.cpus, boot.size, boot.entry)
 }
 
 /// A kernel that only `make test-all` fetches.
-fn other_kernel(context: &Context, kernel: &'static str) -> Outcome {
-    let ran = context.machine().with("KERNEL", kernel).with("RUN", LOOK).run()?.ended_with(0)?;
-    check(&ran, "6.12", 4, "1G")?;
+fn other_kernel(context: &Context, kernel: &'static str, entry: Entry) -> Outcome {
+    let machine = context.machine().with("KERNEL", kernel).entered(entry, "");
+    let ran = machine.with("RUN", LOOK).run()?.ended_with(0)?;
+    check(&ran, "6.12", 4, "1G", entry)?;
     // 6.12.117+deb13-rt-arm64, 6.12.117+deb13-arm64-16k
     let (_, flavour) = kernel.split_once('-').ok_or("no flavour")?;
     let release = parse::value(&ran.stdout, "release").unwrap_or_default();
@@ -130,39 +134,41 @@ fn other_kernel(context: &Context, kernel: &'static str) -> Outcome {
 }
 
 /// The debug build boots as well.
-fn debug_build(context: &Context) -> Outcome {
-    let ran = context.machine().own_build().with("PROFILE", "debug").with("RUN", LOOK).run()?.ended_with(0)?;
-    check(&ran, "6.12", 4, "1G")
+fn debug_build(context: &Context, entry: Entry) -> Outcome {
+    let machine = context.machine().own_build().with("PROFILE", "debug").entered(entry, "");
+    let ran = machine.with("RUN", LOOK).run()?.ended_with(0)?;
+    check(&ran, "6.12", 4, "1G", entry)
 }
 
 /// As many CPUs as a test machine bears.
-fn many_cpus(context: &Context) -> Outcome {
+fn many_cpus(context: &Context, entry: Entry) -> Outcome {
     let ran = context
         .machine()
         .with("SMP", 64)
         .with("MEM", "4G")
         .with("APPEND", PATIENT)
         .limit(900)
+        .entered(entry, "")
         .with("RUN", LOOK)
         .run()?
         .ended_with(0)?;
-    check(&ran, "6.12", 64, "4G")
+    check(&ran, "6.12", 64, "4G", entry)
 }
 
 /// The host can use what it was given, not only count it.
-fn all_of_ram(context: &Context) -> Outcome {
+fn all_of_ram(context: &Context, entry: Entry) -> Outcome {
     // A file system in RAM that takes most of it.
     let fill = "mount -t tmpfs -o size=90% none /mnt && dd if=/dev/urandom of=/tmp/seed bs=1M count=1 2>/dev/null && \
                 for i in $(seq 340); do cat /tmp/seed; done >/mnt/fill && cmp -n 1000000 /tmp/seed /mnt/fill && wc -c </mnt/fill";
-    let ran = context.machine().with("MEM", "512M").with("RUN", fill).run()?.ended_with(0)?;
+    let ran = context.machine().entered(entry, "").with("MEM", "512M").with("RUN", fill).run()?.ended_with(0)?;
     ensure!(ran.stdout.trim() == (340u64 << 20).to_string(), "the guest wrote {:?} bytes", ran.stdout.trim());
     Ok(())
 }
 
 /// A program in the host that maps Exeunt's memory gets SIGBUS, and nothing else happens.
-fn stray_program(context: &Context) -> Outcome {
+fn stray_program(context: &Context, entry: Entry) -> Outcome {
     let script = "devmem 0x40200000; echo read $?; devmem 0x403ff000 32 1; echo write $?; devmem 0x40400000 >/dev/null; echo alive $(nproc)";
-    let ran = context.machine().with("RUN", script).run()?.ended_with(0)?;
+    let ran = context.machine().entered(entry, "").with("RUN", script).run()?.ended_with(0)?;
     // 128 and SIGBUS.
     for (name, wanted) in [("read", "135"), ("write", "135"), ("alive", "4")] {
         let seen = parse::value(&ran.stdout, name).unwrap_or("nothing");
@@ -173,13 +179,16 @@ fn stray_program(context: &Context) -> Outcome {
 }
 
 /// Debian 12's and Debian 13's own QEMU, whatever this machine has.
-fn other_qemu(context: &Context, version: &'static str, model: &'static str) -> Outcome {
+fn other_qemu(context: &Context, version: &'static str, model: &'static str, entry: Entry) -> Outcome {
     let qemu = Qemu::private(version)?;
-    let row = Boot { kernel: "6.12", model, cpus: 4, gic: 3, size: "4G" };
+    let row = Boot { kernel: "6.12", model, cpus: 4, gic: 3, size: "4G", entry };
     let machine = row.prepare(context.machine(), &qemu).with("QEMU", qemu.program.display());
     let ran = machine.with("RUN", LOOK).run()?.ended_with(0)?;
-    check(&ran, row.kernel, row.cpus, row.size)
+    check(&ran, row.kernel, row.cpus, row.size, entry)
 }
+
+/// A test that is made once for each way of entry.
+type Test = fn(&Context, Entry) -> Outcome;
 
 pub(super) fn cells() -> Vec<Cell> {
     let quick = quick();
@@ -187,17 +196,29 @@ pub(super) fn cells() -> Vec<Cell> {
         Cell::new(row.name(), move |context| boot(context, row, qemu::usual()?)).slow(!quick.contains(&row))
     };
     let mut cells: Vec<Cell> = product().into_iter().map(cell).collect();
-    cells.push(Cell::new("boot/6.12-debug-build", debug_build));
-    cells.push(Cell::new("boot/6.12-all-of-ram", all_of_ram));
-    cells.push(Cell::new("boot/6.12-stray-program", stray_program));
-    cells.push(Cell::new("boot/6.12-smp64", many_cpus).slow(true));
-    for kernel in ["6.12-rt", "6.12-16k"] {
-        cells.push(Cell::new(format!("boot/{kernel}"), move |context| other_kernel(context, kernel)).slow(true));
+    // Whether it is slow at EL1, and at virtual EL2.
+    let others: [(&str, Test, [bool; 2]); 4] = [
+        ("boot/6.12-debug-build", debug_build, [true, false]),
+        ("boot/6.12-all-of-ram", all_of_ram, [false, true]),
+        ("boot/6.12-stray-program", stray_program, [true, false]),
+        ("boot/6.12-smp64", many_cpus, [true, true]),
+    ];
+    for (name, test, slow) in others {
+        for (entry, slow) in Entry::ALL.into_iter().zip(slow) {
+            cells.push(Cell::new(format!("{name}-{}", entry.name()), move |context| test(context, entry)).slow(slow));
+        }
     }
-    for version in ["7.2", "10.0"] {
-        for model in ["cortex-a57", "max"] {
-            let name = format!("boot/qemu-{version}-{model}");
-            cells.push(Cell::new(name, move |context| other_qemu(context, version, model)).slow(true));
+    for entry in Entry::ALL {
+        let level = entry.name();
+        for kernel in ["6.12-rt", "6.12-16k"] {
+            let name = format!("boot/{kernel}-{level}");
+            cells.push(Cell::new(name, move |context| other_kernel(context, kernel, entry)).slow(true));
+        }
+        for version in ["7.2", "10.0"] {
+            for model in ["cortex-a57", "max"] {
+                let name = format!("boot/qemu-{version}-{model}-{level}");
+                cells.push(Cell::new(name, move |context| other_qemu(context, version, model, entry)).slow(true));
+            }
         }
     }
     cells
@@ -218,6 +239,12 @@ mod tests {
         for cpus in CPUS {
             assert!(KERNELS.iter().all(|kernel| quick.iter().any(|boot| boot.cpus == cpus && boot.kernel == *kernel)));
         }
+        for entry in Entry::ALL {
+            assert!(
+                KERNELS.iter().all(|kernel| quick.iter().any(|boot| boot.entry == entry && boot.kernel == *kernel))
+            );
+            assert!(GICS.iter().all(|gic| quick.iter().any(|boot| boot.entry == entry && boot.gic == *gic)));
+        }
         assert!(!quick.iter().any(|boot| boot.cpus == 8 && boot.size == "64G"));
         assert!(quick.len() <= 14, "{}", quick.len());
     }
@@ -225,7 +252,7 @@ mod tests {
     #[test]
     fn the_product_is_whole_and_holds_the_quick_part() {
         let product = product();
-        assert_eq!(product.len(), 384);
+        assert_eq!(product.len(), 768);
         assert!(quick().iter().all(|boot| product.contains(boot)));
     }
 
@@ -247,7 +274,7 @@ level CPU: All CPU(s) started at EL1
 
     #[test]
     fn what_a_guest_says_is_checked() {
-        assert!(check(&ran(GOOD), "6.12", 4, "1G").is_ok());
+        assert!(check(&ran(GOOD), "6.12", 4, "1G", Entry::El1).is_ok());
         for (from, to) in [
             ("cpus 4", "cpus 3"),
             ("release 6.12.", "release 6.1."),
@@ -257,7 +284,10 @@ level CPU: All CPU(s) started at EL1
             ("40000000-401fffff : System RAM", "40000000-402fffff : System RAM"),
             ("cpus 4", "cpus 4\nbad [ 0.1] WARNING: CPU: 0 PID: 1 at kernel/x.c:1"),
         ] {
-            assert!(matches!(check(&ran(&GOOD.replace(from, to)), "6.12", 4, "1G"), Err(Missed::Failed(_))), "{to}");
+            assert!(
+                matches!(check(&ran(&GOOD.replace(from, to)), "6.12", 4, "1G", Entry::El1), Err(Missed::Failed(_))),
+                "{to}"
+            );
         }
     }
 }

@@ -1,42 +1,60 @@
 //! The ABI of EL2, call by call and state by state: the guest `conformance`, which has checked everything itself and prints what.
 
 use crate::cell::{Cell, Context, Outcome};
+use crate::machine::Entry;
 use crate::{ensure, images, qemu};
 
 /// A way through the states: Exeunt's options, the guest's, and the states that it must have been in, as the table names them.
 #[derive(Clone, Copy)]
 struct Way {
     name: &'static str,
+    entry: Entry,
     exeunt: &'static str,
     guest: &'static str,
     states: &'static [&'static str],
 }
 
 const WAYS: [Way; 7] = [
-    Way { name: "el1-reset", exeunt: "entry=el1", guest: "way=reset", states: &["live-el1", "stub", "gone"] },
-    Way { name: "el1-restart", exeunt: "entry=el1", guest: "way=restart", states: &["live-el1", "stub", "gone"] },
+    Way { name: "el1-reset", entry: Entry::El1, exeunt: "", guest: "way=reset", states: &["live-el1", "stub", "gone"] },
+    Way {
+        name: "el1-restart",
+        entry: Entry::El1,
+        exeunt: "",
+        guest: "way=restart",
+        states: &["live-el1", "stub", "gone"],
+    },
     Way {
         name: "el1-resident",
-        exeunt: "entry=el1 restart=resident",
+        entry: Entry::El1,
+        exeunt: "restart=resident",
         guest: "restart=resident",
         states: &["live-el1"],
     },
-    Way { name: "el2-reset", exeunt: "entry=el2", guest: "way=reset", states: &["live-el2", "stub", "gone"] },
+    Way {
+        name: "el2-reset",
+        entry: Entry::VirtualEl2,
+        exeunt: "",
+        guest: "way=reset",
+        states: &["live-el2", "stub", "gone"],
+    },
     Way {
         name: "el2-vectors-reset",
-        exeunt: "entry=el2",
+        entry: Entry::VirtualEl2,
+        exeunt: "",
         guest: "vectors way=reset",
         states: &["virtual-el2", "live-el2", "gone"],
     },
     Way {
         name: "el2-restart",
-        exeunt: "entry=el2",
+        entry: Entry::VirtualEl2,
+        exeunt: "",
         guest: "vectors way=restart",
         states: &["virtual-el2", "live-el2", "stub", "gone"],
     },
     Way {
         name: "el2-resident",
-        exeunt: "entry=el2 restart=resident",
+        entry: Entry::VirtualEl2,
+        exeunt: "restart=resident",
         guest: "vectors restart=resident",
         states: &["virtual-el2", "live-el2"],
     },
@@ -47,7 +65,7 @@ fn conformance(context: &Context, way: Way, model: &str, gic: u32, quick: bool) 
     qemu.needs(model)?;
     let arguments = format!("{}{}", way.guest, if quick { " quick" } else { "" });
     let machine = context.machine().guest(&images::guest("conformance")?, &arguments);
-    let machine = machine.with("CPU", qemu.cpu(model)).with("GIC", gic).with("EXEUNT", way.exeunt);
+    let machine = machine.with("CPU", qemu.cpu(model)).with("GIC", gic).entered(way.entry, way.exeunt);
     let ran = machine.run()?.ended_with(0)?.says("checks, 0 failed")?;
     // The table's columns, and that something was called in each state that this way leads to.
     let table: Vec<Vec<&str>> = ran

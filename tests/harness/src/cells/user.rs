@@ -1,6 +1,7 @@
 //! CPU features that need EL2's consent, used by programs in the host's user space.
 
 use crate::cell::{Cell, Context, Outcome};
+use crate::machine::Entry;
 use crate::qemu::{self, Qemu};
 use crate::{ensure, images, parse};
 
@@ -8,11 +9,11 @@ use crate::{ensure, images, parse};
 const SKIPPED: &str = "77";
 
 /// Runs all programs on `-cpu max`. None may skip, but MOPS where QEMU or the kernel has none.
-fn features(context: &Context, kernel: &str, qemu: &Qemu) -> Outcome {
+fn features(context: &Context, kernel: &str, entry: Entry, qemu: &Qemu) -> Outcome {
     let script: String = images::PROGRAMS.map(|name| format!("/tests/{name}; echo status-{name} $?\n")).concat();
     let machine = context.machine().with("KERNEL", kernel).with("CPU", qemu.cpu("max")).with_qemu("-machine mte=on");
     let machine = machine.with("QEMU", qemu.program.display()).with("OVERLAY", images::programs()?.display());
-    let ran = machine.with("RUN", script).limit(600).run()?.ended_with(0)?;
+    let ran = machine.entered(entry, "").with("RUN", script).limit(600).run()?.ended_with(0)?;
     for name in images::PROGRAMS {
         let status = parse::value(&ran.stdout, &format!("status-{name}")).unwrap_or("none");
         // FEAT_MOPS: QEMU since 8.2, Linux since 6.5.
@@ -38,11 +39,18 @@ fn missing(context: &Context) -> Outcome {
 }
 
 pub(super) fn cells() -> Vec<Cell> {
-    vec![
-        Cell::new("user/6.12-max", |context| features(context, "6.12", qemu::usual()?)),
-        Cell::new("user/6.1-max", |context| features(context, "6.1", qemu::usual()?)).slow(true),
-        Cell::new("user/6.12-max-qemu-7.2", |context| features(context, "6.12", &Qemu::private("7.2")?)).slow(true),
-        Cell::new("user/6.12-max-qemu-10.0", |context| features(context, "6.12", &Qemu::private("10.0")?)).slow(true),
-        Cell::new("user/6.12-cortex-a57", missing),
-    ]
+    let mut cells = vec![Cell::new("user/6.12-cortex-a57", missing)];
+    for entry in Entry::ALL {
+        let level = entry.name();
+        for kernel in ["6.12", "6.1"] {
+            let quick = (kernel, entry) == ("6.12", Entry::VirtualEl2);
+            let test = move |context: &Context| features(context, kernel, entry, qemu::usual()?);
+            cells.push(Cell::new(format!("user/{kernel}-max-{level}"), test).slow(!quick));
+        }
+        for version in ["7.2", "10.0"] {
+            let test = move |context: &Context| features(context, "6.12", entry, &Qemu::private(version)?);
+            cells.push(Cell::new(format!("user/6.12-max-qemu-{version}-{level}"), test).slow(true));
+        }
+    }
+    cells
 }
