@@ -85,7 +85,7 @@ pub fn programs() -> Result<&'static Path, Missed> {
         let built = cargo_build("exeunt-user", USER_TARGET)?;
         let overlay = paths::target().join("tests-overlay");
         fs::create_dir_all(overlay.join("tests")).map_err(|error| error.to_string())?;
-        for program in PROGRAMS {
+        for program in PROGRAMS.into_iter().chain(["kvm"]) {
             let to = overlay.join("tests").join(program);
             fs::copy(built.join(program), to).map_err(|error| format!("{program}: {error}"))?;
         }
@@ -94,7 +94,7 @@ pub fn programs() -> Result<&'static Path, Missed> {
     Ok(directory.as_deref().map_err(String::clone)?)
 }
 
-/// The programs of `tests/user`.
+/// The programs of `tests/user` that use a feature of the CPU.
 pub const PROGRAMS: [&str; 4] = ["sve", "pauth", "mte", "mops"];
 
 /// The bytes of an ELF file from its lowest loaded address on, BSS at the end left out.

@@ -7,6 +7,7 @@ mod exits;
 mod failures;
 mod guests;
 mod hotplug;
+mod kvm;
 mod people;
 mod uboot;
 mod user;
@@ -29,6 +30,7 @@ pub fn all() -> Vec<Cell> {
         uboot::cells(),
         virtual_el2::cells(),
         conformance::cells(),
+        kvm::cells(),
     ]
     .into_iter()
     .flatten()
