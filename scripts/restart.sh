@@ -17,6 +17,9 @@ restart_begin() {
     [[ $policy == leave || $policy == resident ]] || die "POLICY=$policy: it is leave or resident"
     [[ $from =~ ^[0-9]*$ ]] || die "FROM=$from: it is the number of a CPU"
     export KERNEL=${KERNEL:-6.12} SMP=${SMP:-4} CPU=${CPU:-cortex-a57} GIC=${GIC:-3}
+    export MEM=${MEM:-1G}
+    MEM=${MEM^^}
+    if [[ $MEM =~ ^[0-9]+$ ]]; then MEM+=M; fi
     next=${NEXT:-$KERNEL}
     if [[ -n $from ]] && ((from >= SMP)); then die "FROM=$from: there are $SMP CPUs"; fi
     if [[ $CPU == max ]]; then CPU=max,lpa2=off; fi

@@ -48,6 +48,9 @@ void calls_begin(void);
 int command_work(struct answer *answer, char *words);
 void work_end(void);
 
+/* fill.c */
+int command_fill(struct answer *answer, char *words);
+
 /* crash.c */
 int command_crash(struct answer *answer, char *words);
 

@@ -15,6 +15,7 @@
  *	reenter				every online CPU: SET_VECTORS to the table that REENTER named, and the call there
  *	log				all that LOG_READ gives
  *	work start|stop|show		threads that compute, allocate and unmap, and compare
+ *	fill SIXTEENTHS			of free memory with a pattern
  *	crash KIND [CPU [NUMBER]]	see crash.c
  *
  * Parameter: calls=0 where there is nobody at EL2 (an HVC would be undefined).
@@ -44,6 +45,7 @@ static const struct {
 	{ "reenter", command_reenter, true },
 	{ "log", command_log, true },
 	{ "work", command_work, false },
+	{ "fill", command_fill, false },
 	{ "crash", command_crash, false },
 };
 

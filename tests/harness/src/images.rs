@@ -94,6 +94,21 @@ pub fn programs() -> Result<&'static Path, Missed> {
     Ok(directory.as_deref().map_err(String::clone)?)
 }
 
+/// Puts the test module for this kernel into /tests of a directory for OVERLAY=.
+///
+/// # Errors
+/// When it does not build.
+pub fn module(kernel: &str, overlay: &Path) -> Result<(), Missed> {
+    let mut command = Command::new(paths::root().join("scripts/module"));
+    let ended = process::run(command.arg(kernel), BUILD_LIMIT)?;
+    if ended.status != 0 {
+        return Err(Missed::Failed(format!("the test module does not build:\n{}", process::tail(&ended.stderr, 40))));
+    }
+    fs::create_dir_all(overlay.join("tests"))?;
+    fs::copy(ended.stdout.trim(), overlay.join("tests/exeunt_test.ko"))?;
+    Ok(())
+}
+
 /// The programs of `tests/user` that use a feature of the CPU.
 pub const PROGRAMS: [&str; 4] = ["sve", "pauth", "mte", "mops"];
 

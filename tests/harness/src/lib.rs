@@ -12,11 +12,13 @@
 //! - [`images`]: the bare-metal guests and the guest's programs, built when a cell first wants them.
 //! - [`qemu`]: which QEMU there is and what it has.
 //! - [`covering`]: few combinations that still hold every pair.
+//! - [`drill`]: the matrix of ways in which a Linux ends (`make drill`).
 //! - [`parse`]: numbers out of what machines print.
 
 pub mod cell;
 pub mod cells;
 pub mod covering;
+pub mod drill;
 pub mod images;
 pub mod machine;
 pub mod parse;

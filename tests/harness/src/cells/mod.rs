@@ -3,6 +3,7 @@
 mod bad_input;
 mod boot;
 mod conformance;
+mod drill;
 mod exits;
 mod failures;
 mod guests;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Cell> {
         virtual_el2::cells(),
         conformance::cells(),
         kvm::cells(),
+        drill::cells(),
     ]
     .into_iter()
     .flatten()
