@@ -2,7 +2,7 @@
 //!
 //! The runtime brings a CPU from an arm64 Image's entry to Rust: relocation, stacks, a console, a stage 1 that maps memory to
 //! itself, secondary CPUs, and [`cpu::Context::enter`], which runs a few instructions in any state and reports how they ended.
-//! The tests themselves are [`aborts`], [`calls`], [`conformance`], [`psci`], [`sysregs`], [`rounds`] and [`shim`]; each binary runs one.
+//! The tests themselves are [`aborts`], [`calls`], [`conformance`], [`lend`], [`psci`], [`sysregs`], [`rounds`] and [`shim`]; each binary runs one.
 //! Nothing here is linked into Exeunt, and nothing here knows how Exeunt works inside: expectations come from the Arm ARM, from
 //! the SMC Calling Convention (DEN0028) and from PSCI (DEN0022).
 //!
@@ -42,6 +42,8 @@ pub mod aborts;
 pub mod calls;
 #[cfg(target_os = "none")]
 pub mod conformance;
+#[cfg(target_os = "none")]
+pub mod lend;
 #[cfg(target_os = "none")]
 pub mod psci;
 #[cfg(target_os = "none")]

@@ -1,7 +1,7 @@
 //! KVM in the host, to which EL2 is lent (`entry=el2 kvm=lend`): a real guest runs on every CPU, also on one that was off.
 
 use crate::cell::{Cell, Context, Missed, Outcome};
-use crate::machine::{Machine, PATIENT};
+use crate::machine::{Entry, Machine, PATIENT};
 use crate::{ensure, images, parse, qemu};
 
 /// Boots, and some fifteen seconds for the guest on each CPU.
@@ -73,8 +73,24 @@ fn stuck_without_exeunt(context: &Context, model: &str) -> Outcome {
     Ok(())
 }
 
+/// A host that installs vectors and calls them, without RESET_VECTORS before: the guest `lend` has checked everything itself.
+fn first_call(context: &Context, model: &str, options: &str, arguments: &str) -> Outcome {
+    let qemu = qemu::usual()?;
+    qemu.needs(model)?;
+    let machine = context.machine().guest(&images::guest("lend")?, arguments).with("CPU", qemu.cpu(model));
+    machine.entered(Entry::VirtualEl2, options).run()?.ended_with(0)?.says("checks, 0 failed")?;
+    Ok(())
+}
+
 pub(super) fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
+    for (name, model, options, arguments) in [
+        ("kvm/first-call-max", "max", "kvm=lend", "lent"),
+        ("kvm/first-call-cortex-a57", "cortex-a57", "kvm=lend", "lent"),
+        ("kvm/first-call-refused", "cortex-a57", "", "refused"),
+    ] {
+        cells.push(Cell::new(name, move |context| first_call(context, model, options, arguments)));
+    }
     for (model, kernel, cpus, replug, quick) in [
         ("max", "6.12", 2, true, true),
         ("max", "6.1", 4, true, false),
