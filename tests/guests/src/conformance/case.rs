@@ -135,6 +135,7 @@ static CODE: [Code<32>; CPUS] = [const { Code::new() }; CPUS];
 /// Where in it what stands.
 const PLAIN: usize = 0;
 const LOOKING: usize = 8;
+const SPINNING: usize = 16;
 
 #[repr(C, align(4096))]
 struct Pages(UnsafeCell<[[u8; 2 * 4096]; CPUS]>);
@@ -188,15 +189,8 @@ fn wild_pointer(random: &mut Random) -> u64 {
     }
 }
 
-/// Makes the call on the CPU with the number `index`, which is the calling one, under these conditions.
-pub fn perform(case: &Case, index: usize, conditions: u32, random: &mut Random) -> Outcome {
-    let lands = case.end != End::Returns;
-    let look = conditions & LOOK != 0 && !lands;
-    let (pc, mut end) = write_code(index, case.immediate, look);
-    if lands {
-        landing::prepare(index);
-        end = landing::end();
-    }
+/// A context of random registers under these conditions.
+fn context(pc: u64, conditions: u32, random: &mut Random) -> Context {
     let mut pstate = random.next() & NZCV;
     pstate |= if conditions & EL1_WITH_SP_EL0 != 0 { EL1T } else { EL1H };
     pstate |= if conditions & MASKED != 0 { DAIF } else { 0 };
@@ -210,14 +204,27 @@ pub fn perform(case: &Case, index: usize, conditions: u32, random: &mut Random) 
     for register in &mut context.q {
         *register = u128::from(random.next()) << 64 | u128::from(random.next());
     }
-    for (register, value) in context.x.iter_mut().zip(case.x) {
-        *register = resolve(value, index);
-    }
     context.sp_el0 = wild_pointer(random);
     context.sp_el1 = wild_pointer(random);
     // FPCR: rounding mode, flush to zero, default NaN; FPSR: the cumulative flags.
     context.fpcr = random.next() & 0x07c0_0000;
     context.fpsr = random.next() & 0x0800_009f;
+    context
+}
+
+/// Makes the call on the CPU with the number `index`, which is the calling one, under these conditions.
+pub fn perform(case: &Case, index: usize, conditions: u32, random: &mut Random) -> Outcome {
+    let lands = case.end != End::Returns;
+    let look = conditions & LOOK != 0 && !lands;
+    let (pc, mut end) = write_code(index, case.immediate, look);
+    if lands {
+        landing::prepare(index);
+        end = landing::end();
+    }
+    let mut context = context(pc, conditions, random);
+    for (register, value) in context.x.iter_mut().zip(case.x) {
+        *register = resolve(value, index);
+    }
     let (esr, far) = (random.next() & 0xffff_ffff, random.next());
     write_register!("esr_el1", esr);
     write_register!("far_el1", far);
@@ -229,25 +236,46 @@ pub fn perform(case: &Case, index: usize, conditions: u32, random: &mut Random) 
     let seen = unchanged::read();
 
     let x = [context.x[0], context.x[1], context.x[2], context.x[3]];
-    let problem = if context.ended_at(end) {
-        let mut wanted = before;
-        if look {
-            // What the call may not change, and `enter` has set.
-            for (register, value) in wanted.x[19..23].iter_mut().zip([pc, pstate, esr, far]) {
-                *register = value;
-            }
+    if !context.ended_at(end) {
+        let problem = Some(Problem::Elsewhere { pc: context.pc, esr: context.esr, far: context.far });
+        return Outcome { x, problem };
+    }
+    let mut wanted = before;
+    if look {
+        // What the call may not change, and `enter` has set.
+        for (register, value) in wanted.x[19..23].iter_mut().zip([pc, before.pstate, esr, far]) {
+            *register = value;
         }
-        let mut problem = values(case, &wanted, &context);
-        if lands {
-            problem = problem.or_else(|| entered(case.end, &landing::last(index), entries + 1));
-        } else {
-            problem = problem.or_else(|| state(&wanted, &context));
-        }
-        // A payload under Exeunt finds a CPU as after a reset.
-        if matches!(case.end, End::Returns) {
-            problem = problem.or_else(|| difference(&registers, &seen));
-        }
-        problem
+    }
+    let problem = values(case, &wanted, &context);
+    // A payload finds other stack pointers, and has used TPIDR_EL0.
+    let problem = problem.or_else(|| match case.end {
+        End::Returns => state(&wanted, &context).or_else(|| difference(&registers, &seen)),
+        end => entered(end, &landing::last(index), entries + 1),
+    });
+    Outcome { x, problem }
+}
+
+/// `ldr x1, [x0]; cbz x1, .-4`
+const SPIN: [u32; 2] = [0xf940_0001, 0xb4ff_ffe1];
+
+/// Spins under these conditions until the word at `flag` is not zero, and looks whether a register but x1 has changed.
+pub fn spin(index: usize, conditions: u32, flag: u64, random: &mut Random) -> Outcome {
+    let [load, branch] = SPIN;
+    let pc = CODE[index].write(SPINNING, &[load, branch, END]);
+    let mut context = context(pc, conditions, random);
+    context.x[0] = flag;
+    let (before, registers) = (context, unchanged::read());
+    // SAFETY: two instructions that read the flag, and a `brk`.
+    unsafe { context.enter() };
+    let seen = unchanged::read();
+    let x = [context.x[0], context.x[1], context.x[2], context.x[3]];
+    let problem = if context.ended_at(pc + 8) {
+        (2..31)
+            .find_map(|number| register("x", number, context.x[number], before.x[number]))
+            .or_else(|| simd(&before, &context))
+            .or_else(|| state(&before, &context))
+            .or_else(|| difference(&registers, &seen))
     } else {
         Some(Problem::Elsewhere { pc: context.pc, esr: context.esr, far: context.far })
     };
@@ -270,7 +298,13 @@ fn values(case: &Case, before: &Context, after: &Context) -> Option<Problem> {
     named
         .or_else(|| register("x", 4, after.x[4], fourth))
         .or_else(|| (5..31).find_map(|number| register("x", number, after.x[number], before.x[number])))
-        .or_else(|| (0..32).find(|&number| after.q[number] != before.q[number]).map(|number| Problem::Simd { number }))
+        .or_else(|| simd(before, after))
+}
+
+fn simd(before: &Context, after: &Context) -> Option<Problem> {
+    (0..32)
+        .find(|&number| after.q[number] != before.q[number])
+        .map(|number| Problem::Simd { number })
         .or_else(|| register("FPCR", 0, after.fpcr, before.fpcr))
         .or_else(|| register("FPSR", 0, after.fpsr, before.fpsr))
 }

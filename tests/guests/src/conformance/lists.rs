@@ -177,17 +177,15 @@ impl Setting {
         Self::status(list);
         self.policy(list);
         Self::log_read(list);
-        let want = [Is(0), Any, Any, Same];
-        list(
-            Call::Reenter,
-            if self.is_live() { "for the way back" } else { "elsewhere" },
-            vendor::REENTER.into(),
-            junk,
-            want,
-        );
+        // At its table it does something.
+        if self.state != State::Table {
+            let what = if self.is_live() { "for the way back" } else { "elsewhere" };
+            list(Call::Reenter, what, vendor::REENTER.into(), junk, [Is(0), Any, Any, Same]);
+        }
         if !self.is_live() || self.state == State::Locked {
-            list(Call::Leave, "", vendor::LEAVE.into(), junk, error(Error::Locked));
-            list(Call::Lock, "", vendor::LOCK.into(), junk, refused(0));
+            let what = if self.is_live() { "after LOCK" } else { "elsewhere" };
+            list(Call::Leave, what, vendor::LEAVE.into(), junk, error(Error::Locked));
+            list(Call::Lock, what, vendor::LOCK.into(), junk, refused(0));
         }
     }
 
@@ -339,4 +337,65 @@ fn bad_addresses() -> impl Iterator<Item = (&'static str, u64)> {
         ("x1 past RAM", !0x7ff),
     ]
     .into_iter()
+}
+
+/// Fills the list with one case of each kind, as they are answered once a LEAVE is over: by who is there then.
+pub fn in_the_window(setting: &Setting) {
+    tally::clear();
+    let own = setting.state == State::Gone;
+    let one = |call, what, number, x1, want| returns(call, what, arguments(number, [x1, 2, 3]), want);
+    let what = "while a LEAVE is under way";
+    one(Call::SetVectors, what, SET_VECTORS, stub::vectors(), refused(0));
+    tally::add(Case {
+        call: Call::SoftRestart,
+        what,
+        immediate: 0,
+        x: [SOFT_RESTART, OWN_ENTRY, 0x2222, 0x3333, 0x4444],
+        want: [Is(0x2222), Is(0x3333), Is(0x4444), Same],
+        end: End::El2,
+    });
+    one(Call::ResetVectors, what, RESET_VECTORS, 1, refused(0));
+    one(Call::FinaliseEl2, what, FINALISE_EL2, 1, refused(STUB_ERR));
+    let has_register = matches!(machine().gic, Some(Gic::V3 { .. })) && !own;
+    let register = if has_register { [Is(0), Any, Same, Same] } else { refused(STUB_ERR) };
+    one(Call::GetIchVtr, what, GET_ICH_VTR_EL2, 1, register);
+    for (call, id) in [
+        (Call::Count, vendor::CALL_COUNT),
+        (Call::Uid, vendor::CALL_UID),
+        (Call::Revision, vendor::REVISION),
+        (Call::Version, vendor::VERSION),
+        (Call::Features, vendor::FEATURES),
+        (Call::Status, vendor::STATUS),
+        (Call::RestartPolicy, vendor::RESTART_POLICY),
+        (Call::Leave, vendor::LEAVE),
+        (Call::Reenter, vendor::REENTER),
+        (Call::LogRead, vendor::LOG_READ),
+    ] {
+        one(call, what, id.into(), 0, refused(STUB_ERR));
+    }
+    one(Call::Psci, what, PSCI_VERSION, 1, refused(STUB_ERR));
+    one(Call::Architecture, what, SMCCC_VERSION, 1, refused(STUB_ERR));
+    one(Call::OtherNumber, what, 0x7f, 1, refused(STUB_ERR));
+    let x = arguments(vendor::VERSION.into(), [1, 2, 3]);
+    let want = refused(STUB_ERR);
+    tally::add(Case { call: Call::OtherImmediate, what, immediate: 0x4a48, x, want, end: End::Returns });
+    // The last, since it is a promise for good if it comes before the LEAVE.
+    one(Call::Lock, what, vendor::LOCK.into(), 0, refused(STUB_ERR));
+}
+
+/// What Exeunt answers in x0 to a case of [`in_the_window`] that comes before the LEAVE is announced; nothing for calls whose answer
+/// then is the same as later.
+pub fn answer_while_live(case: &Case) -> Option<u64> {
+    match case.call {
+        Call::SetVectors => Some(STUB_ERR),
+        Call::OtherImmediate | Call::Features => Some(Error::NotSupported.to_register()),
+        Call::Count => Some(8),
+        Call::Uid => Some(vendor::UID_REGISTERS[0].into()),
+        Call::Revision => Some(vendor::ABI_MAJOR.into()),
+        Call::Version => Some(vendor::ABI_VERSION.into()),
+        Call::Status | Call::RestartPolicy | Call::Leave | Call::Lock | Call::Reenter | Call::LogRead => Some(0),
+        Call::Psci => Some(call_by(Conduit::Smc, PSCI_VERSION, [0; 3])),
+        Call::Architecture => Some(call_by(Conduit::Smc, SMCCC_VERSION, [0; 3])),
+        _ => None,
+    }
 }

@@ -8,10 +8,12 @@
 //! - `vectors`: at virtual EL2 the host sets vectors of its own, as Linux does.
 //! - `way=reset`, `way=restart`: how Exeunt is made to leave; without, it stays.
 //! - `restart=resident`: Exeunt's option of that name says so.
-//! - `vendor`: Exeunt's own calls are answered.
+//! - `cycle`: every way out of Exeunt and back, and LOCK, by Exeunt's own calls. `way=` and `restart=` mean nothing then.
+//! - `slow-leave`: Exeunt has the option `selftest=slow-leave`, so that calls can be made while a LEAVE is under way.
 //! - `quick`: alone, each CPU makes the calls under a quarter of the conditions, another on each.
 
 mod case;
+mod cycle;
 mod landing;
 mod lists;
 mod stub;
@@ -122,10 +124,10 @@ fn stub_call(call: Call, what: &'static str, number: u64, x1: u64) -> Case {
     Case { call, what, immediate: 0, x: [number, x1, 2, 3, 4], want, end: End::Returns }
 }
 
-fn restart(end: End) -> Case {
+fn restart(what: &'static str, end: End) -> Case {
     Case {
         call: Call::SoftRestart,
-        what: "out of Exeunt",
+        what,
         immediate: 0,
         x: [SOFT_RESTART, OWN_ENTRY, 0x2222, 0x3333, 0x4444],
         want: [Want::Is(0x2222), Want::Is(0x3333), Want::Is(0x4444), Want::Same],
@@ -227,13 +229,18 @@ pub fn run(start: &Start) {
         check_windows();
     }
 
+    if has("cycle") {
+        cycle::run(cycle::host(sets_vectors));
+        finish();
+    }
     let live = if start.level == 2 { State::LiveEl2 } else { State::LiveEl1 };
     let resident = machine().option("restart") == Some("resident");
     let policy = if resident { Policy::Resident } else { Policy::Leave };
     let under_exeunt = if start.level == 2 { End::VirtualEl2 } else { End::El1 };
     let setting = Setting {
         state: live,
-        vendor: has("vendor"),
+        // SAFETY: at EL1, under Exeunt; the call changes nothing.
+        vendor: unsafe { guest_abi::call::is_exeunt() },
         policies: [policy; 2],
         restart: resident.then_some(under_exeunt),
         // What is set here is what Exeunt leaves behind.
@@ -244,7 +251,7 @@ pub fn run(start: &Start) {
 
     match machine().option("way") {
         Some("reset") => change(live, stub_call(Call::ResetVectors, "out of Exeunt", RESET_VECTORS, 1), true),
-        Some("restart") => change(live, restart(End::El2), true),
+        Some("restart") => change(live, restart("out of Exeunt", End::El2), true),
         _ => finish(),
     }
     // A SOFT_RESTART gives the payload an EL2 without vectors of the last host's, and Linux's own are gone with it.

@@ -4,6 +4,7 @@
 
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::case::{Case, Conditions, End, Outcome, Want};
@@ -209,18 +210,29 @@ pub fn print(state: State) {
         while case(last).is_some_and(same) {
             last += 1;
         }
-        let sum =
-            |counts: &[AtomicU32]| counts[first..last].iter().map(|count| count.load(Ordering::Relaxed)).sum::<u32>();
-        let (done, bad) = (sum(&DONE), sum(&BAD));
-        let results = Results { want: one.want, end: one.end, x0: RESULT[first].load(Ordering::Relaxed) };
-        let (name, call, what) = (state.name(), one.call.name(), one.what);
-        if bad == 0 && done > 0 {
-            println!("conformance: {name}: {call} {what} -> {results}: ok, {done} times");
-        } else {
-            println!("conformance: {name}: {call} {what} -> expected {results}: WRONG, {bad} of {done} times");
-            check!(done > 0, "{name}: {call} {what} was never called");
-        }
+        print_range(state, &one, first..last);
         first = last;
+    }
+}
+
+/// Prints the line of one case.
+pub fn print_one(state: State, number: usize) {
+    if let Some(one) = case(number) {
+        print_range(state, &one, number..number + 1);
+    }
+}
+
+fn print_range(state: State, one: &Case, range: Range<usize>) {
+    let sum =
+        |counts: &[AtomicU32]| counts[range.clone()].iter().map(|count| count.load(Ordering::Relaxed)).sum::<u32>();
+    let (done, bad) = (sum(&DONE), sum(&BAD));
+    let results = Results { want: one.want, end: one.end, x0: RESULT[range.start].load(Ordering::Relaxed) };
+    let (name, call, what) = (state.name(), one.call.name(), one.what);
+    if bad == 0 && done > 0 {
+        println!("conformance: {name}: {call} {what} -> {results}: ok, {done} times");
+    } else {
+        println!("conformance: {name}: {call} {what} -> expected {results}: WRONG, {bad} of {done} times");
+        check!(done > 0, "{name}: {call} {what} was never called");
     }
 }
 
