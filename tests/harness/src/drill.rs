@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Display, Write as _};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,6 +17,35 @@ use crate::{paths, process};
 const LIMIT: u64 = 900;
 /// The time for set-up, builds and the reading of the dump beside it.
 const BESIDE: Duration = Duration::from_mins(20);
+
+/// What the scripts read, and nobody but a cell may set here.
+const VARIABLES: [&str; 25] = [
+    "SMP",
+    "MEM",
+    "CPU",
+    "GIC",
+    "KERNEL",
+    "INITRD",
+    "APPEND",
+    "EXEUNT",
+    "RUN",
+    "PROFILE",
+    "OVERLAY",
+    "HYPERVISOR",
+    "EL",
+    "QEMU_EXTRA",
+    "ENTRY",
+    "POLICY",
+    "NEXT",
+    "FROM",
+    "CRASH",
+    "TURNS",
+    "FILL",
+    "SYMBOLS",
+    "DISK",
+    "LEVEL",
+    "CRASHKERNEL",
+];
 
 const KERNELS: [&str; 4] = ["6.12", "6.12-rt", "6.12-16k", "6.1"];
 const CPUS: [u32; 4] = [4, 1, 2, 8];
@@ -124,24 +153,25 @@ impl Cell {
     }
 
     fn script(&self, bare: bool) -> std::result::Result<process::Ended, process::Error> {
-        let script = if self.how == "kexec" { "kexec" } else { "kdump" };
-        let directory = if bare { self.directory().join("bare") } else { self.directory() };
         let (entry, policy) = self.way;
-        let mut command = Command::new(paths::root().join("scripts").join(script));
-        command.current_dir(paths::root());
-        for variable in ["MEM", "APPEND", "EXEUNT", "INITRD", "NEXT", "SYMBOLS", "DISK", "LEVEL", "TURNS", "RUN", "EL"]
-        {
-            command.env_remove(variable);
-        }
-        command.env("ENTRY", entry).env("POLICY", policy).env("OUT", directory).env("TIMEOUT", LIMIT.to_string());
-        command.env("CPU", self.model).env("KERNEL", self.kernel).env("SMP", self.cpus.to_string());
-        command.env("GIC", self.gic.to_string()).env("FROM", self.from().to_string()).env("CRASH", self.how);
-        // Three quarters of free memory hold a pattern, which the dump must have bit for bit.
-        command.env("FILL", "12");
+        let mut variables = vec![
+            ("ENTRY", entry.to_owned()),
+            ("POLICY", policy.to_owned()),
+            ("CPU", self.model.to_owned()),
+            ("KERNEL", self.kernel.to_owned()),
+            ("SMP", self.cpus.to_string()),
+            ("GIC", self.gic.to_string()),
+            ("FROM", self.from().to_string()),
+            ("CRASH", self.how.to_owned()),
+            // Three quarters of free memory hold a pattern, which the dump must have bit for bit.
+            ("FILL", "12".to_owned()),
+        ];
         if bare {
-            command.env("HYPERVISOR", "none").env("EL", entry.trim_start_matches("el"));
+            variables.push(("HYPERVISOR", "none".to_owned()));
+            variables.push(("EL", entry.trim_start_matches("el").to_owned()));
         }
-        process::run(&mut command, Duration::from_secs(LIMIT) + BESIDE)
+        let directory = if bare { self.directory().join("bare") } else { self.directory() };
+        run_script(if self.how == "kexec" { "kexec" } else { "kdump" }, &directory, &variables)
     }
 
     /// Runs it, and where it fails bare QEMU too.
@@ -161,6 +191,25 @@ impl Cell {
         }
         Result { verdict, why, seconds }
     }
+}
+
+/// Runs `scripts/kexec` or `scripts/kdump` with these variables and no others; its files go to `directory`.
+///
+/// # Errors
+/// When it cannot be started or does not end.
+pub fn run_script(
+    script: &str,
+    directory: &Path,
+    variables: &[(&str, String)],
+) -> std::result::Result<process::Ended, process::Error> {
+    let mut command = Command::new(paths::root().join("scripts").join(script));
+    command.current_dir(paths::root());
+    for variable in VARIABLES {
+        command.env_remove(variable);
+    }
+    command.env("OUT", directory).env("TIMEOUT", LIMIT.to_string());
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    process::run(&mut command, Duration::from_secs(LIMIT) + BESIDE)
 }
 
 /// Whether a script said PASS, its last line, and the seconds that it took.
@@ -185,6 +234,11 @@ fn avoided() -> Vec<(Value, Value)> {
     // The first CPU is not taken off, and on a machine with one CPU it is the last as well.
     pairs.extend(["hotplug", "hotplug-down"].map(|name| (how(name), (WHO, 0))));
     pairs.push((one_cpu, (WHO, 1)));
+    // These cores have no 16 KiB granule.
+    let pages_16k = (KERNEL, KERNELS.iter().position(|kernel| kernel.ends_with("-16k")).expect("a kernel"));
+    let cannot = |model: &&str| ["cortex-a57", "cortex-a72"].contains(model);
+    let cores = (0..MODELS.len()).filter(|&index| cannot(&MODELS[index]));
+    pairs.extend(cores.map(|index| (pages_16k, (MODEL, index))));
     pairs
 }
 

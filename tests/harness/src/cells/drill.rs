@@ -1,8 +1,17 @@
 //! Some cells of the drill (`make drill`), through the same scripts as people use.
 
-use crate::cell::Cell;
+use crate::cell::{Cell, Context, Outcome};
 use crate::drill::{self, Verdict};
 use crate::ensure;
+
+/// A dump that its disk has no room for: the guest says so, and the machine goes off all the same.
+fn small_disk(context: &Context) -> Outcome {
+    let ended = drill::run_script("kdump", context.directory()?, &[("DISK", "1M".to_owned())])?;
+    let last = ended.stdout.lines().last().unwrap_or_default();
+    ensure!(ended.status == 1, "scripts/kdump returned {}: {last}", ended.status);
+    ensure!(last.starts_with("FAIL: there is no dump: ") && last.contains("No space left on device"), "{last}");
+    Ok(())
+}
 
 pub(super) fn cells() -> Vec<Cell> {
     let cell = |cell: drill::Cell| {
@@ -12,5 +21,7 @@ pub(super) fn cells() -> Vec<Cell> {
             Ok(())
         })
     };
-    drill::quick().into_iter().map(cell).collect()
+    let mut cells: Vec<Cell> = drill::quick().into_iter().map(cell).collect();
+    cells.push(Cell::new("drill/disk-too-small", small_disk).slow(true));
+    cells
 }
