@@ -177,8 +177,8 @@ impl Setting {
         Self::status(list);
         self.policy(list);
         Self::log_read(list);
-        // At its table it does something.
-        if self.state != State::Table {
+        // At its table, which may be the resident stub's, it does something.
+        if !matches!(self.state, State::Stub | State::Table) {
             let what = if self.is_live() { "for the way back" } else { "elsewhere" };
             list(Call::Reenter, what, vendor::REENTER.into(), junk, [Is(0), Any, Any, Same]);
         }
@@ -368,7 +368,6 @@ pub fn in_the_window(setting: &Setting) {
         (Call::Status, vendor::STATUS),
         (Call::RestartPolicy, vendor::RESTART_POLICY),
         (Call::Leave, vendor::LEAVE),
-        (Call::Reenter, vendor::REENTER),
         (Call::LogRead, vendor::LOG_READ),
     ] {
         one(call, what, id.into(), 0, refused(STUB_ERR));
@@ -393,7 +392,8 @@ pub fn answer_while_live(case: &Case) -> Option<u64> {
         Call::Uid => Some(vendor::UID_REGISTERS[0].into()),
         Call::Revision => Some(vendor::ABI_MAJOR.into()),
         Call::Version => Some(vendor::ABI_VERSION.into()),
-        Call::Status | Call::RestartPolicy | Call::Leave | Call::Lock | Call::Reenter | Call::LogRead => Some(0),
+        Call::Status | Call::LogRead => Some(Error::InvalidParameter.to_register()),
+        Call::RestartPolicy | Call::Leave | Call::Lock => Some(0),
         Call::Psci => Some(call_by(Conduit::Smc, PSCI_VERSION, [0; 3])),
         Call::Architecture => Some(call_by(Conduit::Smc, SMCCC_VERSION, [0; 3])),
         _ => None,
