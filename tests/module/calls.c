@@ -223,9 +223,16 @@ static u64 reentered[NR_CPUS];
 
 static void reenter_here(void *unused)
 {
-	struct registers registers = { { EXEUNT_CALL_SET_VECTORS, reenter_table } };
+	struct registers registers = { { EXEUNT_CALL_VERSION } };
 
-	/* In an interrupt of another CPU: nothing on this one can come between the two calls. */
+	/* One that is `Live` stays so: it was started since the LEAVE, or there was none. */
+	call_here(&registers);
+	if ((s64)registers.x[0] > 0 && registers.x[0] != EXEUNT_STUB_ERR) {
+		reentered[smp_processor_id()] = 0;
+		return;
+	}
+	/* In an interrupt: nothing on this CPU can come between the two calls. */
+	registers = (struct registers){ { EXEUNT_CALL_SET_VECTORS, reenter_table } };
 	call_here(&registers);
 	if (!registers.x[0]) {
 		registers = (struct registers){ { reenter_number } };

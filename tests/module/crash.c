@@ -13,6 +13,8 @@
  *	stuck		... while the next CPU spins with D, A, I and F masked
  *	hotplug		... on CPU while it is brought up, in a callback
  *	hotplug-down	... on CPU while it is taken off
+ *	restart		... when the kernel is restarted: on whichever CPU asks for that, later (Linux holds the lock of
+ *			the loaded kernels then, and enters no crash kernel)
  *	leave		... on CPU while the next one is in LEAVE; NUMBER turns of a loop after it began
  *
  * Whether an oops is the end is the kernel's choice: panic_on_oops=1 (`oops=panic`) wherever no interrupt is involved.
@@ -28,7 +30,9 @@
 #include <linux/irq_work.h>
 #include <linux/kernel.h>
 #include <linux/kthread.h>
+#include <linux/notifier.h>
 #include <linux/processor.h>
+#include <linux/reboot.h>
 #include <linux/sched.h>
 #include <linux/smp.h>
 #include <linux/string.h>
@@ -208,6 +212,16 @@ static int hotplug(unsigned int cpu, bool down)
 	return error ?: add_cpu(cpu);
 }
 
+/* --- restart --- */
+
+static int null_at_restart(struct notifier_block *block, unsigned long action, void *unused)
+{
+	exeunt_test_null();
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block restart_notifier = { .notifier_call = null_at_restart };
+
 int command_crash(struct answer *answer, char *words)
 {
 	static const struct {
@@ -241,6 +255,8 @@ int command_crash(struct answer *answer, char *words)
 		add_timer_on(&timer, cpu);
 		return 0;
 	}
+	if (!strcmp(kind, "restart"))
+		return register_reboot_notifier(&restart_notifier);
 	if (!strcmp(kind, "hotplug") || !strcmp(kind, "hotplug-down"))
 		return hotplug(cpu, kind[7]);
 	for (i = 0; i < ARRAY_SIZE(kinds); i++) {

@@ -56,7 +56,7 @@ const WAYS: [(&str, &str); 3] = [("el2", "leave"), ("el2", "resident"), ("el1", 
 /// Who does it: the first CPU, or the last.
 const LAST: [bool; 2] = [false, true];
 /// How it ends: by a kexec, or by a kind of crash that `scripts/kdump` knows.
-const HOWS: [&str; 14] = [
+const HOWS: [&str; 15] = [
     "sysrq",
     "kexec",
     "null",
@@ -71,6 +71,7 @@ const HOWS: [&str; 14] = [
     "hotplug",
     "hotplug-down",
     "leave",
+    "restart",
 ];
 
 /// Dimensions, in the order of the covering's rows.
