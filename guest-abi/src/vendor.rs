@@ -301,7 +301,7 @@ impl Summary {
 /// Why a call of Exeunt's failed. Negative in x0 (in w0 for the 32-bit convention; Exeunt sign-extends it in both).
 ///
 /// The first two have SMCCC's numbers (DEN0028, "Return codes"; Linux `include/linux/arm-smccc.h`), the others are Exeunt's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
 pub enum Error {
     /// Nobody knows this function identifier.

@@ -21,3 +21,4 @@ pub mod syndrome;
 pub mod trap;
 pub mod vel2;
 pub mod vendor;
+pub mod world;

@@ -2,15 +2,39 @@
 //!
 //! Owns these two decisions and the state that they rest on, so that there is one place for each. It touches no register.
 //!
-//! What exists now: a CPU's EL2 is `Live` from the moment it is set up for the host, until power-down takes it away. The
-//! host is entered at EL1, so the stub calls, which need a host that was entered at EL2, are all refused.
+//! # The states, and who answers a call in each
+//!
+//! | state | vectors at VBAR_EL2 | the host can call | who answers |
+//! |---|---|---|---|
+//! | `Outside` | Exeunt's, whose EL1 half would run; before power-up none | no: EL2 runs, EL1 has not been entered | nobody has to |
+//! | `Live` | Exeunt's | yes | Exeunt |
+//! | `Leaving` | Exeunt's | no: the host is held inside an exception that EL2 handles | it is held until the decision |
+//! | `Stub` | the resident stub's | yes | the resident stub |
+//! | `Gone` | the host's own, or the next payload's | yes | they |
+//!
+//! There is no window between two of them in which a call could find vectors that do not answer. A call needs EL1 to run on this
+//! CPU, and EL1 runs only after an ERET; each transition happens in EL2 between an exception and an ERET, and each ERET has
+//! one of the three answering tables in VBAR_EL2:
+//!
+//! - *`Outside` to `Live`.* `boot` installs Exeunt's vectors before anything else; the host is entered after all is set up.
+//! - *`Live` to `Leaving` and back.* Nothing changes in the registers.
+//! - *`Leaving` to `Stub` or `Gone`.* The new VBAR_EL2 is written first, then stage 2, traps and MMU go, then the ERET. The resident stub
+//!   needs none of what goes, and neither do Linux's vectors, which are made for an EL2 without MMU.
+//! - *`Stub` or `Gone` to `Outside`.* SET_VECTORS to the table of REENTER is one instruction (MSR VBAR_EL2) in a stub; the table answers
+//!   all that the resident stub answers, and REENTER besides, which begins by installing Exeunt's vectors.
+//!
+//! KVM has such a window, between its init vectors and its real ones, and there the calls of a dying kernel meet a table that knows
+//! only some of them.
+//!
+//! An exception from EL2 itself is no call. In Exeunt's code it is a fault of Exeunt's and ends in its panic; from the moment VBAR_EL2
+//! is the stub's, it leaves a breadcrumb there (`boot/src/stub.rs`).
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use crate::inject::pstate;
 
 /// What a CPU's EL2 is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum State {
     /// Not set up: the CPU was never started, or it is between power-up and the host's entry. A CPU that is off stays in the
@@ -18,6 +42,22 @@ pub enum State {
     Outside = 0,
     /// Exeunt's: its vectors, its translation and the traps for the host are in place.
     Live = 1,
+    /// Still Exeunt's, but the host does not run until it is decided whether Exeunt leaves.
+    Leaving = 2,
+    /// Exeunt has left, and EL2 has the resident stub's vectors.
+    Stub = 3,
+    /// Exeunt has left, and EL2 has vectors of somebody else's.
+    Gone = 4,
+}
+
+impl State {
+    const ALL: [Self; 5] = [Self::Outside, Self::Live, Self::Leaving, Self::Stub, Self::Gone];
+
+    /// Whether Exeunt has left the CPU: nothing that happens there comes to its notice.
+    #[must_use]
+    pub const fn is_left(self) -> bool {
+        matches!(self, Self::Stub | Self::Gone)
+    }
 }
 
 /// A transition that the state does not allow.
@@ -35,27 +75,70 @@ impl LifeCycle {
         Self(AtomicU8::new(State::Outside as u8))
     }
 
-    /// The state.
-    #[must_use]
-    pub fn state(&self) -> State {
-        if self.0.load(Ordering::Acquire) == State::Live as u8 { State::Live } else { State::Outside }
+    /// A CPU in the middle of its life.
+    #[cfg(test)]
+    pub(crate) const fn in_state(state: State) -> Self {
+        Self(AtomicU8::new(state as u8))
     }
 
-    /// The CPU came up: whatever EL2 was before, its registers are those of a reset or of firmware.
-    pub fn power_up(&self) {
+    /// The state. Acquire: who sees one sees what its CPU did before it took it.
+    #[must_use]
+    pub fn state(&self) -> State {
+        // Only numbers of states are ever stored.
+        State::ALL.get(usize::from(self.0.load(Ordering::Acquire))).copied().unwrap_or(State::Outside)
+    }
+
+    /// EL2 belongs to nobody yet: the CPU has come up, or has come back by REENTER, or the payload that it ran is no more. Whatever
+    /// EL2 was before, it is set up anew.
+    pub fn begin(&self) {
         self.0.store(State::Outside as u8, Ordering::Release);
     }
 
-    /// EL2 is set up and the host may be entered: `Outside` to `Live`. Release: who reads `Live` sees what was set up.
+    /// EL2 is set up and the host may be entered: `Outside` to `Live`.
     ///
     /// # Errors
     ///
-    /// It was `Live` already; nothing has changed.
+    /// It was something else; nothing has changed.
     pub fn go_live(&self) -> Result<(), WrongState> {
-        self.0
-            .compare_exchange(State::Outside as u8, State::Live as u8, Ordering::AcqRel, Ordering::Acquire)
-            .map(|_| ())
-            .map_err(|_| WrongState(State::Live))
+        self.change(State::Outside, State::Live)
+    }
+
+    /// The host is held, perhaps to be left: `Live` to `Leaving`.
+    ///
+    /// # Errors
+    ///
+    /// It was something else; nothing has changed.
+    pub fn begin_leave(&self) -> Result<(), WrongState> {
+        self.change(State::Live, State::Leaving)
+    }
+
+    /// Exeunt stays after all: `Leaving` to `Live`.
+    ///
+    /// # Errors
+    ///
+    /// It was something else; nothing has changed.
+    pub fn stay(&self) -> Result<(), WrongState> {
+        self.change(State::Leaving, State::Live)
+    }
+
+    /// Exeunt leaves: `Leaving` to `Gone` if EL2 gets vectors that are not Exeunt's own, else to `Stub`.
+    ///
+    /// # Errors
+    ///
+    /// It was something else; nothing has changed.
+    pub fn leave(&self, to_others: bool) -> Result<(), WrongState> {
+        self.change(State::Leaving, if to_others { State::Gone } else { State::Stub })
+    }
+
+    /// One CPU does all of this, so that a load and a store are enough; the check is against mistakes. Release: who reads the new
+    /// state sees what was done before.
+    fn change(&self, from: State, to: State) -> Result<(), WrongState> {
+        let state = self.state();
+        if state != from {
+            return Err(WrongState(state));
+        }
+        self.0.store(to as u8, Ordering::Release);
+        Ok(())
     }
 }
 
@@ -101,15 +184,35 @@ impl EntryLevel {
 mod tests {
     use super::*;
 
+    /// Every transition from every state: those that the text allows happen, the others change nothing.
     #[test]
-    fn a_cpu_goes_live_once_for_each_power_up() {
-        let life = LifeCycle::new();
-        assert_eq!(life.state(), State::Outside);
-        assert_eq!(life.go_live(), Ok(()));
-        assert_eq!((life.state(), life.go_live()), (State::Live, Err(WrongState(State::Live))));
-        life.power_up();
-        assert_eq!(life.state(), State::Outside);
-        assert_eq!(life.go_live(), Ok(()));
+    fn only_the_transitions_of_the_table_exist() {
+        use State::{Gone, Leaving, Live, Outside, Stub};
+        type Change = fn(&LifeCycle) -> Result<(), WrongState>;
+        let changes: [(Change, State, State); 5] = [
+            (LifeCycle::go_live, Outside, Live),
+            (LifeCycle::begin_leave, Live, Leaving),
+            (LifeCycle::stay, Leaving, Live),
+            (|life| life.leave(false), Leaving, Stub),
+            (|life| life.leave(true), Leaving, Gone),
+        ];
+        for state in State::ALL {
+            for (change, from, to) in changes {
+                let life = LifeCycle::in_state(state);
+                let allowed = state == from;
+                assert_eq!(change(&life), if allowed { Ok(()) } else { Err(WrongState(state)) });
+                assert_eq!(life.state(), if allowed { to } else { state });
+            }
+            let life = LifeCycle::in_state(state);
+            life.begin();
+            assert_eq!(life.state(), Outside);
+        }
+    }
+
+    #[test]
+    fn a_cpu_that_exeunt_has_left_is_out_of_sight() {
+        let left = State::ALL.map(State::is_left);
+        assert_eq!(left, [false, false, false, true, true]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which call is whose: function identifiers of HVC and SMC.
 //!
-//! Owns the decision who answers a call: the stub ABI, the PSCI proxy, firmware, or nobody. It answers none itself.
+//! Owns the decision who answers a call: the stub ABI, the PSCI proxy, Exeunt's own calls, firmware, or nobody. It answers none itself.
 //!
 //! Source: Arm SMC Calling Convention, DEN0028 (the layout of identifiers is in section 2.5), and for the stub calls Linux
 //! `Documentation/virt/kvm/arm/hyp-abi.rst`.
@@ -21,13 +21,14 @@ pub const SVE_HINT: u32 = 1 << 16;
 /// as they were.
 pub const NOT_SUPPORTED: u64 = u64::MAX;
 
-/// The owning entities that the decision tells apart (DEN0028, table "Owning Entity Numbers"). 5 and 6 are the standard and
-/// the vendor-specific hypervisor services, 7 to 47 are reserved.
+/// The owning entities that the decision tells apart (DEN0028, table "Owning Entity Numbers"). 5 are the standard
+/// hypervisor services, of which Exeunt has none, 7 to 47 are reserved.
 mod owner {
     pub const ARCHITECTURE: u32 = 0;
     /// CPU, then SiP, OEM and standard secure services.
     pub const CPU: u32 = 1;
     pub const STANDARD_SECURE: u32 = 4;
+    /// Vendor-specific hypervisor services.
     pub const VENDOR_HYPERVISOR: u32 = 6;
     /// Trusted applications, then trusted OSes, to the last number.
     pub const TRUSTED_FIRST: u32 = 48;
@@ -54,6 +55,8 @@ pub enum Call {
     Stub,
     /// The PSCI proxy.
     Psci,
+    /// Exeunt itself: a call of the vendor-specific hypervisor range ([`crate::vendor`]), HVC only.
+    Own,
     /// Firmware, with x0 to x17 as they are.
     Firmware,
     /// Nobody: [`NOT_SUPPORTED`].
@@ -86,8 +89,8 @@ pub const fn is_kvm(x0: u64) -> bool {
 /// - Yielding SMCs are a trusted OS's, whatever the owner bits say (DEN0028, table "SMC and HVC yielding calls").
 /// - PSCI is the same by either conduit; so are the architecture's own calls (SMCCC_VERSION, ARCH_FEATURES and the
 ///   workarounds that it tells about), which only firmware can answer.
-/// - All other fast calls by HVC belong to a hypervisor, and Exeunt offers nothing there yet. By SMC they belong to firmware,
-///   but for the hypervisor owners, which firmware must not be asked, the owners that DEN0028 reserves, and SDEI: its handlers
+/// - All other fast calls by HVC belong to a hypervisor, and Exeunt's own have the vendor-specific range. By SMC they belong to
+///   firmware, but for the hypervisor owners, which firmware must not be asked, the owners that DEN0028 reserves, and SDEI: its handlers
 ///   are entered at EL2 when there is one, so that a registration by the host would make firmware run the host's handler with
 ///   EL2's rights.
 /// - Fast calls with reserved bits set are nobody's: firmware that ignores these bits cannot be talked into PSCI past the
@@ -110,6 +113,7 @@ pub const fn classify(conduit: Conduit, x0: u64, immediate: u16) -> Call {
         owner::STANDARD_SECURE if in_range(&PSCI_NUMBERS, number) => Call::Psci,
         owner::STANDARD_SECURE if in_range(&SDEI_NUMBERS, number) => Call::Unknown,
         owner::ARCHITECTURE => Call::Firmware,
+        owner::VENDOR_HYPERVISOR if matches!(conduit, Conduit::Hvc) => Call::Own,
         owner::CPU..=owner::STANDARD_SECURE | owner::TRUSTED_FIRST.. => match conduit {
             Conduit::Hvc => Call::Unknown,
             Conduit::Smc => Call::Firmware,

@@ -7,8 +7,8 @@
 //! | class | answer |
 //! |---|---|
 //! | WFI, WFE | skipped: a CPU may always return from either at once |
-//! | HVC | the stub ABI, the PSCI proxy, firmware or NOT_SUPPORTED, by function identifier ([`crate::smccc`]) |
-//! | SMC | the same but for the stub ABI; the PC is moved past it, since a trap leaves it there |
+//! | HVC | the stub ABI, Exeunt's own calls, the PSCI proxy, firmware or NOT_SUPPORTED, by function identifier ([`crate::smccc`]) |
+//! | SMC | the same but for the stub ABI and Exeunt's own calls; the PC is moved past it, since a trap leaves it there |
 //! | data and instruction aborts | *forbidden*: a synchronous external abort at EL1 |
 //! | all others | *unhandled*: the instruction is undefined at EL1 |
 //!
@@ -62,6 +62,8 @@ pub trait Vcpu {
     fn read_id(&self, register: Encoding) -> Option<u64>;
     /// Answers the stub call in x0 to x4 ([`crate::stub`]). Does not return here if Exeunt leaves for it.
     fn stub_call(&mut self);
+    /// Answers the call of Exeunt's own in x0 to x3 ([`crate::vendor`]). Does not return here if Exeunt leaves for it.
+    fn own_call(&mut self);
     /// The host has called its KVM at EL2, which is not there. Does not return here if EL2 is lent to it.
     fn kvm_call(&mut self);
     /// At which level the host's stage 1 walk for `far` reads its descriptor at `ipa`, if a walk finds that out. Asked for
@@ -243,14 +245,14 @@ fn call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, conduit: Conduit, immedia
     let registers = cpu.registers();
     match smccc::classify(conduit, registers[0], immediate) {
         Call::Stub => cpu.stub_call(),
-        Call::Psci => machine.psci().call(index, registers, machine, machine.firmware()),
-        Call::Firmware => machine.firmware().call(registers),
-        Call::Unknown => {
-            if matches!(conduit, Conduit::Hvc) && smccc::is_kvm(registers[0]) {
-                cpu.kvm_call();
-            }
+        Call::Own if smccc::is_kvm(registers[0]) => {
+            cpu.kvm_call();
             cpu.registers()[0] = smccc::NOT_SUPPORTED;
         }
+        Call::Own => cpu.own_call(),
+        Call::Psci => machine.psci().call(index, registers, machine, machine.firmware()),
+        Call::Firmware => machine.firmware().call(registers),
+        Call::Unknown => registers[0] = smccc::NOT_SUPPORTED,
     }
 }
 

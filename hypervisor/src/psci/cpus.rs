@@ -43,6 +43,11 @@
 //! clear `ON`, and only arrival sets it) or woke from a suspend (`ON` is set). Neither: firmware started a CPU that nobody
 //! asked for, and [`super::Psci::arrive`] says so.
 //!
+//! *A CPU that Exeunt has left* (RESET_VECTORS, LEAVE) keeps its `ON`: it runs, as far as Exeunt knows. Should it go off, and a CPU
+//! under Exeunt turn it on, the caller asks firmware first, and goes from 10 to 01 if firmware says off: one caller can. Another one
+//! that heard "off" as well and is late finds 01 (ON_PENDING), or 10 because the target has arrived meanwhile. Since a CPU that
+//! arrives is no more *left* before it sets `ON`, the late one sees that, and puts `ON` back: ALREADY_ON.
+//!
 //! # Why the entry is seen
 //!
 //! From claimant to target: both have their MMU and caches on and are in one Inner Shareable domain. The claimant writes `pc`
@@ -72,7 +77,7 @@ const ON: u64 = 1 << 0;
 const CLAIMED: u64 = 1 << 1;
 
 /// What PSCI calls the state of a CPU (Arm DEN0022, 5.1.5 AFFINITY_INFO), as far as Exeunt knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PowerState {
     /// Off, or on its way there.
     Off,
@@ -137,6 +142,10 @@ impl Cpu {
         }
     }
 
+    pub fn is_claimed(&self) -> bool {
+        self.state.load(Ordering::Acquire) & CLAIMED != 0
+    }
+
     /// CPU_ON, before firmware is asked: one caller wins, and its entry is what the target will find.
     pub fn claim(&self, entry: HostEntry) -> Result<(), ClaimError> {
         loop {
@@ -150,6 +159,21 @@ impl Cpu {
             if self.state.compare_exchange(0, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                 break;
             }
+        }
+        self.pc.store(entry.pc, Ordering::Relaxed);
+        self.x0.store(entry.x0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// CPU_ON for a CPU that Exeunt had left and that is off now, by firmware's word: as [`Self::claim`]. `is_left` tells whether
+    /// Exeunt has still not come back to it.
+    pub fn claim_left(&self, entry: HostEntry, is_left: impl Fn() -> bool) -> Result<(), ClaimError> {
+        if self.state.compare_exchange(ON, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            return self.claim(entry);
+        }
+        if !is_left() {
+            self.state.store(ON, Ordering::Release);
+            return Err(ClaimError::AlreadyOn);
         }
         self.pc.store(entry.pc, Ordering::Relaxed);
         self.x0.store(entry.x0, Ordering::Relaxed);
@@ -178,9 +202,10 @@ impl Cpu {
     }
 
     /// The CPU is at Exeunt's entry with its MMU on. By the CPU itself. `None`: nobody asked for this CPU.
-    pub fn arrive(&self) -> Option<HostEntry> {
+    /// `was_left`: Exeunt had left it, so that it did not wake from a suspend.
+    pub fn arrive(&self, was_left: bool) -> Option<HostEntry> {
         let state = self.state.load(Ordering::Acquire);
-        if state & ON != 0 {
+        if state & ON != 0 && !was_left {
             let (pc, x0) = (self.resume_pc.load(Ordering::Relaxed), self.resume_x0.load(Ordering::Relaxed));
             return Some(HostEntry { pc, x0 });
         }
@@ -188,7 +213,7 @@ impl Cpu {
             return None;
         }
         let entry = HostEntry { pc: self.pc.load(Ordering::Relaxed), x0: self.x0.load(Ordering::Relaxed) };
-        // With `ON` clear and a claim that firmware granted, no other CPU changes the state: a store is enough.
+        // With a claim that firmware granted, no other CPU changes the state: a store is enough.
         self.state.store(ON, Ordering::Release);
         Some(entry)
     }

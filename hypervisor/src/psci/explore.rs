@@ -304,6 +304,10 @@ impl Environment for Machine {
     fn is_host_ram(&self, address: u64) -> bool {
         address >= 0x20_0000
     }
+
+    fn is_left(&self, _cpu: usize) -> bool {
+        false
+    }
 }
 
 /// The entry that an action gives, no two the same.
@@ -318,7 +322,7 @@ fn come_up(psci: &Psci, cpu: usize) {
         Power::Off => None,
         Power::On { .. } => Some(0),
     });
-    let HostEntry { pc, x0 } = psci.arrive(cpu).expect("a CPU that was turned on has an entry");
+    let HostEntry { pc, x0 } = psci.arrive(cpu, false).expect("a CPU that was turned on has an entry");
     remark(|world, cpu| {
         let Power::On { entry } = world.cpus[cpu].power else { panic!("it runs, so it is on") };
         assert_eq!(entry, Some((pc, x0)), "CPU {cpu} got an entry that is not its own");
@@ -396,7 +400,7 @@ fn run_cpu(psci: &Psci, cpu: usize, script: &[Action], starts_on: bool) -> Resul
             Ok(()) => {}
             Err(Stop::PoweredOff) if action == Action::Suspend => caught(|| {
                 let (pc, x0) = entry_of(cpu, number);
-                assert_eq!(psci.arrive(cpu), Some(HostEntry { pc, x0 }), "woke up somewhere else");
+                assert_eq!(psci.arrive(cpu, false), Some(HostEntry { pc, x0 }), "woke up somewhere else");
             })?,
             Err(Stop::PoweredOff) => caught(|| come_up(psci, cpu))?,
             Err(paused) => return Err(paused),

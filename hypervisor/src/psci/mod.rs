@@ -11,7 +11,7 @@
 //! | PSCI_VERSION | 0.2, mandatory | forwarded |
 //! | CPU_SUSPEND | 0.2, mandatory | entry substituted |
 //! | CPU_OFF | 0.2, mandatory | recorded and forwarded |
-//! | CPU_ON | 0.2, mandatory | recorded, entry substituted; ALREADY_ON and ON_PENDING without asking firmware |
+//! | CPU_ON | 0.2, mandatory | recorded, entry substituted; ALREADY_ON and ON_PENDING without asking firmware, but for a CPU that Exeunt has left |
 //! | AFFINITY_INFO | 0.2, mandatory | forwarded: firmware alone knows when a CPU is really off |
 //! | MIGRATE, MIGRATE_INFO_TYPE, MIGRATE_INFO_UP_CPU | 0.2, optional | forwarded |
 //! | SYSTEM_OFF, SYSTEM_RESET | 0.2, mandatory | forwarded |
@@ -47,6 +47,9 @@ pub const MAX_CPUS: usize = 128;
 /// MPIDR_EL1.Aff3 to Aff0: all that PSCI takes of it (DEN0022, 5.1.4 CPU_ON, `target_cpu`).
 pub const MPIDR_AFFINITY: u64 = 0xff_00ff_ffff;
 
+/// AFFINITY_INFO's answer for a CPU that is off (DEN0022, 5.1.5).
+const AFFINITY_OFF: u32 = 1;
+
 /// The way down to firmware.
 pub trait Firmware {
     /// Makes the SMC with x0 to x17 from `registers` and leaves in it what came back.
@@ -66,6 +69,9 @@ pub trait Environment {
 
     /// Whether the host may run at this physical address: RAM that is the host's.
     fn is_host_ram(&self, address: u64) -> bool;
+
+    /// Whether Exeunt has left CPU number `cpu`: what it does there, CPU_OFF included, goes to firmware directly.
+    fn is_left(&self, cpu: usize) -> bool;
 }
 
 /// Why the list of CPUs in the device tree cannot be used.
@@ -228,10 +234,23 @@ impl Psci {
     }
 
     /// CPU number `cpu`, which calls this itself, has come up at [`Environment::entry_point`] and has its MMU on. Returns
-    /// where the host goes on. `None`: nobody asked for this CPU, it has no business in the host.
+    /// where the host goes on. `was_left`: Exeunt had left it, so that a suspend of its own would not have ended here. `None`: nobody asked for this CPU, it has no business in the host.
     #[must_use]
-    pub fn arrive(&self, cpu: usize) -> Option<HostEntry> {
-        self.cpus.get(cpu)?.arrive()
+    pub fn arrive(&self, cpu: usize, was_left: bool) -> Option<HostEntry> {
+        self.cpus.get(cpu)?.arrive(was_left)
+    }
+
+    /// Whether a CPU_ON for CPU number `cpu` is in flight.
+    #[must_use]
+    pub fn is_starting(&self, cpu: usize) -> bool {
+        self.cpus.get(cpu).is_some_and(cpus::Cpu::is_claimed)
+    }
+
+    /// CPU number `cpu`, which calls this itself, is under Exeunt again after it was left.
+    pub fn come_back(&self, cpu: usize) {
+        if let Some(cpu) = self.cpus.get(cpu) {
+            cpu.boot();
+        }
     }
 
     /// Answers one call in the PSCI range that CPU number `cpu` made, by HVC or SMC, with x0 to x17 in `registers`. Of these
@@ -305,7 +324,18 @@ impl Psci {
         let number = self.find(affinity).ok_or(ErrorCode::InvalidParameters)?;
         check(entry, env)?;
         let slot = &self.cpus[number];
-        slot.claim(entry).map_err(|error| match error {
+        let claimed = if env.is_left(number) && slot.power_state() == PowerState::On {
+            // It was on when Exeunt left it. Firmware knows what became of it; if it is off, only a CPU_ON can change that.
+            let state = ask(firmware, FunctionId::AffinityInfo64.into(), affinity);
+            if state as u32 == AFFINITY_OFF {
+                slot.claim_left(entry, || env.is_left(number))
+            } else {
+                Err(ClaimError::AlreadyOn)
+            }
+        } else {
+            slot.claim(entry)
+        };
+        claimed.map_err(|error| match error {
             ClaimError::AlreadyOn => ErrorCode::AlreadyOn,
             ClaimError::OnPending => ErrorCode::OnPending,
         })?;

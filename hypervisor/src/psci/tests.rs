@@ -113,7 +113,7 @@ fn an_entry_crosses_from_thread_to_thread() {
                 while power.load(Acquire) == 0 {
                     std::thread::yield_now();
                 }
-                psci.arrive(2)
+                psci.arrive(2, false)
             });
             (a.join().unwrap(), b.join().unwrap(), target.join().unwrap())
         });
@@ -282,7 +282,7 @@ fn cpu_on_starts_the_target_in_exeunt() {
         // Pending, then on: the answers come from the proxy, and the first entry stands.
         let firmware = Recorder::answering(SUCCESS);
         assert_eq!(call(&psci, &[function, 1, 0x5555_0000, 5], &firmware), ON_PENDING);
-        assert_eq!(psci.arrive(1), Some(HostEntry { pc: 0x4020_0000 + high, x0: 0xbeef + high }));
+        assert_eq!(psci.arrive(1, false), Some(HostEntry { pc: 0x4020_0000 + high, x0: 0xbeef + high }));
         assert_eq!(psci.power_state(1), PowerState::On);
         assert_eq!(call(&psci, &[function, 1, 0x5555_0000, 5], &firmware), ALREADY_ON);
         assert_eq!(call(&psci, &[function, 0, 0x5555_0000, 5], &firmware), ALREADY_ON, "the caller itself");
@@ -297,7 +297,7 @@ fn a_32_bit_cpu_on_takes_low_words() {
     let firmware = Recorder::answering(SUCCESS);
     let junk = 0x7777_7777_0000_0000;
     assert_eq!(call(&psci, &[0x8400_0003, junk | 1, junk | 0x4020_0000, junk | 3], &firmware), SUCCESS);
-    assert_eq!(psci.arrive(1), Some(HostEntry { pc: 0x4020_0000, x0: 3 }));
+    assert_eq!(psci.arrive(1, false), Some(HostEntry { pc: 0x4020_0000, x0: 3 }));
     // The 64-bit one takes all of them.
     assert_eq!(call(&psci, &[0xc400_0003, junk | 1, 0x4020_0000, 3], &firmware), INVALID_PARAMETERS);
 }
@@ -326,7 +326,7 @@ fn what_firmware_refuses_is_undone_and_told() {
     let firmware = Recorder::answering(INTERNAL_FAILURE & 0xffff_ffff);
     assert_eq!(call(&psci, &[0xc400_0003, 1, 0x4020_0000, 0], &firmware), INTERNAL_FAILURE & 0xffff_ffff);
     assert_eq!(psci.power_state(1), PowerState::Off);
-    assert_eq!(psci.arrive(1), None, "nobody asked for it");
+    assert_eq!(psci.arrive(1, false), None, "nobody asked for it");
 
     let firmware = Recorder::answering(DENIED);
     assert_eq!(call(&psci, &[0x8400_0002], &firmware), DENIED);
@@ -343,14 +343,14 @@ fn suspend_wakes_in_exeunt_and_goes_on_in_the_host() {
     assert_eq!(call(&psci, &[0xc400_0001, 0x1_0001, 0x4020_0000, 7], &firmware), SUCCESS);
     assert_eq!(firmware.only()[..2], [0xc400_0001, 0x1_0001]);
     assert_eq!(firmware.only()[2..4], substitute);
-    assert_eq!(psci.arrive(0), entry);
+    assert_eq!(psci.arrive(0, false), entry);
     // Any number of times, each with its own entry; the 32-bit functions too.
     for (function, number) in [(0x8400_000e, 0xe), (0xc400_000e, 0xe), (0x8400_000c, 0xc), (0xc400_000c, 0xc)] {
         let firmware = Recorder::answering(DENIED);
         assert_eq!(call(&psci, &[function, 0x4030_0000, number], &firmware), DENIED);
         assert_eq!(firmware.only()[0], 0xc400_0000 + number);
         assert_eq!(firmware.only()[1..3], substitute);
-        assert_eq!(psci.arrive(0), Some(HostEntry { pc: 0x4030_0000, x0: number }));
+        assert_eq!(psci.arrive(0, false), Some(HostEntry { pc: 0x4030_0000, x0: number }));
         assert_eq!(psci.power_state(0), PowerState::On);
 
         let firmware = Recorder::answering(SUCCESS);
@@ -393,7 +393,7 @@ fn cpus_are_found_by_all_their_affinity_fields() {
     assert_eq!(psci.count(), 5);
     assert_eq!((psci.find(1), psci.find(0x8000_0000), psci.affinity(5)), (None, None, None));
     assert_eq!((psci.power_state(5), psci.power_state(MAX_CPUS)), (PowerState::Off, PowerState::Off));
-    assert_eq!((psci.arrive(5), psci.arrive(MAX_CPUS)), (None, None));
+    assert_eq!((psci.arrive(5, false), psci.arrive(MAX_CPUS, false)), (None, None));
 }
 
 #[test]
@@ -485,7 +485,7 @@ proptest! {
                 prop_assert_eq!(sent[0] & 0xffff_ffff, 0xc400_0000 | sent[0] & 0x1f, "the 64-bit function");
             }
             // Whatever it was, a CPU may show up at any time.
-            let _ = psci.arrive(cpu);
+            let _ = psci.arrive(cpu, false);
         }
     }
 

@@ -34,12 +34,20 @@ fn smccc_itself_is_firmwares_by_either_conduit() {
 }
 
 #[test]
-fn a_hypervisors_numbers_are_nobodys_and_do_not_reach_firmware() {
+fn a_hypervisors_numbers_do_not_reach_firmware() {
     for id in [0x8600_0000_u64, 0x8600_ff01, 0xc600_0000, 0x8500_0000, 0xc500_0020] {
         assert_eq!(classify(Smc, id, 0), Call::Unknown, "{id:#x}");
     }
-    // KVM's own call, which would be a function pointer to an old kernel.
-    assert_eq!(classify(Hvc, 0xc600_0000, 0), Call::Unknown);
+    // The vendor-specific ones are Exeunt's by HVC, known or not: KVM's calls to its own EL2 are in the same range.
+    for id in [0x8600_0000_u64, 0x8600_ff01, 0x8601_ff01, 0xc600_0000, 0x8600_4500] {
+        assert_eq!(classify(Hvc, id, 0), Call::Own, "{id:#x}");
+        assert_eq!(classify(Hvc, id, 1), Call::Unknown, "{id:#x}");
+        assert_eq!(classify(Hvc, id | 1 << 17, 0), Call::Unknown, "{id:#x}");
+    }
+    // The standard ones are not.
+    for id in [0x8500_0000_u64, 0xc500_0020] {
+        assert_eq!(classify(Hvc, id, 0), Call::Unknown, "{id:#x}");
+    }
 }
 
 #[test]

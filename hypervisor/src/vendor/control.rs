@@ -9,7 +9,8 @@
 //! | LOCK | locked | Busy | WrongState | locked, as before |
 //! | LEAVE | under way | Busy | under way, for the others | Locked |
 //! | one CPU sets out | one more outside | Busy | one more outside | Locked |
-//! | one CPU comes back | - | Busy | one fewer outside | - |
+//! | one CPU comes back by REENTER | - | Busy | one fewer outside | - |
+//! | one CPU comes up under Exeunt that was outside | - | one fewer outside | one fewer outside | - |
 //! | policy `Leave` | set | set | set | Locked |
 //!
 //! A CPU that sets out while a LEAVE is under way need not: it is caught by that LEAVE, and leaves with it.
@@ -138,15 +139,23 @@ impl Control {
         .map(|word| if word & (LOCKED | resident) != 0 { Policy::Resident } else { Policy::Leave })
     }
 
-    /// A CPU that was outside is about to come back, or has come up anew under Exeunt.
+    /// A CPU that was outside has come up anew, and under Exeunt: it went off outside, and a CPU under Exeunt has started it. A LEAVE
+    /// that is under way takes it along.
+    pub fn come_up(&self) {
+        // Never an error: the closure refuses nothing.
+        let _ = self.update(|word| Ok(if word >> OUTSIDE_SHIFT == 0 { word } else { word - ONE_OUTSIDE }));
+    }
+
+    /// A CPU on which Exeunt is not is about to come back. `was_left`: Exeunt had left it, so that it is one of those outside; it may
+    /// as well have been started without Exeunt's knowledge by one of them.
     ///
     /// # Errors
     ///
     /// `Busy`: a LEAVE is under way; the CPU stays outside.
-    pub fn come_back(&self) -> Result<(), Error> {
+    pub fn come_back(&self, was_left: bool) -> Result<(), Error> {
         self.update(|word| match word {
             _ if word & LEAVING != 0 => Err(Error::Busy),
-            _ if word >> OUTSIDE_SHIFT == 0 => Ok(word),
+            _ if !was_left || word >> OUTSIDE_SHIFT == 0 => Ok(word),
             _ => Ok(word - ONE_OUTSIDE),
         })
         .map(|_| ())
@@ -166,10 +175,16 @@ impl Control {
         .map(|_| ())
     }
 
-    /// The LEAVE that was begun is over: this many CPUs went outside, none if it failed.
-    pub fn end_leave(&self, cpus: u16) {
-        // Never an error: more CPUs than the machine has cannot go, and nobody else clears the bit.
-        let _ = self.update(|word| more_outside(word & !LEAVING, cpus));
+    /// The calling CPU, which was held for a LEAVE, goes outside with it.
+    pub fn go_along(&self) {
+        // Never an error: more CPUs than the machine has cannot go.
+        let _ = self.update(|word| more_outside(word, 1));
+    }
+
+    /// The LEAVE that the calling CPU has begun is over, and this CPU goes outside, or stays because it failed.
+    pub fn end_leave(&self, succeeded: bool) {
+        // Never an error, as above; and nobody else clears the bit.
+        let _ = self.update(|word| more_outside(word & !LEAVING, u16::from(succeeded)));
     }
 
     /// Whether a LEAVE is under way.
@@ -182,6 +197,17 @@ impl Control {
     #[must_use]
     pub fn outside(&self) -> u16 {
         (self.load() >> OUTSIDE_SHIFT) as u16
+    }
+
+    /// The word, for tests that keep and compare it.
+    #[cfg(test)]
+    pub(crate) fn word(&self) -> u32 {
+        self.load()
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn from_word(word: u32) -> Self {
+        Self(AtomicU32::new(word))
     }
 
     fn load(&self) -> u32 {

@@ -327,7 +327,7 @@ proptest! {
     }
 
     #[test]
-    fn a_lock_and_a_departure_exclude_each_other(steps in prop::collection::vec(0u8..9, 1..40)) {
+    fn a_lock_and_a_departure_exclude_each_other(steps in prop::collection::vec(0u8..10, 1..40)) {
         let control = Control::new(Policy::Leave, Policy::Resident);
         let (mut locked, mut leaving, mut outside) = (false, false, 0u16);
         for step in steps {
@@ -362,8 +362,10 @@ proptest! {
                     outside += u16::from(expected == Ok(Policy::Leave));
                 }
                 4 => {
-                    prop_assert_eq!(control.come_back(), if leaving { Err(Error::Busy) } else { Ok(()) });
+                    prop_assert_eq!(control.come_back(true), if leaving { Err(Error::Busy) } else { Ok(()) });
                     outside -= u16::from(!leaving && outside > 0);
+                    // A CPU that was started without Exeunt's knowledge is not one of those outside.
+                    prop_assert_eq!(control.come_back(false), if leaving { Err(Error::Busy) } else { Ok(()) });
                 }
                 5 => {
                     let expected = match (locked, leaving) {
@@ -375,11 +377,17 @@ proptest! {
                     leaving |= expected.is_ok();
                 }
                 6 if leaving => {
-                    control.end_leave(3);
-                    (leaving, outside) = (false, outside + 3);
+                    control.go_along();
+                    prop_assert_eq!(control.outside(), outside + 1);
+                    control.end_leave(true);
+                    (leaving, outside) = (false, outside + 2);
+                }
+                9 => {
+                    control.come_up();
+                    outside = outside.saturating_sub(1);
                 }
                 7 if leaving => {
-                    control.end_leave(0);
+                    control.end_leave(false);
                     leaving = false;
                 }
                 _ => {
