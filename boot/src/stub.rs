@@ -2,17 +2,23 @@
 //!
 //! It answers the stub calls as Linux's own `hyp-stub.S` does, and lives in Exeunt's reserved 2 MiB, which no kernel uses. It
 //! runs with EL2's MMU off, has no stack and writes no memory, so that nothing that the host or the next kernel does can break
-//! it. Position independent; it changes no register but x0 to x4, of which a call that returns keeps x2 to x4.
+//! it. It knows REENTER besides, by which a CPU comes back to Exeunt. Position independent; it changes no register but x0 to x4, of which a call that returns keeps x2 to x4.
 //!
 //! Linux's stub hangs in a tight loop on every exception that is no synchronous one from EL1. Here the CPU leaves a
 //! breadcrumb in TPIDR_EL2 ([`BREADCRUMB`] plus the vector's offset) that a debugger or another CPU's dump can read, and sleeps.
 
 use core::arch::global_asm;
+use core::mem::offset_of;
 
-use guest_abi::stub;
+use guest_abi::{stub, vendor};
+
+use crate::{CpuBoot, HCR_EL2_RW, SCTLR_EL2_MMU_OFF};
 
 /// TPIDR_EL2 of a CPU that stopped in the resident stub: this, plus the offset of the vector in bits 10:0.
 pub const BREADCRUMB: u64 = u64::from_be_bytes(*b"exstub\0\0");
+
+/// Bit 16 of a fast call: the caller has no live SVE state (SMCCC 1.3). No part of the number.
+const SVE_HINT: u32 = 1 << 16;
 
 /// ID_AA64PFR0_EL1.GIC, bits 27:24: the CPU interface is in system registers.
 const PFR0_GIC_SHIFT: u32 = 24;
@@ -78,7 +84,8 @@ global_asm!(
     "1: cmp x0, #{reset_vectors}",
     "b.eq 7f",
     "cmp x0, #{get_ich_vtr}",
-    "b.ne 8f",
+    "b.lo 8f",
+    "b.hi 9f",
     "mrs x0, id_aa64pfr0_el1",
     "tst x0, #(0xf << {gic_shift})",
     "b.eq 8f",
@@ -87,12 +94,66 @@ global_asm!(
     "eret",
     "8: ldr x0, ={stub_err}",
     "eret",
+    // No stub call. REENTER, with or without the hint? x1 to x30 are the host's.
+    "9: msr far_el2, x1",
+    "mov w1, #{reenter} & 0xffff",
+    "movk w1, #{reenter} >> 16, lsl #16",
+    "cmp w0, w1",
+    "b.eq exeunt_reenter",
+    "orr w1, w1, #{sve_hint}",
+    "cmp w0, w1",
+    "b.eq exeunt_reenter",
+    "mrs x1, far_el2",
+    "b 8b",
     // SOFT_RESTART: at EL2h, everything masked by the exception that brought us here, MMU off.
     "2: mov x0, x2",
     "mov x2, x4",
     "mov x4, x1",
     "mov x1, x3",
     "br x4",
+    // REENTER: x1 is in FAR_EL2. Which CPU is this? Its TPIDR_EL2 may have been in other hands; its MPIDR has not. EL2's MMU goes on
+    // with the three registers x0 to x2 alone, all others are the host's; x2 waits in CNTHP_CVAL_EL2, whose timer is off.
+    "exeunt_reenter:",
+    "msr cnthp_cval_el2, x2",
+    "mrs x0, mpidr_el1",
+    "bfi x0, xzr, #24, #8",
+    "ubfx x0, x0, #0, #40", // Aff3, Aff2, Aff1, Aff0
+    "adrp x1, exeunt_cpu_list",
+    "add x1, x1, :lo12:exeunt_cpu_list",
+    "5: ldr x2, [x1], #16",
+    "cmn x2, #1",
+    "b.eq 6f",
+    "cmp x2, x0",
+    "b.ne 5b",
+    "ldur x0, [x1, #-8]",
+    "ldr x1, ={hcr}",
+    "msr hcr_el2, x1",
+    "ldr x1, ={sctlr}",
+    "msr sctlr_el2, x1",
+    "adrp x1, exeunt_vectors",
+    "add x1, x1, :lo12:exeunt_vectors",
+    "msr vbar_el2, x1",
+    "msr tpidr_el2, x0",
+    "isb",
+    "ldp x1, x2, [x0, #{ttbr0}]",
+    "msr ttbr0_el2, x1",
+    "msr tcr_el2, x2",
+    "ldp x1, x2, [x0, #{mair}]",
+    "msr mair_el2, x1",
+    "tlbi alle2",
+    "ic iallu",
+    "dsb nsh",
+    "isb",
+    "msr sctlr_el2, x2",
+    "isb",
+    "ldp x1, x2, [x0, #{stack}]",
+    "mov sp, x1",
+    "msr tpidr_el2, x2",
+    "b exeunt_come_back",
+    // A CPU that the device tree does not name was never Exeunt's.
+    "6: mrs x1, far_el2",
+    "mrs x2, cnthp_cval_el2",
+    "b 8b",
     ".ltorg",
     ".popsection",
     breadcrumb = const BREADCRUMB,
@@ -102,6 +163,13 @@ global_asm!(
     success = const stub::SUCCESS,
     stub_err = const stub::STUB_ERR,
     gic_shift = const PFR0_GIC_SHIFT,
+    reenter = const vendor::REENTER,
+    sve_hint = const SVE_HINT,
+    hcr = const HCR_EL2_RW,
+    sctlr = const SCTLR_EL2_MMU_OFF,
+    ttbr0 = const offset_of!(CpuBoot, ttbr0_el2),
+    mair = const offset_of!(CpuBoot, mair_el2),
+    stack = const offset_of!(CpuBoot, stack_top),
 );
 
 /// Ranges of RAM that [`HostRam`] has room for.
@@ -112,6 +180,14 @@ pub const MAX_RANGES: usize = 34;
 /// point of coherency, because the stub reads it with the MMU off.
 #[repr(C, align(64))]
 pub struct HostRam(pub [[u64; 2]; MAX_RANGES + 1]);
+
+/// Most CPUs that [`CpuList`] has room for.
+pub const MAX_CPUS: usize = 128;
+
+/// The CPUs as REENTER knows them: affinity fields of MPIDR_EL1, and the address of the CPU's [`CpuBoot`]; an affinity of
+/// all ones behind the last. The hypervisor defines it as the symbol `exeunt_cpu_list`, under the same conditions as [`HostRam`].
+#[repr(C, align(64))]
+pub struct CpuList(pub [[u64; 2]; MAX_CPUS + 1]);
 
 unsafe extern "C" {
     static exeunt_resident_stub: u8;

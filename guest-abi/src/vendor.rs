@@ -77,7 +77,8 @@ pub const LOCK: u32 = hypervisor_call_32(0x4505);
 ///
 /// - In: nothing. Out: x0 = 0, x1 = physical address of a vector table, x2 = the number to call there.
 /// - `Live`: gives these and changes nothing. After Exeunt has left a CPU: SET_VECTORS to x1, then HVC with x2 in x0; the CPU is
-///   `Live` then, and the call has given the same results. Until the second call the table answers as the resident stub does.
+///   `Live` then, and the call has given the same results. The table is the resident stub's: until the second call it answers as
+///   that does, and a CPU that is there anyway needs the second call only.
 /// - Errors: at the table, [`Error::Busy`]: a LEAVE is under way; the CPU stays outside. Elsewhere after Exeunt has left:
 ///   [`STUB_ERR`].
 pub const REENTER: u32 = hypervisor_call_64(0x4506);

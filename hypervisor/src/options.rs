@@ -50,6 +50,8 @@ pub struct Options {
     pub stats: bool,
     /// `selftest=`
     pub selftest: Option<SelfTest>,
+    /// `selftest=slow-leave`: nothing forbidden, but a LEAVE that other CPUs can look at.
+    pub slow_leave: bool,
 }
 
 /// An option, for the parser and for the reader.
@@ -176,6 +178,11 @@ pub const OPTIONS: &[OptionDoc] = &[
                 name: "stack-overflow",
                 help: "recurse until the stack ends",
                 set: |o| o.selftest = Some(SelfTest::StackOverflow),
+            },
+            ValueDoc {
+                name: "slow-leave",
+                help: "nothing forbidden: start the host, and hold a LEAVE for a while before each of its steps",
+                set: |o| o.slow_leave = true,
             },
             ValueDoc { name: "panic", help: "just panic", set: |o| o.selftest = Some(SelfTest::Panic) },
         ],
@@ -330,7 +337,7 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named_beside_what_would_be() {
         let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident kvm=hide|lend stats \
-                     selftest=write-text|write-rodata|run-data|stack-overflow|panic";
+                     selftest=write-text|write-rodata|run-data|stack-overflow|slow-leave|panic";
         assert_eq!(refused("stats root=/dev/vda"), format!("unknown option 'root=/dev/vda'{known}"));
         assert_eq!(refused("entry=el3"), format!("option 'entry' has no value 'el3' in this version{known}"));
         assert_eq!(refused("log"), format!("option 'log' needs a value{known}"));

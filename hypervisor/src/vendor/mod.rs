@@ -61,6 +61,8 @@ pub trait Services: Machine {
     fn with_buffer(&self, buffer: Buffer, fill: &mut dyn FnMut(&mut dyn Sink));
     /// Physical address of the vector table by which a CPU comes back.
     fn way_back(&self) -> u64;
+    /// Whether a CPU is on, by firmware's word, of which Exeunt has only heard that it is off: a CPU outside has started it.
+    fn has_strangers(&self) -> bool;
 }
 
 /// Memory of the host's, for writing only. The host may change it at the same time.
@@ -295,6 +297,7 @@ fn serve<S: Services>(request: Request, services: &S) -> Answer {
             .set_policies(which, policy)
             .map(|[kexec, crash]| Answer::three(0, kexec as u64, crash as u64))
             .into(),
+        Request::Lock if services.has_strangers() => Answer::error(Error::WrongState),
         Request::Lock => services.control().lock().map(|()| Answer::one(0)).into(),
         Request::Reenter => Answer::way_back(services.way_back()),
         Request::LogRead { position, buffer } => log_read(services, position, buffer).into(),

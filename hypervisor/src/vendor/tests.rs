@@ -1,6 +1,6 @@
 //! Tests of the vendor calls: the contract's examples, random registers, and the two shared structures against models.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::AtomicU8;
 
 use guest_abi::record::{EXIT_NAMES, StatusCpu, StatusHeader};
@@ -22,6 +22,7 @@ struct Fake<'a> {
     control: Control,
     log: LogRing<'a>,
     written: RefCell<Vec<(Buffer, Vec<u8>)>>,
+    strangers: Cell<bool>,
 }
 
 impl<'a> Fake<'a> {
@@ -30,6 +31,7 @@ impl<'a> Fake<'a> {
             control: Control::new(Policy::Leave, Policy::Leave),
             log: LogRing::new(bytes),
             written: RefCell::default(),
+            strangers: Cell::default(),
         }
     }
 
@@ -110,6 +112,10 @@ impl Services for Fake<'_> {
 
     fn way_back(&self) -> u64 {
         WAY_BACK
+    }
+
+    fn has_strangers(&self) -> bool {
+        self.strangers.get()
     }
 }
 
@@ -243,6 +249,10 @@ fn restart_policies_are_set_apart_and_together() {
         assert_eq!(ask(which, policy), INVALID);
     }
     assert_eq!(ask(0, 0), Ok([0, 0, 9]));
+    fake.strangers.set(true);
+    assert_eq!(fake.ask(vendor::LOCK, [0; 3]), Err(Failure::Refused(Error::WrongState)));
+    assert!(!fake.control.is_locked());
+    fake.strangers.set(false);
     assert_eq!(fake.ask(vendor::LOCK, [0; 3]), Ok([0; 3]));
     assert_eq!(ask(0, 0), Ok([1, 1, 9]));
     assert_eq!(ask(1, 0), Err(Failure::Refused(Error::Locked)));

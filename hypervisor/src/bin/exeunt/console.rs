@@ -6,10 +6,11 @@
 
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
+use hypervisor::vendor::log::LogRing;
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::mutex::SpinMutex;
 
@@ -18,6 +19,18 @@ use crate::cpu;
 /// Where QEMU's `virt` machine has its UART. Written to only when there is no usable device tree to ask, because the
 /// alternative is to stop without a word.
 pub const FALLBACK_UART: u64 = 0x0900_0000;
+
+/// Bytes of the log that are kept for LOG_READ.
+const RING_SIZE: usize = 8192;
+
+static RING_BYTES: [AtomicU8; RING_SIZE] = [const { AtomicU8::new(0) }; RING_SIZE];
+
+static RING: LogRing = LogRing::new(&RING_BYTES);
+
+/// The end of the log, for LOG_READ.
+pub fn ring() -> &'static LogRing<'static> {
+    &RING
+}
 
 /// Physical address of the UART, 0 before it is known.
 static BASE: AtomicU64 = AtomicU64::new(0);
@@ -108,6 +121,11 @@ struct Console;
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        if locks_work() {
+            RING.append(text.as_bytes());
+        } else {
+            RING.append_alone(text.as_bytes());
+        }
         let base = BASE.load(Ordering::Acquire) as usize;
         let Some(registers) = NonNull::new(core::ptr::with_exposed_provenance_mut::<PL011Registers>(base)) else {
             return Err(fmt::Error);

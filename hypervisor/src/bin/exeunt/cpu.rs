@@ -4,7 +4,7 @@
 //! one in the heap for each other. None is ever freed.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use aarch64_cpu::registers::{CurrentEL, Readable, TPIDR_EL2};
 use boot::CpuBoot;
@@ -34,6 +34,18 @@ pub struct PerCpu {
     pub life: LifeCycle,
     /// The host's virtual EL2. Only this CPU uses it.
     virtual_el2: UnsafeCell<VirtualEl2>,
+    /// The host has been entered on it.
+    pub entered: AtomicBool,
+    /// EL2 was lent to the host's KVM.
+    pub lent: AtomicBool,
+    /// The host is in virtual EL2, for other CPUs to read.
+    pub in_window: AtomicBool,
+    /// VBAR_EL2 as the host has set it, 0 if it has not; for other CPUs to read.
+    pub host_vectors: AtomicU64,
+    /// How often Exeunt left it.
+    pub departures: AtomicU32,
+    /// How often it came back by REENTER.
+    pub returns: AtomicU32,
     /// CNTPCT_EL0 at this CPU's first instruction in Exeunt, when it was started last.
     pub started: AtomicU64,
 }
@@ -58,6 +70,12 @@ impl PerCpu {
             counters: Counters::new(),
             life: LifeCycle::new(),
             virtual_el2: UnsafeCell::new(VirtualEl2::new()),
+            entered: AtomicBool::new(false),
+            lent: AtomicBool::new(false),
+            in_window: AtomicBool::new(false),
+            host_vectors: AtomicU64::new(0),
+            departures: AtomicU32::new(0),
+            returns: AtomicU32::new(0),
             started: AtomicU64::new(0),
         }
     }
@@ -96,7 +114,11 @@ impl PerCpu {
     /// Lets `work` use this CPU's virtual EL2.
     pub fn with_virtual_el2<T>(&self, work: impl FnOnce(&mut VirtualEl2) -> T) -> T {
         // SAFETY: only its own CPU comes here, which handles one exception at a time and does not come here from `work`.
-        work(unsafe { &mut *self.virtual_el2.get() })
+        let virtual_el2 = unsafe { &mut *self.virtual_el2.get() };
+        let result = work(virtual_el2);
+        self.in_window.store(virtual_el2.in_window(), Ordering::Relaxed);
+        self.host_vectors.store(virtual_el2.vectors().unwrap_or(0), Ordering::Relaxed);
+        result
     }
 
     /// The top of this CPU's stack.

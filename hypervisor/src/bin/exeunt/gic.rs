@@ -1,10 +1,14 @@
-//! The registers of a GICv2 that Exeunt touches: the priority mask, by which interrupts are held while the host is in virtual EL2.
+//! What Exeunt does with the GIC: on a GICv2 the priority mask, by which interrupts are held while the host is in virtual EL2, and on
+//! either the interrupt that wakes CPUs for a LEAVE.
 //!
-//! Owns the accesses. Both frames are mapped at EL2 by [`map`]; all else in them is the host's, which has them in its stage 2 too.
-//! A GICv3 has its CPU interface in system registers, and needs nothing of this.
+//! Owns the accesses. Both frames of a GICv2 are mapped at EL2 by [`map`]; all else in them is the host's, which has them in its stage 2 too.
+//! A GICv3 has its CPU interface in system registers.
+
+use core::arch::asm;
 
 use aarch64_cpu::asm::barrier;
 use hypervisor::devicetree::{self, Gicv2};
+use hypervisor::features::Gic;
 
 use crate::memory;
 
@@ -21,6 +25,31 @@ pub fn map(gic: Option<devicetree::Gic>) -> Option<Gicv2> {
 
 fn register(base: u64, offset: u64) -> *mut u32 {
     core::ptr::with_exposed_provenance_mut((base + offset) as usize)
+}
+
+/// GICD_SGIR (IHI 0048B, 4.3.15).
+const GICD_SGIR: u64 = 0xf00;
+
+/// GICD_SGIR.TargetListFilter 1: all CPUs but this one. The interrupt is SGI 0, of Group 0 to a GIC without security extensions.
+const ALL_OTHERS: u32 = 1 << 24;
+
+/// ICC_SGI1R_EL1.IRM: all CPUs but this one (IHI 0069H, 12.2.20). The interrupt is SGI 0, of Group 1.
+const SGI1R_ALL_OTHERS: u64 = 1 << 40;
+
+/// Sends SGI 0 to all other CPUs.
+pub fn wake_others(gic: Gic, gicv2: Option<Gicv2>) {
+    match (gic, gicv2) {
+        // SAFETY: the CPU interface is in system registers; an SGI changes nothing at EL2.
+        (Gic::V3, _) => unsafe {
+            asm!("msr S3_0_C12_C11_5, {}", "isb", in(reg) SGI1R_ALL_OTHERS, options(nostack, preserves_flags));
+        },
+        (_, Some(gic)) => {
+            // SAFETY: mapped by `map`.
+            unsafe { register(gic.distributor, GICD_SGIR).write_volatile(ALL_OTHERS) };
+        }
+        // No GIC that is known: nobody can be woken, and a LEAVE waits in vain for who sleeps.
+        _ => {}
+    }
 }
 
 /// GICC_PMR of this CPU.

@@ -7,33 +7,32 @@ use core::sync::atomic::Ordering;
 use ::smccc::psci::{PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_SYSTEM_RESET2_32, PSCI_SYSTEM_RESET2_64};
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
-    CNTFRQ_EL0, CNTPCT_EL0, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2, ICH_VTR_EL2,
-    ReadWriteable, Readable, SCTLR_EL1, SCTLR_EL2, SPSR_EL1, SPSR_EL2, TCR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1,
-    Writeable,
+    CNTFRQ_EL0, CNTPCT_EL0, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2, ReadWriteable,
+    Readable, SCTLR_EL1, SCTLR_EL2, SPSR_EL1, SPSR_EL2, TCR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1, Writeable,
 };
-use guest_abi::stub::{STUB_ERR, SUCCESS};
-use guest_abi::vendor::Policy;
 use hypervisor::counters::{Counters, Exit};
 use hypervisor::devicetree::{Gicv2, Region};
-use hypervisor::features::{self, Feature, Gic, IdRegisters, Step, hcr};
+use hypervisor::features::{self, Feature, Gic, IdRegisters, Step};
 use hypervisor::inject::{Entry, PstateFeatures};
 use hypervisor::lifecycle::EntryLevel;
-use hypervisor::options::Kvm;
+pub use hypervisor::options::Kvm;
 use hypervisor::paging::stage1_walk;
 use hypervisor::psci::{Environment, Firmware, HostEntry, Psci};
 use hypervisor::ratelimit::RateLimit;
 use hypervisor::smccc;
-use hypervisor::stub;
 use hypervisor::syndrome::{Encoding, Esr};
 use hypervisor::trap::{self, Vcpu};
 use hypervisor::vel2::{self, Outcome, Settings, VirtualEl2};
+use hypervisor::vendor::control::Control;
+use hypervisor::world::WorldStop;
 use log::{LevelFilter, debug, error, info, warn};
 use spin::Once;
 
+use crate::calls::{self, Call};
 use crate::cpu::{self, PerCpu};
 use crate::vectors::{self, HostFrame};
 use crate::vel2::Window;
-use crate::{firmware, leave, memory, registers, stage2};
+use crate::{firmware, memory, registers, stage2};
 
 /// What all CPUs share while the host runs.
 pub struct Machine {
@@ -49,8 +48,12 @@ pub struct Machine {
     pub cpus: [Option<&'static PerCpu>; cpu::MAX_CPUS],
     /// How the host is entered.
     pub entry: EntryLevel,
-    /// What becomes of EL2 at a SOFT_RESTART.
-    pub policy: Policy,
+    /// Who may make Exeunt leave, and what becomes of EL2 at a SOFT_RESTART.
+    pub control: Control,
+    /// The verdict of a LEAVE.
+    pub stop: WorldStop,
+    /// Take a LEAVE slowly, for the tests.
+    pub slow_leave: bool,
     /// What becomes of it when the host has a KVM.
     pub kvm: Kvm,
     /// Print the counters when the host turns the machine off.
@@ -70,7 +73,7 @@ pub fn psci() -> &'static Psci {
 }
 
 /// The machine, once it is known. A CPU that is under way to the host or comes from it finds it known.
-fn machine() -> &'static Machine {
+pub fn machine() -> &'static Machine {
     match MACHINE.get() {
         Some(machine) => machine,
         None => panic!("the host is not prepared yet"),
@@ -86,7 +89,13 @@ pub fn start(machine: Machine, entry: HostEntry) -> ! {
 /// Enters the host where PSCI was asked to, on a CPU that has just come up.
 pub fn arrive() -> ! {
     let cpu = this();
-    if let Some(entry) = PSCI.arrive(cpu.index()) {
+    let was_left = cpu.life.state().is_left();
+    if was_left {
+        machine().control.come_up();
+    }
+    // Before the proxy has it on again: a CPU that is on and was left is asked for at firmware.
+    cpu.life.begin();
+    if let Some(entry) = PSCI.arrive(cpu.index(), was_left) {
         enter(entry)
     }
     error!("CPU {} came up and nobody asked for it", cpu.index());
@@ -96,10 +105,10 @@ pub fn arrive() -> ! {
 /// Goes to the host. Every CPU that comes up ends here.
 fn enter(entry: HostEntry) -> ! {
     let cpu = this();
-    cpu.life.power_up();
     let machine = machine();
     let ids = registers::identify();
-    set_up(cpu, machine, &ids);
+    set_up(cpu, machine, &ids, Keep::Nothing);
+    cpu.entered.store(true, Ordering::Relaxed);
     if machine.entry == EntryLevel::VirtualEl2 {
         let settings = machine.settings(&ids);
         let mut frame = HostFrame::EMPTY;
@@ -112,13 +121,24 @@ fn enter(entry: HostEntry) -> ! {
     unsafe { vectors::enter(entry.pc, entry.x0, machine.entry.spsr(), cpu.stack_top()) }
 }
 
+/// Whose registers are to be kept when EL2 is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// A payload begins.
+    Nothing,
+    /// The host is there already: the registers of EL1 and EL0 are its own.
+    Host,
+}
+
 /// Sets EL2's registers for the host.
-fn set_up(cpu: &PerCpu, machine: &Machine, ids: &IdRegisters) {
+#[inline(never)]
+pub fn set_up(cpu: &PerCpu, machine: &Machine, ids: &IdRegisters, keep: Keep) {
     machine.stage2.write();
     if ids.has(Feature::Sme) {
         SCTLR_EL2.set(memory::SCTLR_EL2_MMU_ON | features::SCTLR_EL2_ENTP2);
     }
     features::set_up(ids, machine.gic, |step| match step {
+        Step::Write(register, _) if keep == Keep::Host && !register.is_el2() => {}
         // SAFETY: only registers that the CPU's ID registers show; none of them changes what Exeunt itself runs under.
         Step::Write(register, value) => unsafe { registers::write(register, value) },
         Step::Isb => barrier::isb(barrier::SY),
@@ -129,11 +149,14 @@ fn set_up(cpu: &PerCpu, machine: &Machine, ids: &IdRegisters) {
 }
 
 /// Starts the next payload at `entry` under Exeunt, as if the CPU had just come up there, with the registers of `frame`.
-fn restart(frame: &mut HostFrame, entry: u64) {
+#[cold]
+#[inline(never)]
+pub fn restart(frame: &mut HostFrame, entry: u64) {
     let cpu = this();
     let machine = machine();
     let ids = registers::identify();
-    set_up(cpu, machine, &ids);
+    cpu.life.begin();
+    set_up(cpu, machine, &ids, Keep::Nothing);
     if machine.entry == EntryLevel::VirtualEl2 {
         let settings = machine.settings(&ids);
         let window = &mut Window { frame, cpu, machine };
@@ -144,7 +167,7 @@ fn restart(frame: &mut HostFrame, entry: u64) {
     }
 }
 
-fn this() -> &'static PerCpu {
+pub fn this() -> &'static PerCpu {
     match cpu::this() {
         Some(cpu) => cpu,
         None => panic!("not at EL2"),
@@ -157,7 +180,9 @@ pub extern "C" fn sync(frame: &mut HostFrame) {
     let esr = Esr::new(ESR_EL2.get());
     cpu.counters.count_class(esr.class_bits());
     let machine = machine();
-    if cpu.with_virtual_el2(|virtual_el2| virtual_el2.in_window()) {
+    if machine.control.is_leaving() {
+        calls::interrupted(frame, cpu, machine, esr);
+    } else if cpu.with_virtual_el2(|virtual_el2| virtual_el2.in_window()) {
         virtual_el2(frame, cpu, machine, esr);
     } else {
         trap::dispatch(&mut Trapped { frame, cpu, machine }, machine, esr);
@@ -231,21 +256,6 @@ pub extern "C" fn serror(_: &mut HostFrame) {
 /// at one that goes on with it.
 pub const ARGUMENTS_TO_LEND: &[u8] = b"kvm-arm.mode=nvhe";
 
-/// Lends EL2 of this CPU to the host's KVM, which has called it: the vectors that the host has installed answer the call, now
-/// at real EL2. An HVC leaves ELR_EL2 behind it, and it is executed again.
-///
-/// Linux gives EL2 to KVM by RESET_VECTORS, at which Exeunt leaves too, so that KVM's calls do not come here. This is for a host
-/// that installs its vectors without.
-fn lend(frame: &HostFrame, cpu: &PerCpu, vectors: u64) -> ! {
-    info!("CPU {}: the host's KVM has EL2 now, with its vectors at {vectors:#x}", cpu.index());
-    ELR_EL2.set(ELR_EL2.get().wrapping_sub(4));
-    cpu.life.power_up();
-    let hcr = features::hcr_el2(&registers::identify()) & !(hcr::VM | hcr::TSC | hcr::SWIO);
-    // SAFETY: the vectors are in the host's RAM and aligned, which SET_VECTORS has seen to, and for a CPU without EL2 MMU, since
-    // the host could not know of another.
-    unsafe { leave::to_host(frame, hcr, vectors) }
-}
-
 /// Nothing that the host does brings it here: the routing is HCR_EL2's, and that is Exeunt's.
 fn unexpected(what: &str) {
     this().counters.count(Exit::Interrupt);
@@ -259,14 +269,19 @@ struct Trapped<'a> {
     machine: &'static Machine,
 }
 
+impl Trapped<'_> {
+    fn as_call(&mut self) -> Call<'_> {
+        Call { frame: self.frame, cpu: self.cpu, machine: self.machine }
+    }
+}
+
 impl Vcpu for Trapped<'_> {
     fn index(&self) -> usize {
         self.cpu.index()
     }
 
     fn registers(&mut self) -> &mut [u64; 18] {
-        let (arguments, _) = self.frame.x.split_first_chunk_mut::<18>().expect("there are 31");
-        arguments
+        self.frame.arguments()
     }
 
     fn set_register(&mut self, number: u8, value: u64) {
@@ -324,58 +339,15 @@ impl Vcpu for Trapped<'_> {
     }
 
     fn stub_call(&mut self) {
-        let (cpu, machine) = (self.cpu, self.machine);
-        let context = stub::Context {
-            entry: machine.entry,
-            is_host_ram: &|address| machine.is_host_ram(address),
-            has_gic_registers: machine.gic == Gic::V3,
-        };
-        let answer = stub::answer(self.registers(), &context);
-        debug!("stub call {:#x}, x1 {:#x}", self.frame.x[0], self.frame.x[1]);
-        match answer {
-            stub::Answer::Return(value) => self.frame.x[0] = value,
-            stub::Answer::SetVectors(address) => {
-                cpu.with_virtual_el2(|virtual_el2| virtual_el2.set_vectors(address));
-                self.frame.x[0] = SUCCESS;
-            }
-            // SVE and SME are open already: `features` opens them for every host.
-            stub::Answer::Finalise => self.frame.x[0] = STUB_ERR,
-            stub::Answer::IchVtr => {
-                self.frame.x[0] = SUCCESS;
-                self.frame.x[1] = ICH_VTR_EL2.get();
-            }
-            stub::Answer::ResetVectors => {
-                self.frame.x[0] = SUCCESS;
-                let vectors = cpu.with_virtual_el2(|virtual_el2| virtual_el2.vectors());
-                info!(
-                    "CPU {}: the host has EL2 now, with its vectors at {:#x}",
-                    cpu.index(),
-                    vectors.unwrap_or_default()
-                );
-                cpu.life.power_up();
-                let hcr = features::hcr_el2(&registers::identify()) & !(hcr::VM | hcr::TSC | hcr::SWIO);
-                // SAFETY: vectors of the host's own, which it has installed for this, or the resident stub's.
-                unsafe { leave::to_host(self.frame, hcr, vectors.unwrap_or_else(boot::stub::vectors)) }
-            }
-            stub::Answer::SoftRestart { entry, arguments } => {
-                self.frame.x[..3].copy_from_slice(&arguments);
-                self.frame.x[4] = entry;
-                cpu.life.power_up();
-                match machine.policy {
-                    // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for.
-                    Policy::Leave => unsafe { leave::to_payload(self.frame, entry, hcr::RW, boot::stub::vectors()) },
-                    Policy::Resident => restart(self.frame, entry),
-                }
-            }
-        }
+        self.as_call().stub();
+    }
+
+    fn own_call(&mut self) {
+        self.as_call().own();
     }
 
     fn kvm_call(&mut self) {
-        if self.machine.kvm == Kvm::Lend
-            && let Some(vectors) = self.cpu.with_virtual_el2(|virtual_el2| virtual_el2.installed())
-        {
-            lend(self.frame, self.cpu, vectors)
-        }
+        self.as_call().kvm();
     }
 
     fn read_id(&self, register: Encoding) -> Option<u64> {
@@ -415,6 +387,10 @@ impl Environment for Machine {
     fn is_host_ram(&self, address: u64) -> bool {
         let inside = |region: &Region| region.start <= address && address < region.end;
         self.memory.iter().any(inside) && !inside(&memory::reservation())
+    }
+
+    fn is_left(&self, cpu: usize) -> bool {
+        self.cpus.get(cpu).copied().flatten().is_some_and(|cpu| cpu.life.state().is_left())
     }
 }
 
@@ -469,7 +445,7 @@ impl Machine {
     }
 
     /// What virtual EL2 is on a CPU with these ID registers.
-    fn settings<'a>(&self, ids: &'a IdRegisters) -> Settings<'a> {
+    pub fn settings<'a>(&self, ids: &'a IdRegisters) -> Settings<'a> {
         Settings { ids, gic: self.gic, hide_stage2_granules: self.hides_stage2_granules() }
     }
 

@@ -24,7 +24,7 @@ use core::cell::UnsafeCell;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{ELR_EL2, SPSR_EL2, Writeable};
 use boot::SCTLR_EL2_MMU_OFF;
-use boot::stub::{HostRam, MAX_RANGES};
+use boot::stub::{CpuList, HostRam, MAX_CPUS, MAX_RANGES};
 use hypervisor::devicetree::Region;
 
 use crate::memory;
@@ -35,27 +35,43 @@ const SPSR_EL2H: u64 = 0x3c9;
 
 /// The host's RAM, for the resident stub.
 #[unsafe(export_name = "exeunt_host_ram")]
-static HOST_RAM: Shared = Shared(UnsafeCell::new(HostRam([[0; 2]; MAX_RANGES + 1])));
+static HOST_RAM: Shared<HostRam> = Shared(UnsafeCell::new(HostRam([[0; 2]; MAX_RANGES + 1])));
+
+/// The CPUs, for the table of REENTER.
+#[unsafe(export_name = "exeunt_cpu_list")]
+static CPU_LIST: Shared<CpuList> = Shared(UnsafeCell::new(CpuList([[0; 2]; MAX_CPUS + 1])));
 
 /// What [`prepare`] writes once.
 #[repr(transparent)]
-struct Shared(UnsafeCell<HostRam>);
+struct Shared<T>(UnsafeCell<T>);
 
 // SAFETY: written once, by the boot CPU, before any other CPU runs and before any CPU can come to the resident stub.
-unsafe impl Sync for Shared {}
+unsafe impl<T> Sync for Shared<T> {}
 
-/// Tells the resident stub which RAM is the host's.
+/// Tells the resident stub which RAM is the host's, and the table of REENTER which CPUs there are: affinity and structure of each.
 ///
 /// # Safety
 /// Called once, by the boot CPU, before any other runs.
-pub unsafe fn prepare(memory: &[Region]) {
+pub unsafe fn prepare(memory: &[Region], cpus: impl Iterator<Item = [u64; 2]>) {
+    // SAFETY: promised by the caller.
+    let list = unsafe { &mut (*CPU_LIST.0.get()).0 };
+    let mut known = 0;
+    for (place, cpu) in list[..MAX_CPUS].iter_mut().zip(cpus) {
+        *place = cpu;
+        known += 1;
+    }
+    list[known] = [u64::MAX, 0];
+    let start = CPU_LIST.0.get().addr() as u64;
+    memory::clean(Region { start, end: start + (known as u64 + 1) * 16 });
     let own = memory::reservation();
     let parts = memory.iter().flat_map(|ram| {
         if ram.contains(own) { [[ram.start, own.start], [own.end, ram.end]] } else { [[ram.start, ram.end], [0, 0]] }
     });
+    // Its own table, where REENTER is: a CPU with other vectors may take these again.
+    let table = [boot::stub::vectors(), boot::stub::vectors() + 1];
     // SAFETY: promised by the caller.
     let ranges = unsafe { &mut (*HOST_RAM.0.get()).0 };
-    for (place, part) in ranges[..MAX_RANGES].iter_mut().zip(parts.filter(|[start, end]| start < end)) {
+    for (place, part) in ranges[..MAX_RANGES].iter_mut().zip(parts.filter(|[start, end]| start < end).chain([table])) {
         *place = part;
     }
     let start = HOST_RAM.0.get().addr() as u64;

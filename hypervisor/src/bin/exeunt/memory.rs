@@ -23,6 +23,7 @@ use hypervisor::devicetree::Region;
 use hypervisor::paging::registers::{MAIR_EL2, PaRange};
 use hypervisor::paging::stage1::{Attributes, Stage1};
 use hypervisor::paging::{Error, PAGE_SIZE as PAGE, TableMemory};
+use hypervisor::vendor::{Buffer, Sink};
 use spin::mutex::SpinMutex;
 
 use crate::cpu::{self, PerCpu};
@@ -226,13 +227,13 @@ pub fn map_stack(index: usize) {
 }
 
 /// Lets `use_page` work on the page of the host's RAM that `address` lies in, through the window of CPU `index` above its
-/// stack: it gets the virtual address that stands for `address`. The page can be read only, and is mapped only meanwhile.
+/// stack: it gets the virtual address that stands for `address`. The page is mapped only meanwhile.
 ///
 /// # Safety
 /// `index` is this CPU's, and the page is RAM outside of Exeunt's 2 MiB.
-unsafe fn with_host_page<T>(index: usize, address: u64, use_page: impl FnOnce(u64) -> T) -> T {
+unsafe fn with_host_page<T>(index: usize, address: u64, rights: Attributes, use_page: impl FnOnce(u64) -> T) -> T {
     let window = stack_top(index);
-    extend(|stage1, pages| stage1.map(pages, window..window + PAGE, address & !(PAGE - 1), Attributes::Rodata));
+    extend(|stage1, pages| stage1.map(pages, window..window + PAGE, address & !(PAGE - 1), rights));
     let result = use_page(window + address % PAGE);
     extend(|stage1, pages| stage1.unmap(pages, window..window + PAGE));
     // SAFETY: only forgets a translation that the tables do not hold any more. For all CPUs, because the tables are theirs too.
@@ -253,7 +254,38 @@ pub unsafe fn read_host(index: usize, address: u64) -> u64 {
         unsafe { word.read_volatile() }
     };
     // SAFETY: promised by the caller.
-    unsafe { with_host_page(index, address, read) }
+    unsafe { with_host_page(index, address, Attributes::Rodata, read) }
+}
+
+/// Lets `fill` write to a piece of the host's RAM, and cleans what it has written to the point of coherency.
+///
+/// # Safety
+/// `index` is this CPU's, and the buffer is RAM outside of Exeunt's 2 MiB. It lies within one page.
+pub unsafe fn write_host(index: usize, buffer: Buffer, fill: &mut dyn FnMut(&mut dyn Sink)) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        with_host_page(index, buffer.address, Attributes::Data, |start| {
+            fill(&mut HostPage { start, size: buffer.size });
+            clean(Region { start, end: start + buffer.size as u64 });
+        });
+    }
+}
+
+/// A piece of the host's RAM that is mapped.
+struct HostPage {
+    start: u64,
+    size: usize,
+}
+
+impl Sink for HostPage {
+    fn put(&mut self, offset: usize, bytes: &[u8]) {
+        // What would lie outside is left out; the calls keep inside.
+        let room = self.size.saturating_sub(offset);
+        for (place, &byte) in (self.start + offset as u64..).zip(bytes.iter().take(room)) {
+            // SAFETY: mapped for writing while this exists; volatile, because the host may be using it.
+            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(place as usize).write_volatile(byte) };
+        }
+    }
 }
 
 /// Cleans and invalidates the line of the data cache that `address` lies in; with `tags` its allocation tags, too.
@@ -263,7 +295,7 @@ pub unsafe fn read_host(index: usize, address: u64) -> u64 {
 pub unsafe fn clean_host_line(index: usize, address: u64, tags: bool) {
     // SAFETY: cache maintenance changes no data; the rest is promised by the caller.
     unsafe {
-        with_host_page(index, address, |place| {
+        with_host_page(index, address, Attributes::Rodata, |place| {
             if tags {
                 // DC CIGDVAC
                 core::arch::asm!("sys #3, C7, C14, #5, {}", "dsb sy", in(reg) place, options(nostack, preserves_flags));

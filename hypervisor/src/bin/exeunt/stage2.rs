@@ -4,6 +4,7 @@
 //! that cannot be executed, also where the device tree names nothing: that is where devices are found by probing, and bus
 //! windows lie.
 
+use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{VTCR_EL2, VTTBR_EL2, Writeable};
 use hypervisor::devicetree::Platform;
 use hypervisor::paging::stage2::{Attributes, Layout, Stage2};
@@ -24,6 +25,35 @@ pub struct Registers {
     pub vttbr: u64,
     /// IPA size in bits.
     pub ipa_bits: u32,
+    /// The tables at the initial lookup level.
+    root: Root,
+}
+
+/// The tables at the initial lookup level, as entries in a row.
+#[derive(Clone, Copy, Debug)]
+struct Root {
+    address: u64,
+    entries: usize,
+}
+
+/// Bit 0 of a descriptor: valid (Arm ARM D8.3.1). Whatever the others are, a walk ends at a descriptor without it.
+const VALID: u64 = 1;
+
+impl Root {
+    /// Sets or clears the valid bit in every entry that has anything. Single stores, so that a walk sees the old or the new.
+    fn set_valid(self, valid: bool) {
+        for index in 0..self.entries {
+            let entry = core::ptr::with_exposed_provenance_mut::<u64>(self.address as usize).wrapping_add(index);
+            // SAFETY: Exeunt's own table, complete and mapped; only the leaver of the one LEAVE that can be under way changes it, and
+            // walkers read it; volatile for their sake.
+            unsafe {
+                let descriptor = entry.read_volatile();
+                if descriptor != 0 {
+                    entry.write_volatile(if valid { descriptor | VALID } else { descriptor & !VALID });
+                }
+            }
+        }
+    }
 }
 
 impl Registers {
@@ -32,6 +62,24 @@ impl Registers {
     pub fn write(self) {
         VTCR_EL2.set(self.vtcr);
         VTTBR_EL2.set(self.vttbr);
+    }
+
+    /// Takes the host's memory away from every CPU that runs it: the tables end at their root, and no TLB holds anything of them when
+    /// this returns (Arm ARM D8.17: TLBI VMALLS12E1IS of the current VMID, complete at the DSB, on all CPUs of the Inner Shareable
+    /// domain). A CPU that is at EL1 or EL0 takes a stage 2 translation fault at its next fetch.
+    pub fn hide(self) {
+        self.root.set_valid(false);
+        // SAFETY: forgets translations only.
+        unsafe {
+            core::arch::asm!("dsb ishst", "tlbi vmalls12e1is", "dsb ish", "isb", options(nostack, preserves_flags));
+        }
+    }
+
+    /// Gives it back. What was not there is in no TLB.
+    pub fn show(self) {
+        self.root.set_valid(true);
+        barrier::dsb(barrier::ISH);
+        barrier::isb(barrier::SY);
     }
 }
 
@@ -60,5 +108,8 @@ fn try_build(platform: &Platform) -> Result<Registers, Error> {
     }
     let own = memory::reservation();
     stage2.unmap(pages, own.start..own.end)?;
-    Ok(Registers { vtcr: stage2.vtcr_el2(), vttbr: stage2.vttbr_el2(), ipa_bits })
+    let vttbr = stage2.vttbr_el2();
+    // VMID 0 and CnP 0: VTTBR_EL2 is the address.
+    let root = Root { address: vttbr, entries: stage2.layout().root_pages() * (PAGE_SIZE as usize / size_of::<u64>()) };
+    Ok(Registers { vtcr: stage2.vtcr_el2(), vttbr, ipa_bits, root })
 }

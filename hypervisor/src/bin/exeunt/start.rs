@@ -15,6 +15,8 @@ use hypervisor::image::{self, Image};
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::options::{Kvm, Options};
 use hypervisor::psci::HostEntry;
+use hypervisor::vendor::control::Control;
+use hypervisor::world::WorldStop;
 use log::{LevelFilter, debug, info, warn};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
@@ -247,7 +249,12 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
         *slot = Some(if index == boot { cpu::boot_cpu() } else { memory::place_cpu(index) });
     }
     // SAFETY: no other CPU runs, and this is called once.
-    unsafe { leave::prepare(&platform.memory) };
+    unsafe {
+        leave::prepare(
+            &platform.memory,
+            cpus.iter().flatten().map(|cpu| [psci.affinity(cpu.index()).unwrap_or_default(), cpu.address()]),
+        );
+    };
     let stage2 = stage2::build(platform);
     debug!("stage 2: IPA size {} bits, VTCR_EL2 {:#x}, VTTBR_EL2 {:#x}", stage2.ipa_bits, stage2.vtcr, stage2.vttbr);
     let gic = match platform.gic {
@@ -262,7 +269,9 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
         stage2,
         cpus,
         entry: options.entry,
-        policy: options.restart,
+        control: Control::new(options.restart, options.restart),
+        stop: WorldStop::new(),
+        slow_leave: options.slow_leave,
         kvm: options.kvm,
         stats: options.stats,
     }

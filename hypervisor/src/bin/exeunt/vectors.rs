@@ -22,6 +22,12 @@ pub struct HostFrame {
 impl HostFrame {
     /// All zero.
     pub const EMPTY: Self = Self { x: [0; 31], _padding: 0 };
+
+    /// x0 to x17, which calls use.
+    pub fn arguments(&mut self) -> &mut [u64; 18] {
+        let (arguments, _) = self.x.split_first_chunk_mut::<18>().expect("there are 31");
+        arguments
+    }
 }
 
 const _: () = assert!(size_of::<HostFrame>() == 256);
@@ -141,6 +147,16 @@ global_asm!(
     "eret",
     "dsb nsh", // nothing is speculated past the eret (as Linux does after its own)
     "isb",
+    // From the table of REENTER, with this CPU's empty stack and EL2's MMU just on: x1 and x2 of the host are in FAR_EL2 and
+    // CNTHP_CVAL_EL2 (`boot::stub`), its x0 is an answer's.
+    ".global exeunt_come_back",
+    "exeunt_come_back:",
+    "sub sp, sp, #{frame_size}",
+    "mrs x1, far_el2",
+    "mrs x2, cnthp_cval_el2",
+    "stp x0, x1, [sp]",
+    "adr x1, exeunt_host_come_back",
+    "b exeunt_host_vector",
     "exeunt_el2_vector:",
     "stp x2, x3, [x0, #{x} + 16]",
     "stp x4, x5, [x0, #{x} + 32]",
@@ -218,15 +234,17 @@ const _: () = {
 
 // The handlers that the table names; `sym` operands do not reach into an assembler macro's arguments.
 global_asm!(
-    ".global exeunt_host_sync, exeunt_host_irq, exeunt_host_fiq, exeunt_host_serror",
+    ".global exeunt_host_sync, exeunt_host_irq, exeunt_host_fiq, exeunt_host_serror, exeunt_host_come_back",
     ".set exeunt_host_sync, {sync}",
     ".set exeunt_host_irq, {irq}",
     ".set exeunt_host_fiq, {fiq}",
     ".set exeunt_host_serror, {serror}",
+    ".set exeunt_host_come_back, {come_back}",
     sync = sym host::sync,
     irq = sym host::irq,
     fiq = sym host::fiq,
     serror = sym host::serror,
+    come_back = sym crate::calls::come_back,
 );
 
 /// Enters the host at `pc` with `x0`, `spsr` as its PSTATE and every other general-purpose register 0, and leaves this

@@ -1,0 +1,451 @@
+//! The calls that concern Exeunt itself: the stub calls, Exeunt's own, and what follows from them for this CPU and for all.
+//!
+//! Owns every way on which Exeunt goes from a CPU or comes back to it. What a call is answered is decided in `hypervisor::stub`,
+//! `hypervisor::vendor` and `hypervisor::world`; the last instructions are [`leave`]'s.
+
+use core::cell::Cell;
+use core::sync::atomic::Ordering;
+
+use ::smccc::psci::PSCI_AFFINITY_INFO_64;
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, HCR_EL2, ICH_VTR_EL2, Readable, Writeable};
+use guest_abi::record::{CPU_IN_VIRTUAL_EL2, CPU_LENT_TO_KVM, StatusCpu};
+use guest_abi::stub::{STUB_ERR, SUCCESS};
+use guest_abi::vendor::{CpuState, Error, Policy};
+use hypervisor::features::{self, Gic, hcr};
+use hypervisor::lifecycle::{EntryLevel, State};
+use hypervisor::psci::{Environment, Firmware, PowerState};
+use hypervisor::stub::{self, Answer};
+use hypervisor::syndrome::{Esr, ExceptionClass};
+use hypervisor::vendor::control::{Control, Restart};
+use hypervisor::vendor::log::LogRing;
+use hypervisor::vendor::status::{self, Machine as Facts};
+use hypervisor::vendor::{self, Buffer, Outcome, Services, Sink};
+use hypervisor::world::{self, Cpus, Fate, Leaver, Room, World};
+use log::{debug, info, warn};
+
+use crate::cpu::PerCpu;
+use crate::host::{self, Keep, Kvm, Machine};
+use crate::vectors::HostFrame;
+use crate::{console, gic, leave, memory, registers};
+
+/// PSCI AFFINITY_INFO: the CPU is off (DEN0022, 5.1.5).
+const AFFINITY_OFF: u64 = 1;
+
+/// How long `selftest=slow-leave` holds a LEAVE before each of its steps, in milliseconds.
+const SLOW_STEP_MS: u64 = 20;
+
+/// How often a LEAVE wakes sleeping CPUs, in microseconds.
+const WAKE_INTERVAL_US: u64 = 1000;
+
+/// A call that has come to EL2.
+pub struct Call<'a> {
+    /// The caller's registers.
+    pub frame: &'a mut HostFrame,
+    /// The caller.
+    pub cpu: &'static PerCpu,
+    /// The machine.
+    pub machine: &'static Machine,
+}
+
+impl Call<'_> {
+    fn arguments(&mut self) -> &mut [u64; 18] {
+        self.frame.arguments()
+    }
+
+    /// Answers the stub call in x0 to x4.
+    #[inline(never)]
+    pub fn stub(&mut self) {
+        let (cpu, machine) = (self.cpu, self.machine);
+        let context = stub::Context {
+            entry: machine.entry,
+            is_host_ram: &|address| machine.is_host_ram(address),
+            has_gic_registers: machine.gic == Gic::V3,
+        };
+        let answer = stub::answer(self.arguments(), &context);
+        debug!("stub call {:#x}, x1 {:#x}", self.frame.x[0], self.frame.x[1]);
+        match answer {
+            Answer::Return(value) => self.frame.x[0] = value,
+            Answer::SetVectors(address) => {
+                cpu.with_virtual_el2(|virtual_el2| virtual_el2.set_vectors(address));
+                self.frame.x[0] = SUCCESS;
+            }
+            // SVE and SME are open already: `features` opens them for every host.
+            Answer::Finalise => self.frame.x[0] = STUB_ERR,
+            Answer::IchVtr => {
+                self.frame.x[0] = SUCCESS;
+                self.frame.x[1] = ICH_VTR_EL2.get();
+            }
+            Answer::ResetVectors => self.reset_vectors(),
+            Answer::SoftRestart { entry, arguments } => self.soft_restart(entry, arguments),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn reset_vectors(&mut self) {
+        match self.machine.control.set_out() {
+            Ok(()) => {
+                self.frame.x[0] = SUCCESS;
+                info!("CPU {}: RESET_VECTORS; Exeunt leaves it", self.cpu.index());
+                begin_leave(self.cpu);
+                go(self.frame, self.cpu)
+            }
+            Err(Error::Busy) => self.wait_for_leave(),
+            Err(_) => self.frame.x[0] = STUB_ERR,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn soft_restart(&mut self, entry: u64, arguments: [u64; 3]) {
+        let installed = self.cpu.with_virtual_el2(|virtual_el2| virtual_el2.installed());
+        let why = Restart::of(installed.is_some());
+        match self.machine.control.restart(why) {
+            Ok(policy) => {
+                info!("CPU {}: SOFT_RESTART to {entry:#x} ({why:?}, {})", self.cpu.index(), policy.words());
+                self.frame.x[..3].copy_from_slice(&arguments);
+                self.frame.x[4] = entry;
+                match policy {
+                    Policy::Resident => host::restart(self.frame, entry),
+                    Policy::Leave => {
+                        begin_leave(self.cpu);
+                        departs(self.cpu, true);
+                        // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for.
+                        unsafe { leave::to_payload(self.frame, entry, hcr::RW, boot::stub::vectors()) }
+                    }
+                }
+            }
+            // Only a LEAVE stands in the way. The call is made again after it.
+            Err(_) => self.wait_for_leave(),
+        }
+    }
+
+    /// Answers the call of Exeunt's own in x0 to x3.
+    #[inline(never)]
+    pub fn own(&mut self) {
+        let own = Own { cpu: self.cpu, machine: self.machine };
+        match vendor::call(self.arguments(), &own) {
+            Outcome::Done => {}
+            Outcome::Leave => self.leave(),
+        }
+    }
+
+    /// The host's KVM has called its EL2. Does not return if EL2 is lent to it: the vectors that the host has installed answer the
+    /// call, which is executed again. Linux gives EL2 to KVM by RESET_VECTORS, at which Exeunt leaves too, so that KVM's calls do not
+    /// come here; this is for a host that installs its vectors without.
+    #[inline(never)]
+    pub fn kvm(&mut self) {
+        let (cpu, machine) = (self.cpu, self.machine);
+        let Some(vectors) = cpu.with_virtual_el2(|virtual_el2| virtual_el2.installed()) else { return };
+        if machine.kvm != Kvm::Lend {
+            return;
+        }
+        match machine.control.set_out() {
+            Ok(()) => {
+                info!("CPU {}: the host's KVM has EL2 now, with its vectors at {vectors:#x}", cpu.index());
+                cpu.lent.store(true, Ordering::Relaxed);
+                rewind();
+                begin_leave(cpu);
+                go(self.frame, cpu)
+            }
+            Err(Error::Busy) => self.wait_for_leave(),
+            Err(_) => {}
+        }
+    }
+
+    /// LEAVE.
+    #[cold]
+    #[inline(never)]
+    fn leave(&mut self) {
+        let (cpu, machine) = (self.cpu, self.machine);
+        let others = All(machine);
+        let room = Stage2 { machine, deadline: Cell::new(0) };
+        let world = World { control: &machine.control, stop: &machine.stop, cpus: &others, room: &room };
+        let mut leaver = Leaver::Begin;
+        loop {
+            leaver = leaver.step(cpu.index(), &cpu.life, vectors_of(cpu).is_some(), &world);
+            match leaver {
+                Leaver::Over(Ok(count)) => {
+                    info!("LEAVE: Exeunt leaves {count} CPUs");
+                    vendor::Answer::left(count).apply(self.arguments());
+                    cpu.departures.fetch_add(1, Ordering::Relaxed);
+                    leave_to_host(self.frame, cpu)
+                }
+                Leaver::Over(Err(error)) => {
+                    warn!("LEAVE: {}", error.name());
+                    vendor::Answer::error(error).apply(self.arguments());
+                    return;
+                }
+                Leaver::Overtaken => {
+                    rewind();
+                    return wait_for_verdict(self.frame, cpu, machine);
+                }
+                _ if machine.slow_leave && leaver != Leaver::Catch => pause(SLOW_STEP_MS),
+                _ => {}
+            }
+        }
+    }
+
+    /// The HVC cannot be answered while a LEAVE is under way: it is made again after it.
+    fn wait_for_leave(&mut self) {
+        rewind();
+        hold(self.frame, self.cpu, self.machine);
+    }
+}
+
+/// Has ELR_EL2 point at the HVC again that has brought the CPU here.
+fn rewind() {
+    ELR_EL2.set(ELR_EL2.get().wrapping_sub(4));
+}
+
+/// This CPU has come to EL2 while a LEAVE is under way: whatever it has come for, it will come again.
+pub fn interrupted(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) {
+    if esr.class() == Some(ExceptionClass::Hvc64) {
+        rewind();
+    }
+    hold(frame, cpu, machine);
+}
+
+/// Holds this CPU, whose ELR_EL2 is where the host will go on.
+#[cold]
+#[inline(never)]
+fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
+    let in_window = cpu.with_virtual_el2(|virtual_el2| virtual_el2.in_window());
+    assert!(
+        world::hold(&cpu.life, &machine.stop, !in_window),
+        "CPU {} comes from the host and is not live",
+        cpu.index()
+    );
+    wait_for_verdict(frame, cpu, machine);
+}
+
+/// Returns if Exeunt stays.
+fn wait_for_verdict(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
+    loop {
+        match world::held(&cpu.life, &machine.control, &machine.stop) {
+            Fate::Wait => core::hint::spin_loop(),
+            Fate::Stay => return,
+            Fate::Leave => go(frame, cpu),
+        }
+    }
+}
+
+/// The vectors that the host has given to EL2, if it has.
+fn vectors_of(cpu: &PerCpu) -> Option<u64> {
+    cpu.with_virtual_el2(|virtual_el2| virtual_el2.vectors())
+}
+
+fn begin_leave(cpu: &PerCpu) {
+    assert!(cpu.life.begin_leave().is_ok(), "a host calls on a CPU that is not live");
+}
+
+/// The state of a CPU that goes, from here on.
+fn departs(cpu: &PerCpu, to_others: bool) {
+    assert!(cpu.life.leave(to_others).is_ok(), "a CPU leaves without having begun to");
+    cpu.departures.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Exeunt leaves this CPU, which is `Leaving`, to its host.
+#[cold]
+#[inline(never)]
+fn go(frame: &HostFrame, cpu: &PerCpu) -> ! {
+    departs(cpu, vectors_of(cpu).is_some());
+    leave_to_host(frame, cpu)
+}
+
+/// HCR_EL2 of a host that has EL2 to itself.
+fn hcr_of_host() -> u64 {
+    features::hcr_el2(&registers::identify()) & !(hcr::VM | hcr::TSC | hcr::SWIO)
+}
+
+fn leave_to_host(frame: &HostFrame, cpu: &PerCpu) -> ! {
+    let vectors = vectors_of(cpu).unwrap_or_else(boot::stub::vectors);
+    // SAFETY: vectors of the host's own, aligned and in its RAM, which it has installed for an EL2 without MMU, since it could not know
+    // of another; or the resident stub's.
+    unsafe { leave::to_host(frame, hcr_of_host(), vectors) }
+}
+
+/// REENTER, from its table: `vectors` calls it with EL2's MMU on, and goes to the host when it returns.
+pub extern "C" fn come_back(frame: &mut HostFrame) {
+    let (cpu, machine) = (host::this(), host::machine());
+    if let Err(error) = machine.control.come_back(cpu.life.state().is_left()) {
+        vendor::Answer::error(error).apply(frame.arguments());
+        // SAFETY: the table that the call came from serves a CPU without EL2 MMU.
+        unsafe { leave::to_host(frame, hcr_of_host(), boot::stub::vectors()) }
+    }
+    cpu.life.begin();
+    cpu.lent.store(false, Ordering::Relaxed);
+    let ids = registers::identify();
+    host::set_up(cpu, machine, &ids, Keep::Host);
+    if machine.entry == EntryLevel::VirtualEl2 {
+        HCR_EL2.set(machine.settings(&ids).native_hcr());
+    }
+    host::psci().come_back(cpu.index());
+    cpu.returns.fetch_add(1, Ordering::Relaxed);
+    vendor::Answer::way_back(boot::stub::vectors()).apply(frame.arguments());
+    info!("CPU {}: REENTER; under Exeunt again", cpu.index());
+}
+
+/// Waits.
+fn pause(milliseconds: u64) {
+    let end = CNTPCT_EL0.get() + CNTFRQ_EL0.get() * milliseconds / 1000;
+    while CNTPCT_EL0.get() < end {
+        core::hint::spin_loop();
+    }
+}
+
+/// All CPUs, as a LEAVE sees them.
+struct All(&'static Machine);
+
+impl Cpus for All {
+    fn count(&self) -> usize {
+        host::psci().count()
+    }
+
+    fn life(&self, cpu: usize) -> State {
+        self.0.cpus.get(cpu).copied().flatten().map_or(State::Outside, |cpu| cpu.life.state())
+    }
+
+    fn is_on(&self, cpu: usize) -> bool {
+        host::psci().power_state(cpu) == PowerState::On
+    }
+
+    fn is_starting(&self, cpu: usize) -> bool {
+        host::psci().is_starting(cpu)
+    }
+}
+
+/// Stage 2, interrupts and time, for a LEAVE.
+struct Stage2 {
+    machine: &'static Machine,
+    /// CNTPCT_EL0 when patience ends.
+    deadline: Cell<u64>,
+}
+
+impl Room for Stage2 {
+    fn hide(&self) {
+        self.deadline.set(CNTPCT_EL0.get() + CNTFRQ_EL0.get() * world::PATIENCE_MS / 1000);
+        self.machine.stage2.hide();
+    }
+
+    fn show(&self) {
+        self.machine.stage2.show();
+    }
+
+    fn wait(&self) -> bool {
+        // A CPU in WFI looks for no instruction. SGI 0 is a rescheduling interrupt in Linux, harmless when nothing is to be scheduled.
+        gic::wake_others(self.machine.gic, self.machine.gicv2);
+        let now = CNTPCT_EL0.get();
+        let next = now + CNTFRQ_EL0.get() * WAKE_INTERVAL_US / 1_000_000;
+        while CNTPCT_EL0.get() < next {
+            core::hint::spin_loop();
+        }
+        now < self.deadline.get()
+    }
+}
+
+/// The machine, for Exeunt's own calls.
+struct Own {
+    cpu: &'static PerCpu,
+    machine: &'static Machine,
+}
+
+impl Own {
+    fn cpu(&self, cpu: u16) -> Option<&'static PerCpu> {
+        self.machine.cpus.get(usize::from(cpu)).copied().flatten()
+    }
+}
+
+impl Facts for Own {
+    fn cpus(&self) -> u16 {
+        host::psci().count() as u16
+    }
+
+    fn this_cpu(&self) -> u16 {
+        self.cpu.index() as u16
+    }
+
+    fn state(&self, cpu: u16) -> CpuState {
+        let life = self.cpu(cpu).map_or(State::Outside, |cpu| cpu.life.state());
+        let on = host::psci().power_state(usize::from(cpu)) == PowerState::On;
+        match life {
+            State::Stub => CpuState::Stub,
+            State::Gone => CpuState::Gone,
+            State::Live if on => CpuState::Live,
+            State::Leaving => CpuState::Leaving,
+            State::Live | State::Outside => CpuState::Off,
+        }
+    }
+
+    fn describe(&self, number: u16) -> StatusCpu {
+        let mut record = StatusCpu {
+            mpidr: host::psci().affinity(usize::from(number)).unwrap_or_default(),
+            state: self.state(number) as u8,
+            ..StatusCpu::default()
+        };
+        let Some(cpu) = self.cpu(number) else { return record };
+        let entered = cpu.entered.load(Ordering::Relaxed);
+        let flag = |set: bool, bit| if set { bit } else { 0 };
+        record.entry_level = if entered { self.machine.entry as u8 } else { 0 };
+        record.flags = flag(cpu.lent.load(Ordering::Relaxed), CPU_LENT_TO_KVM)
+            | flag(cpu.in_window.load(Ordering::Relaxed), CPU_IN_VIRTUAL_EL2);
+        record.exits = status::exits(&cpu.counters);
+        record.host_vectors = cpu.host_vectors.load(Ordering::Relaxed);
+        record.departures = cpu.departures.load(Ordering::Relaxed);
+        record.returns = cpu.returns.load(Ordering::Relaxed);
+        record
+    }
+
+    fn entry_level(&self) -> EntryLevel {
+        self.machine.entry
+    }
+
+    fn lends_to_kvm(&self) -> bool {
+        self.machine.kvm == Kvm::Lend && !self.machine.control.is_locked()
+    }
+
+    fn time(&self) -> u64 {
+        CNTPCT_EL0.get()
+    }
+
+    fn frequency(&self) -> u64 {
+        CNTFRQ_EL0.get()
+    }
+}
+
+impl Services for Own {
+    fn control(&self) -> &Control {
+        &self.machine.control
+    }
+
+    fn log(&self) -> &LogRing<'_> {
+        console::ring()
+    }
+
+    fn is_host_ram(&self, address: u64) -> bool {
+        self.machine.is_host_ram(address)
+    }
+
+    fn with_buffer(&self, buffer: Buffer, fill: &mut dyn FnMut(&mut dyn Sink)) {
+        // SAFETY: this CPU, and the host's RAM, within one page: `Buffer` is made by who has asked `is_host_ram`.
+        unsafe { memory::write_host(self.cpu.index(), buffer, fill) };
+    }
+
+    fn way_back(&self) -> u64 {
+        boot::stub::vectors()
+    }
+
+    fn has_strangers(&self) -> bool {
+        let psci = host::psci();
+        (0..psci.count()).any(|cpu| {
+            let off = psci.power_state(cpu) == PowerState::Off;
+            off && psci.affinity(cpu).is_some_and(|affinity| {
+                let mut call = [0; 18];
+                (call[0], call[1]) = (u64::from(PSCI_AFFINITY_INFO_64), affinity);
+                host::Below.call(&mut call);
+                // A CPU_OFF that is in flight under Exeunt is not off yet either; the caller tries again.
+                call[0] != AFFINITY_OFF
+            })
+        })
+    }
+}
