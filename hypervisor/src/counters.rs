@@ -89,6 +89,12 @@ impl Counters {
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
+    /// Where the counter of a kind lies in this structure, for code that counts without calling.
+    #[must_use]
+    pub const fn offset(exit: Exit) -> usize {
+        core::mem::offset_of!(Self, exits) + exit as usize * size_of::<AtomicU64>()
+    }
+
     /// Counts one synchronous exception by its class, ESR_EL2.EC.
     pub fn count_class(&self, class_bits: u8) {
         self.count(KINDS[usize::from(class_bits) % CLASSES]);

@@ -26,7 +26,9 @@ const KEXEC_RESIDENT: u32 = 1 << 1;
 /// The policy for a crash is `Resident`.
 const CRASH_RESIDENT: u32 = 1 << 2;
 /// A LEAVE is under way.
-const LEAVING: u32 = 1 << 3;
+const LEAVING: u32 = 1 << LEAVING_BIT;
+/// The number of that bit, for code that looks at the word in memory.
+pub const LEAVING_BIT: u32 = 3;
 /// Bits \[31:16\]: CPUs that Exeunt has left or is about to leave by themselves.
 const OUTSIDE_SHIFT: u32 = 16;
 const ONE_OUTSIDE: u32 = 1 << OUTSIDE_SHIFT;
@@ -52,6 +54,7 @@ impl Restart {
 
 /// The word. Shared by all CPUs.
 #[derive(Debug)]
+#[repr(transparent)]
 pub struct Control(AtomicU32);
 
 impl Control {

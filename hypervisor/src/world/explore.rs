@@ -222,19 +222,17 @@ impl Machine {
                 }
                 vec![next]
             }
-            At::Returning => match real.control.come_back(me.life.is_left()) {
-                Err(error) => {
+            At::Returning => {
+                if let Err(error) = real.control.come_back(me.life.is_left()) {
                     assert_eq!(error, Error::Busy);
-                    vec![self.at(this, At::Native)]
+                    return vec![self.at(this, At::Native)];
                 }
-                Ok(()) => {
-                    life.begin();
-                    assert_eq!(life.go_live(), Ok(()));
-                    let mut next = self.take(this, &real).at(this, At::Host);
-                    next.cpus[this].on = true;
-                    vec![next]
-                }
-            },
+                life.begin();
+                assert_eq!(life.go_live(), Ok(()));
+                let mut next = self.take(this, &real).at(this, At::Host);
+                next.cpus[this].on = true;
+                vec![next]
+            }
             At::Leaver(Leaver::Over(end)) => match end {
                 Ok(_) => vec![self.at(this, At::Native)],
                 Err(_) => vec![self.at(this, At::Host)],

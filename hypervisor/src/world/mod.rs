@@ -249,9 +249,9 @@ fn caught<C: Cpus, R: Room>(this: usize, world: &World<C, R>) -> Option<End> {
             State::Leaving => held += 1,
             // On its way to Exeunt, also if that had left it before.
             _ if world.cpus.is_starting(cpu) => return None,
-            State::Stub | State::Gone => {}
             State::Live | State::Outside if world.cpus.is_on(cpu) => return None,
-            State::Live | State::Outside => {}
+            // Off, or left before.
+            State::Live | State::Outside | State::Stub | State::Gone => {}
         }
     }
     Some(Ok(held))

@@ -4,13 +4,13 @@
 //! `hypervisor::vendor` and `hypervisor::world`; the last instructions are [`leave`]'s.
 
 use core::cell::Cell;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use ::smccc::psci::PSCI_AFFINITY_INFO_64;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, HCR_EL2, ICH_VTR_EL2, Readable, Writeable};
 use guest_abi::record::{CPU_IN_VIRTUAL_EL2, CPU_LENT_TO_KVM, StatusCpu};
 use guest_abi::stub::{STUB_ERR, SUCCESS};
-use guest_abi::vendor::{CpuState, Error, Policy};
+use guest_abi::vendor::{CpuState, Error, Policy, RESTART_CRASH, RESTART_KEXEC};
 use hypervisor::features::{self, Gic, hcr};
 use hypervisor::lifecycle::{EntryLevel, State};
 use hypervisor::psci::{Environment, Firmware, PowerState};
@@ -21,12 +21,43 @@ use hypervisor::vendor::log::LogRing;
 use hypervisor::vendor::status::{self, Machine as Facts};
 use hypervisor::vendor::{self, Buffer, Outcome, Services, Sink};
 use hypervisor::world::{self, Cpus, Fate, Leaver, Room, World};
-use log::{debug, info, warn};
+use log::{LevelFilter, debug, info, warn};
 
 use crate::cpu::PerCpu;
 use crate::host::{self, Keep, Kvm, Machine};
 use crate::vectors::HostFrame;
 use crate::{console, gic, leave, memory, registers};
+
+/// What `vectors` looks at before it answers a call by itself: one doubleword, control in its low half.
+#[repr(C, align(8))]
+pub struct Fast {
+    /// Who may leave.
+    pub control: Control,
+    /// [`FAST_CALLS`] and the others.
+    pub flags: AtomicU32,
+}
+
+/// Who may make Exeunt leave, and what `vectors` may answer.
+#[unsafe(export_name = "exeunt_fast")]
+pub static FAST: Fast = Fast { control: Control::new(Policy::Leave, Policy::Leave), flags: AtomicU32::new(0) };
+
+/// [`Fast::flags`]: calls may be answered in `vectors`. Not while each gets a line in the log.
+pub const FAST_CALLS: u32 = 1 << 0;
+/// The CPU interface of the GIC is in system registers: ICH_VTR_EL2 is there.
+pub const FAST_ICH_VTR: u32 = 1 << 1;
+/// The host was entered at virtual EL2: it has vectors to set.
+pub const FAST_VECTORS: u32 = 1 << 2;
+
+/// Prepares what `vectors` looks at. Before the host runs on any CPU.
+pub fn prepare(machine: &Machine, policy: Policy) {
+    // Cannot fail: nothing is locked yet.
+    let _ = FAST.control.set_policies(RESTART_KEXEC | RESTART_CRASH, policy);
+    let flag = |set, bit| if set { bit } else { 0 };
+    let flags = flag(log::max_level() < LevelFilter::Debug, FAST_CALLS)
+        | flag(machine.gic == Gic::V3, FAST_ICH_VTR)
+        | flag(machine.entry == EntryLevel::VirtualEl2, FAST_VECTORS);
+    FAST.flags.store(flags, Ordering::Release);
+}
 
 /// PSCI AFFINITY_INFO: the CPU is off (DEN0022, 5.1.5).
 const AFFINITY_OFF: u64 = 1;
@@ -83,7 +114,7 @@ impl Call<'_> {
     #[cold]
     #[inline(never)]
     fn reset_vectors(&mut self) {
-        match self.machine.control.set_out() {
+        match FAST.control.set_out() {
             Ok(()) => {
                 self.frame.x[0] = SUCCESS;
                 info!("CPU {}: RESET_VECTORS; Exeunt leaves it", self.cpu.index());
@@ -100,7 +131,7 @@ impl Call<'_> {
     fn soft_restart(&mut self, entry: u64, arguments: [u64; 3]) {
         let installed = self.cpu.with_virtual_el2(|virtual_el2| virtual_el2.installed());
         let why = Restart::of(installed.is_some());
-        match self.machine.control.restart(why) {
+        match FAST.control.restart(why) {
             Ok(policy) => {
                 info!("CPU {}: SOFT_RESTART to {entry:#x} ({why:?}, {})", self.cpu.index(), policy.words());
                 self.frame.x[..3].copy_from_slice(&arguments);
@@ -140,7 +171,7 @@ impl Call<'_> {
         if machine.kvm != Kvm::Lend {
             return;
         }
-        match machine.control.set_out() {
+        match FAST.control.set_out() {
             Ok(()) => {
                 info!("CPU {}: the host's KVM has EL2 now, with its vectors at {vectors:#x}", cpu.index());
                 cpu.lent.store(true, Ordering::Relaxed);
@@ -160,7 +191,7 @@ impl Call<'_> {
         let (cpu, machine) = (self.cpu, self.machine);
         let others = All(machine);
         let room = Stage2 { machine, deadline: Cell::new(0) };
-        let world = World { control: &machine.control, stop: &machine.stop, cpus: &others, room: &room };
+        let world = World { control: &FAST.control, stop: &machine.stop, cpus: &others, room: &room };
         let mut leaver = Leaver::Begin;
         loop {
             leaver = leaver.step(cpu.index(), &cpu.life, vectors_of(cpu).is_some(), &world);
@@ -222,7 +253,7 @@ fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) 
 /// Returns if Exeunt stays.
 fn wait_for_verdict(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
     loop {
-        match world::held(&cpu.life, &machine.control, &machine.stop) {
+        match world::held(&cpu.life, &FAST.control, &machine.stop) {
             Fate::Wait => core::hint::spin_loop(),
             Fate::Stay => return,
             Fate::Leave => go(frame, cpu),
@@ -268,7 +299,7 @@ fn leave_to_host(frame: &HostFrame, cpu: &PerCpu) -> ! {
 /// REENTER, from its table: `vectors` calls it with EL2's MMU on, and goes to the host when it returns.
 pub extern "C" fn come_back(frame: &mut HostFrame) {
     let (cpu, machine) = (host::this(), host::machine());
-    if let Err(error) = machine.control.come_back(cpu.life.state().is_left()) {
+    if let Err(error) = FAST.control.come_back(cpu.life.state().is_left()) {
         vendor::Answer::error(error).apply(frame.arguments());
         // SAFETY: the table that the call came from serves a CPU without EL2 MMU.
         unsafe { leave::to_host(frame, hcr_of_host(), boot::stub::vectors()) }
@@ -401,7 +432,7 @@ impl Facts for Own {
     }
 
     fn lends_to_kvm(&self) -> bool {
-        self.machine.kvm == Kvm::Lend && !self.machine.control.is_locked()
+        self.machine.kvm == Kvm::Lend && !FAST.control.is_locked()
     }
 
     fn time(&self) -> u64 {
@@ -415,7 +446,7 @@ impl Facts for Own {
 
 impl Services for Own {
     fn control(&self) -> &Control {
-        &self.machine.control
+        &FAST.control
     }
 
     fn log(&self) -> &LogRing<'_> {

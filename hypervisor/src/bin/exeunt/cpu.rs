@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 
 use aarch64_cpu::registers::{CurrentEL, Readable, TPIDR_EL2};
 use boot::CpuBoot;
-use hypervisor::counters::Counters;
+use hypervisor::counters::{Counters, Exit};
 use hypervisor::lifecycle::LifeCycle;
 use hypervisor::psci;
 use hypervisor::vel2::VirtualEl2;
@@ -26,6 +26,10 @@ pub struct PerCpu {
     boot: UnsafeCell<CpuBoot>,
     /// Registers at an exception from EL2, for the panic. Written by `vectors`.
     exception: UnsafeCell<ExceptionFrame>,
+    /// VBAR_EL2 as the host has set it, 0 if it has not; for other CPUs to read. `vectors` writes it for SET_VECTORS.
+    pub host_vectors: AtomicU64,
+    /// The same, until [`Self::with_virtual_el2`] hears of it; else 0. Behind `host_vectors`, for one store to both.
+    pub new_vectors: AtomicU64,
     /// Position in the device tree's list of CPUs.
     index: AtomicUsize,
     /// How often this CPU came to EL2, by class.
@@ -40,8 +44,6 @@ pub struct PerCpu {
     pub lent: AtomicBool,
     /// The host is in virtual EL2, for other CPUs to read.
     pub in_window: AtomicBool,
-    /// VBAR_EL2 as the host has set it, 0 if it has not; for other CPUs to read.
-    pub host_vectors: AtomicU64,
     /// How often Exeunt left it.
     pub departures: AtomicU32,
     /// How often it came back by REENTER.
@@ -74,6 +76,7 @@ impl PerCpu {
             lent: AtomicBool::new(false),
             in_window: AtomicBool::new(false),
             host_vectors: AtomicU64::new(0),
+            new_vectors: AtomicU64::new(0),
             departures: AtomicU32::new(0),
             returns: AtomicU32::new(0),
             started: AtomicU64::new(0),
@@ -115,6 +118,11 @@ impl PerCpu {
     pub fn with_virtual_el2<T>(&self, work: impl FnOnce(&mut VirtualEl2) -> T) -> T {
         // SAFETY: only its own CPU comes here, which handles one exception at a time and does not come here from `work`.
         let virtual_el2 = unsafe { &mut *self.virtual_el2.get() };
+        let new_vectors = self.new_vectors.load(Ordering::Relaxed);
+        if new_vectors != 0 {
+            virtual_el2.set_vectors(new_vectors);
+            self.new_vectors.store(0, Ordering::Relaxed);
+        }
         let result = work(virtual_el2);
         self.in_window.store(virtual_el2.in_window(), Ordering::Relaxed);
         self.host_vectors.store(virtual_el2.vectors().unwrap_or(0), Ordering::Relaxed);
@@ -179,3 +187,11 @@ pub fn set_boot_index(index: usize) {
 
 /// Byte offset of the exception frame in [`PerCpu`], for `vectors`.
 pub const EXCEPTION: usize = core::mem::offset_of!(PerCpu, exception);
+
+/// Byte offset of the counter of HVCs, for `vectors`.
+pub const HVC_COUNTER: usize = core::mem::offset_of!(PerCpu, counters) + Counters::offset(Exit::Hvc);
+
+/// Byte offset of `host_vectors` and `new_vectors`, for `vectors`.
+pub const HOST_VECTORS: usize = core::mem::offset_of!(PerCpu, host_vectors);
+
+const _: () = assert!(core::mem::offset_of!(PerCpu, new_vectors) == HOST_VECTORS + 8);

@@ -10,6 +10,7 @@ use aarch64_cpu::registers::{
     CNTFRQ_EL0, CNTPCT_EL0, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2, ReadWriteable,
     Readable, SCTLR_EL1, SCTLR_EL2, SPSR_EL1, SPSR_EL2, TCR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1, Writeable,
 };
+use guest_abi::vendor::Policy;
 use hypervisor::counters::{Counters, Exit};
 use hypervisor::devicetree::{Gicv2, Region};
 use hypervisor::features::{self, Feature, Gic, IdRegisters, Step};
@@ -23,12 +24,11 @@ use hypervisor::smccc;
 use hypervisor::syndrome::{Encoding, Esr};
 use hypervisor::trap::{self, Vcpu};
 use hypervisor::vel2::{self, Outcome, Settings, VirtualEl2};
-use hypervisor::vendor::control::Control;
 use hypervisor::world::WorldStop;
 use log::{LevelFilter, debug, error, info, warn};
 use spin::Once;
 
-use crate::calls::{self, Call};
+use crate::calls::{self, Call, FAST};
 use crate::cpu::{self, PerCpu};
 use crate::vectors::{self, HostFrame};
 use crate::vel2::Window;
@@ -48,8 +48,6 @@ pub struct Machine {
     pub cpus: [Option<&'static PerCpu>; cpu::MAX_CPUS],
     /// How the host is entered.
     pub entry: EntryLevel,
-    /// Who may make Exeunt leave, and what becomes of EL2 at a SOFT_RESTART.
-    pub control: Control,
     /// The verdict of a LEAVE.
     pub stop: WorldStop,
     /// Take a LEAVE slowly, for the tests.
@@ -81,8 +79,9 @@ pub fn machine() -> &'static Machine {
 }
 
 /// Enters the host for the first time, on the boot CPU.
-pub fn start(machine: Machine, entry: HostEntry) -> ! {
-    MACHINE.call_once(|| machine);
+pub fn start(machine: Machine, policy: Policy, entry: HostEntry) -> ! {
+    let machine = MACHINE.call_once(|| machine);
+    calls::prepare(machine, policy);
     enter(entry)
 }
 
@@ -91,7 +90,7 @@ pub fn arrive() -> ! {
     let cpu = this();
     let was_left = cpu.life.state().is_left();
     if was_left {
-        machine().control.come_up();
+        FAST.control.come_up();
     }
     // Before the proxy has it on again: a CPU that is on and was left is asked for at firmware.
     cpu.life.begin();
@@ -180,7 +179,7 @@ pub extern "C" fn sync(frame: &mut HostFrame) {
     let esr = Esr::new(ESR_EL2.get());
     cpu.counters.count_class(esr.class_bits());
     let machine = machine();
-    if machine.control.is_leaving() {
+    if FAST.control.is_leaving() {
         calls::interrupted(frame, cpu, machine, esr);
     } else if cpu.with_virtual_el2(|virtual_el2| virtual_el2.in_window()) {
         virtual_el2(frame, cpu, machine, esr);

@@ -64,8 +64,9 @@ pub unsafe fn prepare(memory: &[Region], cpus: impl Iterator<Item = [u64; 2]>) {
     let start = CPU_LIST.0.get().addr() as u64;
     memory::clean(Region { start, end: start + (known as u64 + 1) * 16 });
     let own = memory::reservation();
+    // The larger part first: the search ends sooner.
     let parts = memory.iter().flat_map(|ram| {
-        if ram.contains(own) { [[ram.start, own.start], [own.end, ram.end]] } else { [[ram.start, ram.end], [0, 0]] }
+        if ram.contains(own) { [[own.end, ram.end], [ram.start, own.start]] } else { [[ram.start, ram.end], [0, 0]] }
     });
     // Its own table, where REENTER is: a CPU with other vectors may take these again.
     let table = [boot::stub::vectors(), boot::stub::vectors() + 1];

@@ -15,7 +15,6 @@ use hypervisor::image::{self, Image};
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::options::{Kvm, Options};
 use hypervisor::psci::HostEntry;
-use hypervisor::vendor::control::Control;
 use hypervisor::world::WorldStop;
 use log::{LevelFilter, debug, info, warn};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
@@ -144,7 +143,7 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
         // The console is the host's now. Warnings stay: they are about its mistakes, and limited in their rate.
         log::set_max_level(LevelFilter::Warn);
     }
-    host::start(machine, HostEntry { pc: kernel.start, x0: region.start })
+    host::start(machine, options.restart, HostEntry { pc: kernel.start, x0: region.start })
 }
 
 /// Where every other CPU, and each that wakes from a power-down state, comes to Rust, with its MMU on.
@@ -269,7 +268,6 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
         stage2,
         cpus,
         entry: options.entry,
-        control: Control::new(options.restart, options.restart),
         stop: WorldStop::new(),
         slow_leave: options.slow_leave,
         kvm: options.kvm,

@@ -1,14 +1,20 @@
 //! EL2's exception vectors, the registers that they save, and the way into the host.
 //!
-//! An exception from the host ends in [`crate::host`] and returns to it. An exception from EL2 itself is a fault in Exeunt
+//! The calls that need nothing of the machine are answered here, in a few instructions, before anything is saved: unknown stub calls,
+//! SET_VECTORS, FINALISE_EL2, GET_ICH_VTR_EL2 and VERSION. The code at EL2 takes no interrupt, so that what lies below the stack pointer
+//! stays. Any other exception from the host ends in [`crate::host`] and returns to it. An exception from EL2 itself is a fault in Exeunt
 //! and ends in [`crate::panic`]; it trusts neither the stack (which may be the reason) nor any register.
 
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
 use core::sync::atomic::AtomicU64;
 
+use guest_abi::{stub, vendor};
+use hypervisor::syndrome::ExceptionClass;
+use hypervisor::vendor::{EXEUNT_VERSION, control};
+
 use crate::cpu::EXCEPTION;
-use crate::{host, panic};
+use crate::{calls, cpu, host, panic};
 
 /// The host's general-purpose registers while EL2 runs. Its PC and PSTATE are in ELR_EL2 and SPSR_EL2.
 #[repr(C)]
@@ -100,7 +106,30 @@ global_asm!(
     "EL2_VECTOR 5",
     "EL2_VECTOR 6",
     "EL2_VECTOR 7",
-    "HOST_VECTOR exeunt_host_sync", // from AArch64
+    // From AArch64, synchronous. Calls that need nothing of the machine are answered at once, with x2 and x3 below the stack.
+    ".balign 0x80",
+    "stp x2, x3, [sp, #-16]",
+    "mrs x2, esr_el2",
+    "lsr x3, x2, #26",
+    "cmp x3, #{hvc64}",
+    "b.ne exeunt_slow_sync",
+    "adrp x3, exeunt_fast",
+    "ldr x3, [x3, :lo12:exeunt_fast]",
+    "tbnz x3, #{leaving}, exeunt_slow_sync",
+    "tbz x3, #{fast_calls}, exeunt_slow_sync",
+    "tbnz w0, #31, exeunt_fast_smccc",
+    "cmp x0, #{get_ich_vtr}",
+    "b.hi exeunt_fast_refused",
+    "b.eq exeunt_fast_ich_vtr",
+    "cmp x0, #{finalise}",
+    "b.eq exeunt_fast_refused",
+    "cbz x0, exeunt_fast_set_vectors",
+    "exeunt_slow_sync:",
+    "ldp x2, x3, [sp, #-16]",
+    "sub sp, sp, #{frame_size}",
+    "stp x0, x1, [sp]",
+    "adr x1, exeunt_host_sync",
+    "b exeunt_host_vector",
     "HOST_VECTOR exeunt_host_irq",
     "HOST_VECTOR exeunt_host_fiq",
     "HOST_VECTOR exeunt_host_serror",
@@ -147,6 +176,56 @@ global_asm!(
     "eret",
     "dsb nsh", // nothing is speculated past the eret (as Linux does after its own)
     "isb",
+    // The rest of the calls that are answered at once. In: x2 = ESR_EL2, x3 = control and flags (`calls::Fast`). What each answers, and
+    // when, is `hypervisor::stub`'s and `hypervisor::vendor`'s; the conformance tests compare the two ways.
+    "exeunt_fast_smccc:",
+    "tst w2, #0xffff", // the immediate
+    "b.ne exeunt_slow_sync",
+    "mov w3, #{version} & 0xffff",
+    "movk w3, #{version} >> 16, lsl #16",
+    "cmp w0, w3",
+    "b.ne exeunt_slow_sync",
+    "mov w0, #{abi_version} & 0xffff",
+    "movk w0, #{abi_version} >> 16, lsl #16",
+    "mov w1, #{exeunt_version} & 0xffff",
+    "movk w1, #{exeunt_version} >> 16, lsl #16",
+    "b exeunt_fast_done",
+    "exeunt_fast_ich_vtr:",
+    "tbz x3, #{fast_ich_vtr}, exeunt_fast_refused",
+    "mov x0, #{success}",
+    "mrs x1, S3_4_C12_C11_1", // ICH_VTR_EL2
+    "exeunt_fast_done:",
+    "mrs x3, tpidr_el2",
+    "ldr x2, [x3, #{hvc_counter}]",
+    "add x2, x2, #1",
+    "str x2, [x3, #{hvc_counter}]",
+    "ldp x2, x3, [sp, #-16]",
+    "eret",
+    "dsb nsh",
+    "isb",
+    "exeunt_fast_set_vectors:",
+    "tbz x3, #{fast_vectors}, exeunt_fast_refused",
+    "tst x1, #0x7ff",
+    "b.ne exeunt_fast_refused",
+    "adrp x2, exeunt_host_ram",
+    "add x2, x2, :lo12:exeunt_host_ram",
+    "1: ldp x0, x3, [x2], #16",
+    "cbz x3, exeunt_fast_refused",
+    "cmp x1, x0",
+    "b.lo 1b",
+    "cmp x1, x3",
+    "b.hs 1b",
+    "sub x3, x3, #1", // the resident stub's own table, an entry of one byte
+    "cmp x3, x0",
+    "b.eq exeunt_fast_refused",
+    "mrs x3, tpidr_el2",
+    "stp x1, x1, [x3, #{host_vectors}]",
+    "mov x0, #{success}",
+    "b exeunt_fast_done",
+    "exeunt_fast_refused:",
+    "mov w0, #{stub_err} & 0xffff",
+    "movk w0, #{stub_err} >> 16, lsl #16",
+    "b exeunt_fast_done",
     // From the table of REENTER, with this CPU's empty stack and EL2's MMU just on: x1 and x2 of the host are in FAR_EL2 and
     // CNTHP_CVAL_EL2 (`boot::stub`), its x0 is an answer's.
     ".global exeunt_come_back",
@@ -221,6 +300,20 @@ global_asm!(
     exception = sym panic::el2_exception,
     double = sym panic::double_fault,
     system_off = const 0x8400_0008_u32,
+    hvc64 = const ExceptionClass::Hvc64 as u64,
+    leaving = const control::LEAVING_BIT,
+    fast_calls = const 32 + calls::FAST_CALLS.trailing_zeros(),
+    fast_ich_vtr = const 32 + calls::FAST_ICH_VTR.trailing_zeros(),
+    fast_vectors = const 32 + calls::FAST_VECTORS.trailing_zeros(),
+    get_ich_vtr = const stub::GET_ICH_VTR_EL2,
+    finalise = const stub::FINALISE_EL2,
+    success = const stub::SUCCESS,
+    stub_err = const stub::STUB_ERR,
+    version = const vendor::VERSION,
+    abi_version = const vendor::ABI_VERSION,
+    exeunt_version = const EXEUNT_VERSION.to_bits(),
+    hvc_counter = const cpu::HVC_COUNTER,
+    host_vectors = const cpu::HOST_VECTORS,
 );
 
 const _: () = {
@@ -244,7 +337,7 @@ global_asm!(
     irq = sym host::irq,
     fiq = sym host::fiq,
     serror = sym host::serror,
-    come_back = sym crate::calls::come_back,
+    come_back = sym calls::come_back,
 );
 
 /// Enters the host at `pc` with `x0`, `spsr` as its PSTATE and every other general-purpose register 0, and leaves this
