@@ -60,9 +60,20 @@ pub(crate) unsafe extern "C" fn start() -> ! {
         "cmp x0, x1",
         "b.lo 2b",
         "dsb sy",
+        // Data to its place, 16 bytes at a time: the linker pads it, and puts what it begins as behind the read-only data.
+        "adrp x0, __data_start",
+        "adrp x1, __data_end",
+        "add x1, x1, :lo12:__data_end",
+        "adrp x2, __data_load",
+        "add x2, x2, :lo12:__data_load",
+        "0: cmp x0, x1",
+        "b.hs 10f",
+        "ldp x3, x4, [x2], #16",
+        "stp x3, x4, [x0], #16",
+        "b 0b",
         // Relocate, from the RELR table (ELF gABI, SHT_RELR): an even word is the address of a word to relocate, an odd one a
         // bitmap of which of the 63 words behind the last are to be relocated too. x3 is the next word's place.
-        "adrp x0, __relr_start",
+        "10: adrp x0, __relr_start",
         "add x0, x0, :lo12:__relr_start",
         "adrp x1, __relr_end",
         "add x1, x1, :lo12:__relr_end",
