@@ -24,6 +24,7 @@ use crate::{CpuBoot, HCR_EL2_RW, SCTLR_EL2_MMU_OFF};
 /// # Safety
 /// Only the Image header branches here.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.beside_tables")]
 pub(crate) unsafe extern "C" fn start() -> ! {
     naked_asm!(
         "mrs x21, cntpct_el0",
@@ -60,52 +61,16 @@ pub(crate) unsafe extern "C" fn start() -> ! {
         "cmp x0, x1",
         "b.lo 2b",
         "dsb sy",
-        // Data to its place, 16 bytes at a time: the linker pads it, and puts what it begins as behind the read-only data.
-        "adrp x0, __data_start",
-        "adrp x1, __data_end",
-        "add x1, x1, :lo12:__data_end",
-        "adrp x2, __data_load",
-        "add x2, x2, :lo12:__data_load",
-        "0: cmp x0, x1",
-        "b.hs 10f",
-        "ldp x3, x4, [x2], #16",
-        "stp x3, x4, [x0], #16",
-        "b 0b",
-        // Relocate, from the RELR table (ELF gABI, SHT_RELR): an even word is the address of a word to relocate, an odd one a
-        // bitmap of which of the 63 words behind the last are to be relocated too. x3 is the next word's place.
-        "10: adrp x0, __relr_start",
-        "add x0, x0, :lo12:__relr_start",
-        "adrp x1, __relr_end",
-        "add x1, x1, :lo12:__relr_end",
-        "3: cmp x0, x1",
-        "b.hs 5f",
-        "ldr x2, [x0], #8",
-        "tbnz x2, #0, 4f",
-        "add x3, x19, x2",
-        "ldr x4, [x3]",
-        "add x4, x4, x19",
-        "str x4, [x3], #8",
-        "b 3b",
-        "4: mov x5, x3",
-        "add x3, x3, #(63 * 8)",
-        "7: lsr x2, x2, #1",
-        "cbz x2, 3b",
-        "tbz x2, #0, 8f",
-        "ldr x4, [x5]",
-        "add x4, x4, x19",
-        "str x4, [x5]",
-        "8: add x5, x5, #8",
-        "b 7b",
-        "5:",
+        "bl {relocate}",
         // BSS holds no stale byte, whatever the loader left there.
         "adrp x0, __bss_start",
         "adrp x1, __bss_end",
-        "6: stp xzr, xzr, [x0, #16]",
+        "3: stp xzr, xzr, [x0, #16]",
         "stp xzr, xzr, [x0, #32]",
         "stp xzr, xzr, [x0, #48]",
         "stp xzr, xzr, [x0], #64",
         "cmp x0, x1",
-        "b.lo 6b",
+        "b.lo 3b",
         "adrp x0, __boot_stack_top",
         "mov sp, x0",
         "mov x29, xzr",
@@ -118,12 +83,12 @@ pub(crate) unsafe extern "C" fn start() -> ! {
         "adrp x0, __text_end",
         "adrp x1, __boot_stack_top",
         "dsb sy",
-        "9: dc ivac, x0",
+        "4: dc ivac, x0",
         "add x2, x0, x23",
         "dc ivac, x2",
         "add x0, x2, x23",
         "cmp x0, x1",
-        "b.lo 9b",
+        "b.lo 4b",
         "dsb sy",
         "mov x0, x25",
         "bl {mmu_on}",
@@ -132,7 +97,56 @@ pub(crate) unsafe extern "C" fn start() -> ! {
         "b exeunt_main",
         hcr = const HCR_EL2_RW,
         sctlr = const SCTLR_EL2_MMU_OFF,
+        relocate = sym relocate,
         mmu_on = sym mmu_on,
+    )
+}
+
+/// Makes data what it begins as. In: x19 = base. Changes x0 to x5.
+///
+/// # Safety
+/// Done once, before anything reads data.
+#[unsafe(naked)]
+#[unsafe(link_section = ".text.beside_tables")]
+unsafe extern "C" fn relocate() {
+    naked_asm!(
+        // 16 bytes at a time: the linker pads it, and puts what it begins as behind the read-only data.
+        "adrp x0, __data_start",
+        "adrp x1, __data_end",
+        "add x1, x1, :lo12:__data_end",
+        "adrp x2, __data_load",
+        "add x2, x2, :lo12:__data_load",
+        "2: cmp x0, x1",
+        "b.hs 3f",
+        "ldp x3, x4, [x2], #16",
+        "stp x3, x4, [x0], #16",
+        "b 2b",
+        // Relocate, from the RELR table (ELF gABI, SHT_RELR): an even word is the address of a word to relocate, an odd one a
+        // bitmap of which of the 63 words behind the last are to be relocated too. x3 is the next word's place.
+        "3: adrp x0, __relr_start",
+        "add x0, x0, :lo12:__relr_start",
+        "adrp x1, __relr_end",
+        "add x1, x1, :lo12:__relr_end",
+        "4: cmp x0, x1",
+        "b.hs 8f",
+        "ldr x2, [x0], #8",
+        "tbnz x2, #0, 5f",
+        "add x3, x19, x2",
+        "ldr x4, [x3]",
+        "add x4, x4, x19",
+        "str x4, [x3], #8",
+        "b 4b",
+        "5: mov x5, x3",
+        "add x3, x3, #(63 * 8)",
+        "6: lsr x2, x2, #1",
+        "cbz x2, 4b",
+        "tbz x2, #0, 7f",
+        "ldr x4, [x5]",
+        "add x4, x4, x19",
+        "str x4, [x5]",
+        "7: add x5, x5, #8",
+        "b 6b",
+        "8: ret",
     )
 }
 
@@ -143,7 +157,7 @@ pub(crate) unsafe extern "C" fn start() -> ! {
 /// # Safety
 /// Only firmware may start a CPU here, and only with the address of a [`CpuBoot`] that was cleaned to the point of coherency.
 #[unsafe(naked)]
-#[unsafe(link_section = ".text.secondary_entry")]
+#[unsafe(link_section = ".text.beside_tables")]
 pub unsafe extern "C" fn secondary_entry() -> ! {
     naked_asm!(
         "msr daifset, #0xf",
@@ -175,6 +189,7 @@ pub unsafe extern "C" fn secondary_entry() -> ! {
 /// # Safety
 /// The tables map this code where it runs.
 #[unsafe(naked)]
+#[unsafe(link_section = ".text.beside_tables")]
 unsafe extern "C" fn mmu_on() {
     naked_asm!(
         "ldp x1, x2, [x0, #{ttbr0}]",

@@ -45,6 +45,7 @@ global_asm!(
     "STUB_STOP 0x380",
     ".balign 0x80", // a synchronous exception from EL1 or EL0, AArch64
     "b exeunt_stub_call",
+    ".ltorg", // the words that the vectors load have to be in the table, too: here, and in the last one
     "STUB_STOP 0x480",
     "STUB_STOP 0x500",
     "STUB_STOP 0x580",
@@ -52,7 +53,9 @@ global_asm!(
     "STUB_STOP 0x680",
     "STUB_STOP 0x700",
     "STUB_STOP 0x780",
-    ".balign 0x80",
+    ".ltorg",
+    ".popsection",
+    ".pushsection .text.beside_tables, \"ax\"",
     // In: x0 = number, x1 to x4 = arguments. With stage 2 and all traps off nothing but an HVC comes here, as in Linux's stub.
     "exeunt_stub_call:",
     "cmp x0, #{soft_restart}",
@@ -154,7 +157,6 @@ global_asm!(
     "6: mrs x1, far_el2",
     "mrs x2, cnthp_cval_el2",
     "b 8b",
-    ".ltorg",
     ".popsection",
     breadcrumb = const BREADCRUMB,
     soft_restart = const stub::SOFT_RESTART,
