@@ -398,6 +398,13 @@ impl VirtualEl2 {
         self.vectors = Some(vectors);
     }
 
+    /// Another payload has EL2 now: no vectors of the last one's are its own, should Exeunt come back under it.
+    pub const fn forget_vectors(&mut self) {
+        self.set(El2::Vbar, 0);
+        self.vectors = None;
+        self.stub = None;
+    }
+
     /// A register as the host left it.
     #[must_use]
     pub const fn get(&self, register: El2) -> u64 {

@@ -16,6 +16,8 @@ use hypervisor::lifecycle::{EntryLevel, State};
 use hypervisor::psci::{Environment, Firmware, PowerState};
 use hypervisor::stub::{self, Answer};
 use hypervisor::syndrome::{Esr, ExceptionClass};
+use hypervisor::trap;
+use hypervisor::vel2::VirtualEl2;
 use hypervisor::vendor::control::{Control, Restart};
 use hypervisor::vendor::log::LogRing;
 use hypervisor::vendor::status::{self, Machine as Facts};
@@ -140,6 +142,7 @@ impl Call<'_> {
                     Policy::Resident => host::restart(self.frame, entry),
                     Policy::Leave => {
                         begin_leave(self.cpu);
+                        self.cpu.with_virtual_el2(VirtualEl2::forget_vectors);
                         departs(self.cpu, true);
                         // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for.
                         unsafe { leave::to_payload(self.frame, entry, hcr::RW, boot::stub::vectors()) }
@@ -203,7 +206,7 @@ impl Call<'_> {
                     leave_to_host(self.frame, cpu)
                 }
                 Leaver::Over(Err(error)) => {
-                    warn!("LEAVE: {}", error.name());
+                    trap::limited(machine, || warn!("LEAVE: {}", error.name()));
                     vendor::Answer::error(error).apply(self.arguments());
                     return;
                 }

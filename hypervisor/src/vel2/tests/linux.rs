@@ -417,6 +417,19 @@ fn installed_vectors_are_not_the_stubs() {
     assert_eq!(host.el2.installed(), None);
 }
 
+/// A payload that a SOFT_RESTART has given EL2 to, and that brings Exeunt back, has no vectors of the last kernel's.
+#[test]
+fn the_next_payload_has_no_vectors() {
+    let mut host = Host::new(Model::cortex_a57());
+    boot(&mut host, Kernel::V6_12);
+    host.el2.set_vectors(0x4567_8000);
+    host.el2.forget_vectors();
+    assert_eq!((host.el2.vectors(), host.el2.installed()), (None, None));
+    assert_eq!(host.el2.get(El2::Vbar), 0);
+    host.el2.set_vectors(0x4567_8000);
+    assert_eq!(host.el2.installed(), Some(0x4567_8000));
+}
+
 /// `cpu_resume` and CPU_ON come through the same door: a second window knows nothing of the first.
 #[test]
 fn a_second_entry_begins_anew() {
