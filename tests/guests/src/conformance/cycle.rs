@@ -50,7 +50,6 @@ impl Host {
         let live = matches!(state, State::LiveEl1 | State::LiveEl2);
         Setting {
             state,
-            vendor: true,
             policies,
             restart: if live { None } else { Some(End::El2) },
             set_vectors: if live { self.sets_vectors || self.live == State::LiveEl1 } else { state == State::Gone },

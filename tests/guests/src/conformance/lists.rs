@@ -21,8 +21,6 @@ use Want::{Any, Is, Same};
 pub struct Setting {
     /// The state.
     pub state: State,
-    /// Exeunt's own calls are answered.
-    pub vendor: bool,
     /// Policies for a kexec and for a crash.
     pub policies: [Policy; 2],
     /// Where a SOFT_RESTART goes, if one is to be made: not where it would change the state.
@@ -133,13 +131,7 @@ impl Setting {
 
     fn own_calls(&self) {
         let list = |call, what, id: u64, x: [u64; 3], want| {
-            let want = if self.vendor && self.is_live() {
-                want
-            } else if self.is_live() {
-                error(Error::NotSupported)
-            } else {
-                refused(STUB_ERR)
-            };
+            let want = if self.is_live() { want } else { refused(STUB_ERR) };
             returns(call, what, arguments(id, x), want);
         };
         let junk = [0x1111, 0x2222, 0x3333];

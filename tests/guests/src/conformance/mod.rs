@@ -239,8 +239,6 @@ pub fn run(start: &Start) {
     let under_exeunt = if start.level == 2 { End::VirtualEl2 } else { End::El1 };
     let setting = Setting {
         state: live,
-        // SAFETY: at EL1, under Exeunt; the call changes nothing.
-        vendor: unsafe { guest_abi::call::is_exeunt() },
         policies: [policy; 2],
         restart: resident.then_some(under_exeunt),
         // What is set here is what Exeunt leaves behind.
