@@ -19,9 +19,8 @@ Linux, small numbers that a kernel issues which was entered at EL2 and went on t
 Calling Convention in the vendor-specific hypervisor range (owner 6). Why the first are as they are: [history](history.md). What
 others answer: [peers](peers.md).
 
-This version answers the stub calls in an image that was built with virtual EL2 ([how](virtual-el2.md)), and with HVC_STUB_ERR in
-one that was not. Exeunt's own calls are written down here, with their types in `guest-abi`, and are not answered yet:
-NOT_SUPPORTED.
+How a host comes to make the first: [virtual EL2](virtual-el2.md). What happens behind those by which Exeunt goes, and
+comes back: [leaving](leaving.md).
 
 A call may be made at any moment, with the MMU on or off, interrupts masked or not, from EL1t or EL1h; no stack is used. All registers
 that a call does not name stay as they were: x0 to x30, SP, SIMD, and the system registers of EL1. With another immediate than 0 the

@@ -264,9 +264,11 @@ fn wait_for_verdict(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'stat
     }
 }
 
-/// The vectors that the host has given to EL2, if it has.
+/// The vectors that the host has given to EL2, if it has, and if they can be. SET_VECTORS asks for that; a write to VBAR_EL2 in virtual
+/// EL2 is free, as on hardware, and a table that is not in the host's RAM would answer nothing.
 fn vectors_of(cpu: &PerCpu) -> Option<u64> {
-    cpu.with_virtual_el2(|virtual_el2| virtual_el2.vectors())
+    let vectors = cpu.with_virtual_el2(|virtual_el2| virtual_el2.vectors());
+    vectors.filter(|&vectors| host::machine().is_host_ram(vectors))
 }
 
 fn begin_leave(cpu: &PerCpu) {
