@@ -156,7 +156,8 @@ global_asm!(
     // A CPU that the device tree does not name was never Exeunt's.
     "6: mrs x1, far_el2",
     "mrs x2, cnthp_cval_el2",
-    "b 8b",
+    "ldr x0, ={stub_err}",
+    "eret",
     ".popsection",
     breadcrumb = const BREADCRUMB,
     soft_restart = const stub::SOFT_RESTART,

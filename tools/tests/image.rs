@@ -44,11 +44,12 @@ const BOOT_FRAME_BUDGET: i64 = 4096;
 const IMAGE_BUDGET: u64 = 128 << 10;
 
 /// Where Rust begins on each stack: the root, the stack it is on, what is on that stack before.
-const ROOTS: [(&str, i64, i64); 9] = [
+const ROOTS: [(&str, i64, i64); 10] = [
     ("exeunt::host::sync", CPU_STACK, HOST_FRAME),
     ("exeunt::host::irq", CPU_STACK, HOST_FRAME),
     ("exeunt::host::fiq", CPU_STACK, HOST_FRAME),
     ("exeunt::host::serror", CPU_STACK, HOST_FRAME),
+    ("exeunt::calls::come_back", CPU_STACK, HOST_FRAME),
     ("exeunt_secondary", CPU_STACK, 0),
     ("exeunt::panic::el2_exception", CPU_STACK, 0),
     ("exeunt::panic::double_fault", CPU_STACK, 0),
@@ -64,11 +65,11 @@ const BOOT_ROOTS: [&str; 2] = ["exeunt_early", "exeunt_main"];
 const PANIC: &str = "__rustc::rust_begin_unwind";
 
 /// Assembly that gives SP a new value: where each stack begins.
-const SET_STACK: [&str; 4] =
-    ["boot::entry::start", "boot::entry::mmu_on", "exeunt_el2_vector", "exeunt::vectors::enter"];
+const SET_STACK: [&str; 5] =
+    ["boot::entry::start", "boot::entry::mmu_on", "exeunt_el2_vector", "exeunt::vectors::enter", "exeunt_reenter"];
 
 /// What is entered by hardware or by assembly, or whose address is used to write to: no indirect call of Rust's ends there.
-const NOT_CALLED: [&str; 9] = [
+const NOT_CALLED: [&str; 13] = [
     "image_header",
     "exeunt_vectors",
     "exeunt_host_vector",
@@ -77,6 +78,10 @@ const NOT_CALLED: [&str; 9] = [
     "exeunt::host::irq",
     "exeunt::host::fiq",
     "exeunt::host::serror",
+    "exeunt::calls::come_back",
+    "exeunt_resident_stub",
+    "exeunt_reenter",
+    "exeunt_el2_vector",
     "exeunt::selftest::run",
 ];
 

@@ -58,7 +58,7 @@ pub trait Services: Machine {
     fn is_host_ram(&self, address: u64) -> bool;
     /// Makes the host's memory writable for the time that `fill` runs. Afterwards what was written is clean to the point of
     /// coherency, so that a caller with its MMU off reads it, too.
-    fn with_buffer(&self, buffer: Buffer, fill: &mut dyn FnMut(&mut dyn Sink));
+    fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink));
     /// Physical address of the vector table by which a CPU comes back.
     fn way_back(&self) -> u64;
     /// Whether a CPU is on, by firmware's word, of which Exeunt has only heard that it is off: a CPU outside has started it.
@@ -311,7 +311,7 @@ fn log_read<S: Services>(services: &S, position: u64, buffer: Option<Buffer>) ->
     // The end only grows: what is refused here is refused before the buffer is touched, what passes is not refused below.
     let mut read = log.read(position, 0, &mut |_, _| ())?;
     if let Some(buffer) = buffer {
-        services.with_buffer(buffer, &mut |sink| {
+        services.with_buffer(buffer, |sink| {
             if let Ok(copied) = log.read(position, buffer.size, &mut |offset, bytes| sink.put(offset, bytes)) {
                 read = copied;
             }

@@ -6,7 +6,7 @@ use guest_abi::record::{EXIT_CLASSES, EXIT_NAMES, STATUS_MAGIC, STATUS_VERSION, 
 use guest_abi::vendor::{CpuState, Error, Policy, Summary};
 
 use super::control::Control;
-use super::{Answer, Buffer, Services};
+use super::{Answer, Buffer, Services, Sink};
 use crate::counters::{Counters, Exit};
 use crate::lifecycle::EntryLevel;
 
@@ -60,6 +60,12 @@ pub fn summary(machine: &impl Machine, control: &Control) -> Summary {
     )
 }
 
+/// Out of line, since a record takes room on the stack twice.
+#[inline(never)]
+fn put_cpu(services: &impl Services, cpu: u16, offset: usize, sink: &mut dyn Sink) {
+    sink.put(offset, &services.describe(cpu).to_bytes());
+}
+
 /// Answers STATUS.
 ///
 /// # Errors
@@ -94,11 +100,11 @@ pub(super) fn answer(services: &impl Services, buffer: Option<Buffer>, first: u6
             log_end: log.end(),
             log_size: log.size(),
         };
-        services.with_buffer(buffer, &mut |sink| {
+        services.with_buffer(buffer, |sink| {
             sink.put(0, &header.to_bytes());
             for place in 0..described {
                 let offset = StatusHeader::SIZE + usize::from(place) * StatusCpu::SIZE;
-                sink.put(offset, &services.describe(first + place).to_bytes());
+                put_cpu(services, first + place, offset, sink);
             }
         });
     }

@@ -104,7 +104,7 @@ impl Services for Fake<'_> {
         RAM.contains(&address) && !OWN.contains(&address)
     }
 
-    fn with_buffer(&self, buffer: Buffer, fill: &mut dyn FnMut(&mut dyn Sink)) {
+    fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) {
         let mut bytes = vec![0xee; buffer.size];
         fill(&mut Page(&mut bytes));
         self.written.borrow_mut().push((buffer, bytes));

@@ -462,7 +462,7 @@ impl Services for Own {
         self.machine.is_host_ram(address)
     }
 
-    fn with_buffer(&self, buffer: Buffer, fill: &mut dyn FnMut(&mut dyn Sink)) {
+    fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) {
         // SAFETY: this CPU, and the host's RAM, within one page: `Buffer` is made by who has asked `is_host_ram`.
         unsafe { memory::write_host(self.cpu.index(), buffer, fill) };
     }

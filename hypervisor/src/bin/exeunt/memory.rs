@@ -261,7 +261,7 @@ pub unsafe fn read_host(index: usize, address: u64) -> u64 {
 ///
 /// # Safety
 /// `index` is this CPU's, and the buffer is RAM outside of Exeunt's 2 MiB. It lies within one page.
-pub unsafe fn write_host(index: usize, buffer: Buffer, fill: &mut dyn FnMut(&mut dyn Sink)) {
+pub unsafe fn write_host(index: usize, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) {
     // SAFETY: promised by the caller.
     unsafe {
         with_host_page(index, buffer.address, Attributes::Data, |start| {
