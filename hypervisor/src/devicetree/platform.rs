@@ -89,7 +89,8 @@ impl<T: Copy, const N: usize> List<T, N> {
         if index > self.length || !self.push(item) {
             return false;
         }
-        self.items[index..self.length].rotate_right(1);
+        self.items.copy_within(index..self.length - 1, index + 1);
+        self.items[index] = item;
         true
     }
 

@@ -85,7 +85,9 @@ macro_rules! register_enum {
             /// Whether it is one of EL2's. The others are EL1's and EL0's.
             #[must_use]
             pub const fn is_el2(self) -> bool {
-                self.encoding().op1 == 4
+                match self {
+                    $(Self::$name => $op1 == 4,)*
+                }
             }
 
             /// Its name in the Arm ARM.

@@ -2,9 +2,10 @@
 //! accordingly.
 //!
 //! Which register gets which value is decided in `hypervisor::features`; here is only the access. By encoding, because an
-//! assembler knows a name only for the architecture version that it is told of.
+//! assembler knows a name only for the architecture version that it is told of. Here and in [`crate::vel2`] a register is a number in a
+//! list, and the instructions stand in the order of that list: a match would make a table of addresses besides.
 
-use core::arch::asm;
+use core::arch::{asm, naked_asm};
 
 use hypervisor::features::{IdRegister, IdRegisters, Register};
 use hypervisor::{el2_registers, id_registers};
@@ -15,20 +16,16 @@ macro_rules! reader {
         ///
         /// # Safety
         /// The CPU has the feature that the register comes with.
-        unsafe fn read(register: IdRegister) -> u64 {
-            let value: u64;
-            match register {
-                $(IdRegister::$name => {
-                    // SAFETY: reads a register that exists, as the caller promises, and changes nothing.
-                    unsafe {
-                        asm!(
-                            concat!("mrs {}, S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2),
-                            out(reg) value, options(nomem, nostack, preserves_flags)
-                        );
-                    }
-                })*
-            }
-            value
+        #[unsafe(naked)]
+        unsafe extern "C" fn read(register: IdRegister) -> u64 {
+            naked_asm!(
+                "ubfiz x9, x0, #3, #8", // two instructions each
+                "adr x10, 2f",
+                "add x9, x10, x9",
+                "br x9",
+                "2:",
+                $(concat!("mrs x0, S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2), "ret",)*
+            )
         }
     };
 }
@@ -41,18 +38,16 @@ macro_rules! writer {
         ///
         /// # Safety
         /// The CPU has the register, and the value is one under which Exeunt goes on running.
-        pub unsafe fn write(register: Register, value: u64) {
-            match register {
-                $(Register::$name => {
-                    // SAFETY: promised by the caller.
-                    unsafe {
-                        asm!(
-                            concat!("msr S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2, ", {}"),
-                            in(reg) value, options(nostack, preserves_flags)
-                        );
-                    }
-                })*
-            }
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn write(register: Register, value: u64) {
+            naked_asm!(
+                "ubfiz x9, x0, #3, #8", // two instructions each
+                "adr x10, 2f",
+                "add x9, x10, x9",
+                "br x9",
+                "2:",
+                $(concat!("msr S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2, ", x1"), "ret",)*
+            )
         }
     };
 }

@@ -3,7 +3,7 @@
 //! Owns the accesses; what an instruction does is decided in the library. Used by [`crate::host`] on the way into the host and
 //! for every exception until the host has gone to EL1.
 
-use core::arch::asm;
+use core::arch::{asm, naked_asm};
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{ELR_EL2, FAR_EL2, Readable, SPSR_EL2, Writeable};
@@ -25,38 +25,32 @@ macro_rules! accessors {
         ///
         /// # Safety
         /// The CPU has it, and it can be read.
-        unsafe fn read(register: Register) -> u64 {
-            let value: u64;
-            match register {
-                $(Register::$name => {
-                    // SAFETY: reads a register that exists, as the caller promises.
-                    unsafe {
-                        asm!(
-                            concat!("mrs {}, S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2),
-                            out(reg) value, options(nostack, preserves_flags)
-                        );
-                    }
-                })*
-            }
-            value
+        #[unsafe(naked)]
+        unsafe extern "C" fn read(register: Register) -> u64 {
+            naked_asm!(
+                "ubfiz x9, x0, #3, #8", // two instructions each
+                "adr x10, 2f",
+                "add x9, x10, x9",
+                "br x9",
+                "2:",
+                $(concat!("mrs x0, S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2), "ret",)*
+            )
         }
 
         /// Writes a register.
         ///
         /// # Safety
         /// The CPU has it, and it can be written; it is one of EL1's and EL0's, which nothing at EL2 depends on.
-        unsafe fn write(register: Register, value: u64) {
-            match register {
-                $(Register::$name => {
-                    // SAFETY: promised by the caller.
-                    unsafe {
-                        asm!(
-                            concat!("msr S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2, ", {}"),
-                            in(reg) value, options(nostack, preserves_flags)
-                        );
-                    }
-                })*
-            }
+        #[unsafe(naked)]
+        unsafe extern "C" fn write(register: Register, value: u64) {
+            naked_asm!(
+                "ubfiz x9, x0, #3, #8", // two instructions each
+                "adr x10, 2f",
+                "add x9, x10, x9",
+                "br x9",
+                "2:",
+                $(concat!("msr S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2, ", x1"), "ret",)*
+            )
         }
     };
 }
@@ -65,27 +59,54 @@ vel2_registers!(accessors);
 
 macro_rules! id_reader {
     ($($crm:literal, $op2:literal;)*) => {
-        /// Reads `S3_0_C0_C<crm>_<op2>`, any register of the ID space: those that are not defined read as zero.
-        pub fn read_id(crm: u8, op2: u8) -> u64 {
-            let mut value: u64 = 0;
-            match (crm, op2) {
-                $(($crm, $op2) => {
-                    // SAFETY: every encoding of the ID space can be read on every CPU (Arm ARM D24.1).
-                    unsafe {
-                        asm!(
-                            concat!("mrs {}, S3_0_C0_C", $crm, "_", $op2),
-                            out(reg) value, options(nomem, nostack, preserves_flags)
-                        );
-                    }
-                })*
-                _ => {}
-            }
-            value
+        /// Reads the register of the ID space with this place in the list.
+        ///
+        /// # Safety
+        /// It is in the list.
+        #[unsafe(naked)]
+        unsafe extern "C" fn read_listed_id(index: u8) -> u64 {
+            naked_asm!(
+                "ubfiz x9, x0, #3, #8", // two instructions each
+                "adr x10, 2f",
+                "add x9, x10, x9",
+                "br x9",
+                "2:",
+                $(concat!("mrs x0, S3_0_C0_C", $crm, "_", $op2), "ret",)*
+            )
         }
+
+        /// CRm and op2 of the registers in the list.
+        const ID_SPACE: &[(u8, u8)] = &[$(($crm, $op2),)*];
     };
 }
 
 vel2_id_space!(id_reader);
+
+// The list goes through all op2 of CRm 1, then of CRm 2, and so on.
+const _: () = {
+    let mut index = 0;
+    while index < ID_SPACE.len() {
+        let (crm, op2) = ID_SPACE[index];
+        assert!(index == id_index(crm, op2));
+        index += 1;
+    }
+};
+
+/// The place of `S3_0_C0_C<crm>_<op2>` in the list; beyond its end if it is not there.
+const fn id_index(crm: u8, op2: u8) -> usize {
+    (crm as usize * 8 + op2 as usize).wrapping_sub(8)
+}
+
+/// Reads `S3_0_C0_C<crm>_<op2>`, any register of the ID space: those that are not defined read as zero.
+pub fn read_id(crm: u8, op2: u8) -> u64 {
+    let index = id_index(crm, op2);
+    if op2 < 8 && index < ID_SPACE.len() {
+        // SAFETY: in the list; every encoding of the ID space can be read on every CPU (Arm ARM D24.1).
+        unsafe { read_listed_id(index as u8) }
+    } else {
+        0
+    }
+}
 
 macro_rules! maintainer {
     ($($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
