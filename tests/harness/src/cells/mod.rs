@@ -9,6 +9,7 @@ mod failures;
 mod guests;
 mod hotplug;
 mod kvm;
+mod leave;
 mod people;
 mod uboot;
 mod user;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Cell> {
         virtual_el2::cells(),
         conformance::cells(),
         kvm::cells(),
+        leave::cells(),
         drill::cells(),
     ]
     .into_iter()

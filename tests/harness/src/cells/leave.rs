@@ -1,0 +1,195 @@
+//! Exeunt leaves all CPUs and comes back, again and again, under a host that is busy and notices when its work is wrong.
+
+use crate::cell::{Cell, Context, Outcome};
+use crate::machine::PATIENT;
+use crate::{ensure, images, parse, qemu};
+
+/// CPUs of each machine here.
+const CPUS: u32 = 4;
+/// Taint of the test module's own: out of tree, and not signed (Linux `Documentation/admin-guide/tainted-kernels.rst`).
+const MODULE_TAINT: &str = "12288";
+
+/// ROUNDS times LEAVE and REENTER. Meanwhile a process for each CPU sums up files, and the module's threads compute in the kernel. A CPU
+/// goes off and comes on again in each round: while Exeunt is there, and, with LEFT set, in every other round while it is not.
+const SCRIPT: &str = r#"
+insmod /tests/exeunt_test.ko || exit
+ask() { exec 3<>/proc/exeunt; echo "$*" >&3; answer=; read -r answer <&3; exec 3>&-; }
+show() { exec 3<>/proc/exeunt; echo "$*" >&3; cat <&3; exec 3>&-; }
+wrong() { failed=$((failed + 1)); [ $failed -gt 20 ] || echo failed-at round $round: "$*"; }
+work() { dd if=/bin/busybox bs=64k count=8 2>/dev/null | sha256sum; }
+plug() {
+    for state in 0 1; do
+        echo $state >/sys/devices/system/cpu/cpu$1/online || wrong cpu $1 online $state
+    done
+}
+sum=$(work)
+for worker in $(seq $(nproc)); do
+    while :; do
+        [ "$(work)" = "$sum" ] || echo $worker >>/tmp/wrong
+        echo >>/tmp/worked
+    done &
+done
+ask work start
+failed=0 done=0 plugged=0
+for round in $(seq ROUNDS); do
+    ask leave
+    [ "$answer" = "ok left $(nproc)" ] || wrong leave: $answer
+    [ $round != 1 ] || show call all 0x86004500 | sed -n 's/^cpu/left cpu/p'
+    if [ -n "LEFT" ] && [ $((round % 2)) = 0 ]; then plug $((round / 2 % 3 + 1)); plugged=$((plugged + 1)); fi
+    ask reenter
+    [ "${answer% 0x0 0x0 0x0 0x0}" = ok ] || wrong reenter: $answer
+    [ $round != ROUNDS ] || show call all 0x86004500 | sed -n 's/^cpu/back cpu/p'
+    if [ -z "LEFT" ] || [ $((round % 2)) = 1 ]; then plug $((round % 3 + 1)); plugged=$((plugged + 1)); fi
+    done=$((done + 1))
+done
+ask work stop
+echo kernel $answer
+echo done $done
+echo failed $failed
+echo plugged $plugged
+echo worked $(wc -l </tmp/worked)
+echo wrong $(cat /tmp/wrong 2>/dev/null | wc -l)
+echo cpus $(nproc)
+echo taint $(cat /proc/sys/kernel/tainted)
+show status | sed 's/^/status /'
+dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|detected stall|soft lockup|failed to' | sed 's/^/bad /'
+true
+"#;
+
+/// LEAVE and REENTER while CPUs go off and come on all the time, and while another process does the same: whoever comes second is told
+/// BUSY, or finds nothing left to do, and no CPU is lost.
+const RACE: &str = r#"
+insmod /tests/exeunt_test.ko || exit
+ask() { exec 3<>/proc/exeunt; echo "$*" >&3; answer=; read -r answer <&3; exec 3>&-; }
+wrong() { echo "$*" >>/tmp/failed; }
+busy=0xfffffffffffffffb
+leaver() {
+    left=0
+    for round in $(seq ROUNDS); do
+        ask leave
+        case $answer in
+        'ok left 0' | "error $busy" | 'error 0xbadca11') ;;
+        'ok left '*) left=$((left + 1)) ;;
+        *) wrong leave: $answer ;;
+        esac
+        ask reenter
+        case ${answer#* } in
+        *[!0x\ ]*) [ -z "$(echo ${answer#* } | sed "s/$busy//g; s/0x0//g; s/ //g")" ] || wrong reenter: $answer ;;
+        esac
+    done
+    echo left $left >>/tmp/leavers
+}
+ask work start
+leaver & first=$!
+leaver & second=$!
+plugged=0
+while kill -0 $first 2>/dev/null || kill -0 $second 2>/dev/null; do
+    for cpu in 1 2 3; do
+        for state in 0 1; do
+            echo $state >/sys/devices/system/cpu/cpu$cpu/online || wrong cpu $cpu online $state
+        done
+        plugged=$((plugged + 1))
+    done
+done
+ask reenter
+echo last $answer
+ask work stop
+echo kernel $answer
+echo left $(awk '{ sum += $2 } END { print sum }' /tmp/leavers)
+echo leavers $(wc -l </tmp/leavers)
+echo plugged $plugged
+echo failed $(cat /tmp/failed 2>/dev/null | wc -l) $(head -n1 /tmp/failed 2>/dev/null)
+echo cpus $(nproc)
+echo taint $(cat /proc/sys/kernel/tainted)
+ask status
+echo status $answer
+dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|detected stall|soft lockup|failed to' | sed 's/^/bad /'
+true
+"#;
+
+fn race(context: &Context, rounds: u32, entry: &str, gic: u32) -> Outcome {
+    let overlay = context.directory()?.join("overlay");
+    images::module("6.12", &overlay)?;
+    let machine = context.machine().with("SMP", CPUS).with("GIC", gic).with("APPEND", PATIENT);
+    let machine = machine.with("EXEUNT", format!("entry={entry} stats")).with("OVERLAY", overlay.display());
+    let machine = machine.with("RUN", RACE.replace("ROUNDS", &rounds.to_string())).limit(300 + u64::from(rounds) * 4);
+    let ran = machine.run()?.ended_with(0)?;
+    let said = |name| parse::value(&ran.stdout, name).ok_or_else(|| format!("the guest did not say {name:?}"));
+    let number = |name| said(name)?.parse::<u32>().map_err(|error| format!("{name}: {error}"));
+    ensure!(said("failed")? == "0", "steps failed: {}", said("failed")?);
+    ensure!(said("last")? == "ok 0x0 0x0 0x0 0x0", "at the end: {}", said("last")?);
+    ensure!(
+        said("leavers")? == "2" && number("left")? > 0 && number("plugged")? > 0,
+        "nothing happened:\n{}",
+        ran.stdout
+    );
+    ensure!(said("kernel")?.ends_with(" wrong 0"), "work in the kernel: {}", said("kernel")?);
+    ensure!(number("cpus")? == CPUS && said("status")?.contains(" cpus 4 live 4 "), "at the end: {}", said("status")?);
+    ensure!(said("taint")? == MODULE_TAINT, "taint {}", said("taint")?);
+    let bad: Vec<&str> = ran.stdout.lines().filter_map(|line| line.strip_prefix("bad ")).collect();
+    ensure!(bad.is_empty(), "the kernel complains:\n{}", bad.join("\n"));
+    Ok(())
+}
+
+fn rounds(context: &Context, rounds: u32, entry: &str, model: &str, gic: u32) -> Outcome {
+    let qemu = qemu::usual()?;
+    qemu.needs(model)?;
+    let overlay = context.directory()?.join("overlay");
+    images::module("6.12", &overlay)?;
+    // A CPU with VHE that the firmware starts while Exeunt is away goes on at EL2, where the others do not.
+    let left = if model == "cortex-a57" { "yes" } else { "" };
+    let script = SCRIPT.replace("ROUNDS", &rounds.to_string()).replace("LEFT", left);
+    let machine = context.machine().with("SMP", CPUS).with("CPU", qemu.cpu(model)).with("GIC", gic);
+    let machine = machine.with("EXEUNT", format!("entry={entry} stats")).with("APPEND", PATIENT);
+    let machine = machine.with("OVERLAY", overlay.display()).with("RUN", script);
+    let ran = machine.limit(300 + u64::from(rounds) * 4).run()?.ended_with(0)?;
+
+    let said = |name| parse::value(&ran.stdout, name).ok_or_else(|| format!("the guest did not say {name:?}"));
+    let number = |name| said(name)?.parse::<u32>().map_err(|error| format!("{name}: {error}"));
+    ensure!(number("failed")? == 0, "{} steps failed; the first: {}", number("failed")?, said("failed-at")?);
+    ensure!((number("done")?, number("plugged")?) == (rounds, rounds), "only {} rounds", number("done")?);
+    ensure!(number("worked")? > 0 && number("wrong")? == 0, "{} of {} sums are wrong", said("wrong")?, said("worked")?);
+    let kernel = said("kernel")?;
+    ensure!(kernel.starts_with("ok rounds ") && !kernel.contains(" rounds 0 "), "no work in the kernel: {kernel}");
+    ensure!(kernel.ends_with(" wrong 0"), "work in the kernel: {kernel}");
+    ensure!(number("cpus")? == CPUS, "the kernel has {} CPUs at the end", number("cpus")?);
+    ensure!(said("taint")? == MODULE_TAINT, "taint {}", said("taint")?);
+    let bad: Vec<&str> = ran.stdout.lines().filter_map(|line| line.strip_prefix("bad ")).collect();
+    ensure!(bad.is_empty(), "the kernel complains:\n{}", bad.join("\n"));
+
+    // Away a stub answers VERSION, back Exeunt does.
+    let lines = |start| ran.stdout.lines().filter(move |line| line.starts_with(start));
+    let versions = [lines("left cpu").count(), lines("back cpu").count()];
+    ensure!(versions == [CPUS as usize; 2], "VERSION was answered on {versions:?} CPUs");
+    ensure!(lines("left cpu").all(|line| line.contains(" 0xbadca11 ")), "who answers after LEAVE: {:?}", said("left"));
+    ensure!(lines("back cpu").all(|line| line.contains(" 0x10000 ")), "who answers after REENTER: {:?}", said("back"));
+    for line in lines("status cpu") {
+        let counted = format!("departures {rounds} returns {rounds} ");
+        ensure!(line.contains(" state 2 ") && line.contains(&counted), "a CPU at the end: {line}");
+    }
+    ensure!(lines("status cpu").count() == CPUS as usize, "STATUS says: {:?}", said("status"));
+    Ok(())
+}
+
+pub(super) fn cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for (count, entry, model, gic) in [
+        (50, "el2", "cortex-a57", 3),
+        (50, "el1", "cortex-a57", 2),
+        (1000, "el2", "cortex-a57", 3),
+        (1000, "el2", "cortex-a57", 2),
+        (1000, "el1", "cortex-a57", 3),
+        (1000, "el1", "cortex-a57", 2),
+        (1000, "el2", "max", 3),
+        (1000, "el1", "max", 2),
+    ] {
+        let name = format!("leave/{count}-rounds-{entry}-{model}-gic{gic}");
+        let quick = (count, entry) == (50, "el2");
+        cells.push(Cell::new(name, move |context| rounds(context, count, entry, model, gic)).slow(!quick));
+    }
+    for (count, entry, gic) in [(50, "el2", 3), (500, "el2", 2), (500, "el1", 3)] {
+        let name = format!("leave/race-{count}-rounds-{entry}-gic{gic}");
+        cells.push(Cell::new(name, move |context| race(context, count, entry, gic)).slow(true));
+    }
+    cells
+}
