@@ -153,9 +153,9 @@ impl Default for LifeCycle {
 #[repr(u8)]
 pub enum EntryLevel {
     /// EL1: as under any type-1 hypervisor.
-    #[default]
     El1 = 1,
     /// Virtual EL2: the host believes that EL2 is its own ([`crate::vel2`]).
+    #[default]
     VirtualEl2 = 2,
 }
 

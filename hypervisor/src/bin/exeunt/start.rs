@@ -10,7 +10,7 @@ use aarch64_cpu::registers::{HCR_EL2, MPIDR_EL1, Readable};
 use boot::CpuBoot;
 use guest_abi::vendor::Policy;
 use hypervisor::devicetree::{self, Conduit, Edits, Platform, Region};
-use hypervisor::features::Gic;
+use hypervisor::features::{Feature, Gic};
 use hypervisor::image::{self, Image};
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::options::{Kvm, Options};
@@ -22,7 +22,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 use crate::cpu::{self, MAX_CPUS};
 use crate::host::{self, Machine};
 use crate::panic::{cannot_start, while_probing};
-use crate::{console, firmware, gic, leave, memory, selftest, stage2};
+use crate::{console, firmware, gic, leave, memory, registers, selftest, stage2};
 
 /// The machine. It is large, begins as zeroes, and is needed for as long as the host runs.
 static PLATFORM: SpinMutex<Platform> = SpinMutex::new(Platform::UNREAD);
@@ -124,7 +124,6 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
         platform.cpus.len(),
         platform.memory_size() >> 20
     );
-    check_options(&options, platform);
     check_machine(platform);
     if let Some(which) = options.selftest {
         // On a stack like those that Exeunt works on later, with a guard page below.
@@ -132,13 +131,13 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     }
     let kernel = find_kernel(platform, region);
     let machine = prepare(platform, &options);
-    let lends = options.entry == EntryLevel::VirtualEl2 && options.kvm == Kvm::Lend;
+    let lends = machine.entry == EntryLevel::VirtualEl2 && options.kvm == Kvm::Lend;
     let arguments: &[u8] = if lends { host::ARGUMENTS_TO_LEND } else { b"" };
     let edits = Edits { arguments, ..Edits::new(platform, memory::reservation()) };
     let used = devicetree::edit(tree, platform, &edits).unwrap_or_else(|error| cannot_start(error));
     // The host reads the tree with its MMU off at first.
     memory::clean(Region { start: region.start, end: region.start + used as u64 });
-    info!("the host: kernel at {kernel}, device tree at {:#x}; enters it at {}", region.start, options.entry);
+    info!("the host: kernel at {kernel}, device tree at {:#x}; enters it at {}", region.start, machine.entry);
     if options.log.is_none() {
         // The console is the host's now. Warnings stay: they are about its mistakes, and limited in their rate.
         log::set_max_level(LevelFilter::Warn);
@@ -157,15 +156,22 @@ extern "C" fn exeunt_secondary(started: u64) -> ! {
     host::arrive()
 }
 
-/// Refuses options that this image or this machine cannot follow.
-fn check_options(options: &Options, platform: &Platform) {
+/// At which level the host is entered: what the options say, if the machine can.
+fn entry_level(options: &Options, platform: &Platform) -> EntryLevel {
     if options.entry == EntryLevel::El1 {
-        return;
+        return EntryLevel::El1;
+    }
+    if registers::identify().has(Feature::E2hRes1) {
+        warn!("HCR_EL2.E2H is always 1 here, and virtual EL2 needs it to be 0: the host is entered at EL1");
+        return EntryLevel::El1;
     }
     // A CPU that firmware has just started has no interrupt, one whose host restarts may.
     if options.restart == Policy::Resident && platform.gic.is_none() {
-        cannot_start("entry=el2 with restart=resident needs a GICv2 or GICv3, to hold interrupts in virtual EL2");
+        cannot_start(
+            "restart=resident needs a GICv2 or GICv3, to hold interrupts in virtual EL2, or entry=el1, which has no virtual EL2",
+        );
     }
+    EntryLevel::VirtualEl2
 }
 
 /// Finds the log's UART.
@@ -267,7 +273,7 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
         gicv2: gic::map(platform.gic),
         stage2,
         cpus,
-        entry: options.entry,
+        entry: entry_level(options, platform),
         stop: WorldStop::new(),
         slow_leave: options.slow_leave,
         kvm: options.kvm,
