@@ -139,7 +139,7 @@ fn round_trips() -> Result<Numbers, Missed> {
 
 /// The counters of a Debian boot, for the table of exits.
 fn exits() -> Result<(), Missed> {
-    let machine = Machine::new(paths::of_cell("bench").join("debian")).with("SMP", 2).with("EXEUNT", "stats");
+    let machine = Machine::new(paths::of_cell("bench").join("debian")).with("SMP", 2).with("EXEUNT", "entry=el1 stats");
     let ran = machine.with("RUN", "true").run()?.ended_with(0)?;
     let exits = parse::exits(&ran.console).ok_or("Exeunt printed no counters")?;
     heading("Debian 6.12, 2 CPUs, from start to power-off: exits to EL2");
