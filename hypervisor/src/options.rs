@@ -3,7 +3,7 @@
 //! [`OPTIONS`] is the one table: the parser, the messages and the documentation come from it. To add an option, add a field to
 //! [`Options`] and a row to the table. Owns nothing else; what an option does is up to whoever reads [`Options`].
 
-use core::fmt;
+use core::fmt::{self, Write as _};
 
 use guest_abi::vendor::Policy;
 use log::LevelFilter;
@@ -229,12 +229,24 @@ pub enum OptionsError<'a> {
     },
 }
 
+/// Bytes that may be anything: what is not printable is escaped.
+struct Text<'a>(&'a [u8]);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|&byte| match byte {
+            b' '..=b'~' => f.write_char(char::from(byte)),
+            _ => write!(f, "\\x{:02x}", u32::from(byte)),
+        })
+    }
+}
+
 impl fmt::Display for OptionsError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Unknown { option } => write!(f, "unknown option '{}'", option.escape_ascii())?,
+            Self::Unknown { option } => write!(f, "unknown option '{}'", Text(option))?,
             Self::Value { option, value } => {
-                write!(f, "option '{}' has no value '{}' in this version", option.name, value.escape_ascii())?;
+                write!(f, "option '{}' has no value '{}' in this version", option.name, Text(value))?;
             }
             Self::NoValue { option } => write!(f, "option '{}' needs a value", option.name)?,
             Self::UnwantedValue { option } => write!(f, "option '{}' takes no value", option.name)?,

@@ -473,7 +473,7 @@ const fn fault_table() -> [Fault; 64] {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind.words())?;
-        self.level.map_or(Ok(()), |level| write!(f, ", level {level}"))
+        self.level.map_or(Ok(()), |level| write!(f, ", level {}", i32::from(level)))
     }
 }
 
@@ -533,7 +533,9 @@ impl Encoding {
 
 impl fmt::Display for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "S{}_{}_C{}_C{}_{}", self.op0, self.op1, self.crn, self.crm, self.op2)
+        // As one type of number: each more takes a formatter of its own.
+        let [op0, op1, crn, crm, op2] = [self.op0, self.op1, self.crn, self.crm, self.op2].map(u32::from);
+        write!(f, "S{op0}_{op1}_C{crn}_C{crm}_{op2}")
     }
 }
 
@@ -541,7 +543,7 @@ impl fmt::Display for Esr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use ExceptionClass as Class;
         let Some(class) = self.class() else {
-            return write!(f, "undefined exception class {:#04x}, ISS {:#x}", self.class_bits(), self.iss());
+            return write!(f, "undefined exception class {:#04x}, ISS {:#x}", u32::from(self.class_bits()), self.iss());
         };
         f.write_str(class.words())?;
         match class {
@@ -556,7 +558,7 @@ impl fmt::Display for Esr {
             | Class::SoftwareStepSame
             | Class::WatchpointSame => f.write_str(" from EL2")?,
             Class::Svc32 | Class::Svc64 | Class::Hvc32 | Class::Hvc64 | Class::Smc64 | Class::Brk64 => {
-                write!(f, " #{:#x}", self.immediate())?;
+                write!(f, " #{:#x}", u32::from(self.immediate()))?;
             }
             Class::Unknown | Class::BranchTarget | Class::IllegalState | Class::PcAlignment | Class::SpAlignment => {}
             _ if self.system_access().is_none() => write!(f, ", ISS {:#x}", self.iss())?,
@@ -576,7 +578,7 @@ impl fmt::Display for Esr {
             }
         }
         if let Some(access) = self.system_access() {
-            let (verb, register) = (if access.is_read() { "read" } else { "write" }, access.register());
+            let (verb, register) = (if access.is_read() { "read" } else { "write" }, u32::from(access.register()));
             write!(f, ": {verb} of {}, x{register}", access.encoding())?;
         }
         Ok(())

@@ -200,7 +200,7 @@ impl Call<'_> {
             leaver = leaver.step(cpu.index(), &cpu.life, vectors_of(cpu).is_some(), &world);
             match leaver {
                 Leaver::Over(Ok(count)) => {
-                    info!("LEAVE: Exeunt leaves {count} CPUs");
+                    info!("LEAVE: Exeunt leaves {} CPUs", u32::from(count));
                     vendor::Answer::left(count).apply(self.arguments());
                     cpu.departures.fetch_add(1, Ordering::Relaxed);
                     leave_to_host(self.frame, cpu)

@@ -33,7 +33,14 @@ pub fn while_probing<T>(read: impl FnOnce() -> T) -> T {
 }
 
 /// Says why the host cannot be started and turns the machine off.
+#[inline]
 pub fn cannot_start(reason: impl Display) -> ! {
+    refuse(&reason)
+}
+
+#[cold]
+#[inline(never)]
+fn refuse(reason: &dyn Display) -> ! {
     console::fall_back();
     console::emergency_line(format_args!("EXEUNT CANNOT START: {reason}"));
     firmware::power_off();
