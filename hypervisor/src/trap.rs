@@ -184,7 +184,8 @@ fn describe<V: Vcpu>(cpu: &V, esr: Esr, exception: Exception) {
 }
 
 /// HPFAR_EL2.FIPA, bits \[47:4\], holds bits \[55:12\] of the faulting IPA (Arm ARM D24.2, HPFAR_EL2).
-const fn fault_ipa(hpfar: u64) -> u64 {
+#[must_use]
+pub const fn fault_ipa(hpfar: u64) -> u64 {
     (hpfar & 0xffff_ffff_fff0) << 8
 }
 

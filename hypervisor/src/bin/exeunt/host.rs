@@ -21,7 +21,7 @@ use hypervisor::paging::stage1_walk;
 use hypervisor::psci::{Environment, Firmware, HostEntry, Psci};
 use hypervisor::ratelimit::RateLimit;
 use hypervisor::smccc;
-use hypervisor::syndrome::{Encoding, Esr};
+use hypervisor::syndrome::{Encoding, Esr, FaultKind};
 use hypervisor::trap::{self, Vcpu};
 use hypervisor::vel2::{self, Outcome, Settings, VirtualEl2};
 use hypervisor::world::WorldStop;
@@ -181,11 +181,22 @@ pub extern "C" fn sync(frame: &mut HostFrame) {
     let machine = machine();
     if FAST.control.is_leaving() {
         calls::interrupted(frame, cpu, machine, esr);
+    } else if is_from_a_leave(machine, esr) {
+        // That LEAVE has failed before this CPU came here. Stage 2 is back: the host tries again.
     } else if cpu.with_virtual_el2(|virtual_el2| virtual_el2.in_window()) {
         virtual_el2(frame, cpu, machine, esr);
     } else {
         trap::dispatch(&mut Trapped { frame, cpu, machine }, machine, esr);
     }
+}
+
+/// Whether this is the fault of a host whose stage 2 a LEAVE had taken away for a moment.
+fn is_from_a_leave(machine: &Machine, esr: Esr) -> bool {
+    let Some(abort) = esr.abort() else { return false };
+    let fault = abort.fault();
+    // HPFAR_EL2 is written for a translation fault, on a stage 1 walk too.
+    fault.kind == FaultKind::Translation
+        && fault.level.is_some_and(|level| machine.stage2.was_hidden(level, trap::fault_ipa(HPFAR_EL2.get())))
 }
 
 /// A synchronous exception from the host in virtual EL2.

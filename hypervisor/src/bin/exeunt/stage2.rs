@@ -34,12 +34,23 @@ pub struct Registers {
 struct Root {
     address: u64,
     entries: usize,
+    /// Its initial lookup level.
+    level: u8,
 }
 
 /// Bit 0 of a descriptor: valid (Arm ARM D8.3.1). Whatever the others are, a walk ends at a descriptor without it.
 const VALID: u64 = 1;
 
 impl Root {
+    /// Whether the entry that translates `ipa` is there.
+    fn is_valid(self, ipa: u64) -> bool {
+        // 4 KiB tables: 9 bits for each level, 12 for the page.
+        let index = ipa >> (12 + 9 * (3 - self.level));
+        let entry = core::ptr::with_exposed_provenance::<u64>(self.address as usize).wrapping_add(index as usize);
+        // SAFETY: an entry of Exeunt's own table; volatile, because the leaver of a LEAVE may be changing it.
+        index < self.entries as u64 && unsafe { entry.read_volatile() } & VALID != 0
+    }
+
     /// Sets or clears the valid bit in every entry that has anything. Single stores, so that a walk sees the old or the new.
     fn set_valid(self, valid: bool) {
         for index in 0..self.entries {
@@ -73,6 +84,12 @@ impl Registers {
         unsafe {
             core::arch::asm!("dsb ishst", "tlbi vmalls12e1is", "dsb ish", "isb", options(nostack, preserves_flags));
         }
+    }
+
+    /// Whether a translation fault at this level, for this IPA, can only have come from a moment at which [`Self::hide`] was in force: what
+    /// the root lacked then, it has now.
+    pub fn was_hidden(self, level: i8, ipa: u64) -> bool {
+        i16::from(level) == i16::from(self.root.level) && self.root.is_valid(ipa)
     }
 
     /// Gives it back. What was not there is in no TLB.
@@ -110,6 +127,10 @@ fn try_build(platform: &Platform) -> Result<Registers, Error> {
     stage2.unmap(pages, own.start..own.end)?;
     let vttbr = stage2.vttbr_el2();
     // VMID 0 and CnP 0: VTTBR_EL2 is the address.
-    let root = Root { address: vttbr, entries: stage2.layout().root_pages() * (PAGE_SIZE as usize / size_of::<u64>()) };
+    let root = Root {
+        address: vttbr,
+        entries: stage2.layout().root_pages() * (PAGE_SIZE as usize / size_of::<u64>()),
+        level: stage2.layout().start_level(),
+    };
     Ok(Registers { vtcr: stage2.vtcr_el2(), vttbr, ipa_bits, root })
 }
