@@ -156,13 +156,16 @@ pub fn restart(frame: &mut HostFrame, entry: u64) {
     let ids = registers::identify();
     cpu.life.begin();
     set_up(cpu, machine, &ids, Keep::Nothing);
-    if machine.entry == EntryLevel::VirtualEl2 {
+    // A CPU that restarts may have interrupts, which can be held in virtual EL2 only by a GIC that is known.
+    let holds_interrupts = machine.gic == Gic::V3 || machine.gicv2.is_some();
+    if machine.entry == EntryLevel::VirtualEl2 && holds_interrupts {
         let settings = machine.settings(&ids);
         let window = &mut Window { frame, cpu, machine };
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(window, &settings, entry));
     } else {
+        cpu.with_virtual_el2(VirtualEl2::forget_vectors);
         ELR_EL2.set(entry);
-        SPSR_EL2.set(machine.entry.spsr());
+        SPSR_EL2.set(EntryLevel::El1.spsr());
     }
 }
 
