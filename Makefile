@@ -31,7 +31,7 @@ help:
 	@echo 'make test      host tests, then the tests on QEMU'
 	@echo 'make test-all  the same with the slow ones: every kernel, CPU model and QEMU'
 	@echo 'make check     formatting, clippy for host and EL2, shellcheck, host tests, Miri'
-	@echo 'make bench     figures: instructions, image size, RAM'
+	@echo 'make bench     figures: instructions, exits, image size, RAM'
 
 setup:
 	@scripts/setup

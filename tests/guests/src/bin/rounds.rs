@@ -2,4 +2,4 @@
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-guests::guest!(rounds);
+guests::guest!(rounds, stays_at_el2);

@@ -16,7 +16,7 @@ mod case;
 mod cycle;
 mod landing;
 mod lists;
-mod stub;
+pub(crate) mod stub;
 mod tally;
 
 use core::cell::UnsafeCell;

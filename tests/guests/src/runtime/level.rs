@@ -10,11 +10,11 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use crate::paging::SCTLR_OFF;
 
 /// HCR_EL2.RW: EL1 is AArch64.
-const HCR_RW: u64 = 1 << 31;
+pub const HCR_RW: u64 = 1 << 31;
 /// CNTHCTL_EL2 (with E2H 0): EL1PCTEN and EL1PCEN, no traps of the physical counter and timer.
 const CNTHCTL_NO_TRAPS: u64 = 0b11;
 /// SPSR_EL2 for EL1h, everything masked.
-const SPSR_EL1H: u64 = 0x3c5;
+pub const SPSR_EL1H: u64 = 0x3c5;
 
 static VECTORS: AtomicU64 = AtomicU64::new(0);
 static ENTRY_LEVEL: AtomicU64 = AtomicU64::new(0);
