@@ -1,8 +1,10 @@
-//! The resident stub: EL2's vectors on a CPU before Exeunt is live and after it has left.
+//! The resident stub: EL2's vectors on a CPU that Exeunt has left and whose host or next payload has set none.
 //!
 //! It answers the stub calls as Linux's own `hyp-stub.S` does, and lives in Exeunt's reserved 2 MiB, which no kernel uses. It
 //! runs with EL2's MMU off, has no stack and writes no memory, so that nothing that the host or the next kernel does can break
-//! it. It knows REENTER besides, by which a CPU comes back to Exeunt. Position independent; it changes no register but x0 to x4, of which a call that returns keeps x2 to x4.
+//! it. It knows REENTER besides, by which a CPU comes back to Exeunt. Position independent; of the
+//! host's registers it changes x0 to x4 only, of which a call that returns keeps x2 to x4; FAR_EL2, TPIDR_EL2 and CNTHP_CVAL_EL2 are its
+//! scratch.
 //!
 //! Linux's stub hangs in a tight loop on every exception that is no synchronous one from EL1. Here the CPU leaves a
 //! breadcrumb in TPIDR_EL2 ([`BREADCRUMB`] plus the vector's offset) that a debugger or another CPU's dump can read, and sleeps.
@@ -58,9 +60,10 @@ global_asm!(
     ".pushsection .text.beside_tables, \"ax\"",
     // In: x0 = number, x1 to x4 = arguments. With stage 2 and all traps off nothing but an HVC comes here, as in Linux's stub.
     "exeunt_stub_call:",
-    "cmp x0, #{soft_restart}",
-    "b.eq 2f",
+    "cmp x0, #{reset_vectors}",
+    "b.eq 7f",
     "b.hi 1f",
+    "cbnz x0, 2f",
     // SET_VECTORS: x1 must be a multiple of 2 KiB. The registers of the exception are not needed before the ERET, so FAR_EL2
     // can hold x2 meanwhile.
     "tst x1, #0x7ff",
@@ -81,14 +84,18 @@ global_asm!(
     "msr vbar_el2, x1",
     "mov x0, #{success}",
     "eret",
-    "4: mrs x2, far_el2",
+    // Or is it this table, where REENTER is? A CPU with other vectors may take these again.
+    "4: adrp x2, exeunt_resident_stub",
+    "add x2, x2, :lo12:exeunt_resident_stub",
+    "cmp x1, x2",
+    "mrs x2, far_el2",
     "mrs x3, tpidr_el2",
-    "b 8f",
-    "1: cmp x0, #{reset_vectors}",
-    "b.eq 7f",
-    "cmp x0, #{get_ich_vtr}",
-    "b.lo 8f",
-    "b.hi 9f",
+    "b.ne 8f",
+    "msr vbar_el2, x1",
+    "mov x0, #{success}",
+    "eret",
+    "1: cmp x0, #{get_ich_vtr}",
+    "b.ne 9f",
     "mrs x0, id_aa64pfr0_el1",
     "tst x0, #(0xf << {gic_shift})",
     "b.eq 8f",
@@ -97,8 +104,9 @@ global_asm!(
     "eret",
     "8: ldr x0, ={stub_err}",
     "eret",
-    // No stub call. REENTER, with or without the hint? x1 to x30 are the host's.
-    "9: msr far_el2, x1",
+    // FINALISE_EL2, or no stub call. REENTER, with or without the hint? x1 to x30 are the host's.
+    "9: tbz w0, #31, 8b",
+    "msr far_el2, x1",
     "mov w1, #{reenter} & 0xffff",
     "movk w1, #{reenter} >> 16, lsl #16",
     "cmp w0, w1",
@@ -160,7 +168,6 @@ global_asm!(
     "eret",
     ".popsection",
     breadcrumb = const BREADCRUMB,
-    soft_restart = const stub::SOFT_RESTART,
     reset_vectors = const stub::RESET_VECTORS,
     get_ich_vtr = const stub::GET_ICH_VTR_EL2,
     success = const stub::SUCCESS,

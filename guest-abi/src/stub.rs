@@ -38,7 +38,7 @@ pub const RESET_VECTORS: u64 = 2;
 /// Let EL2 finish its set-up, and go on at EL2 if the CPU has VHE (Linux `HVC_VHE_RESTART` after 5.10, `HVC_FINALISE_EL2` in 6.1).
 ///
 /// - In: nothing. Out: x0 = [`STUB_ERR`]: the host stays at EL1, which Linux takes as it is.
-/// - `Live` with the host at virtual EL2: SVE and SME are opened first, as the kernel's own code would. Elsewhere: refused at once.
+/// - From Exeunt always [`STUB_ERR`]: SVE and SME are open already.
 /// - Linux's stub may change x0 to x2 here.
 pub const FINALISE_EL2: u64 = 3;
 

@@ -208,7 +208,7 @@ pub const CALLS: &[CallDoc] = &[
         answers: [
             STUB_ERR,
             STUB_ERR,
-            "SVE and SME are opened for the host; STUB_ERR",
+            "STUB_ERR: SVE and SME are open already",
             STUB_ERR,
             "Linux's stub: to EL2 with VHE, else STUB_ERR; may change x0 to x2",
         ],
@@ -364,7 +364,10 @@ pub const CALLS: &[CallDoc] = &[
         answers: LIVE_ONLY,
         errors: &[
             (LOCKED, "after LOCK"),
-            (BUSY, "another CPU is leaving, coming back or being started at this moment"),
+            (
+                BUSY,
+                "another CPU is leaving, coming back or being started at this moment, or its host is still in virtual EL2",
+            ),
             (
                 Error::TimedOut.name(),
                 "a CPU could not be caught. After this as after the other errors, each CPU is as before",
@@ -403,7 +406,7 @@ pub const CALLS: &[CallDoc] = &[
         ],
         clobbers: NO_CLOBBERS,
         answers: [
-            "at the table that x1 names: the CPU is `Live`; 0. Elsewhere: STUB_ERR",
+            "the CPU is `Live`; 0. STUB_ERR on a CPU that the device tree does not name",
             "works, and changes nothing",
             "works, and changes nothing",
             STUB_ERR,

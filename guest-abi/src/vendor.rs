@@ -62,7 +62,7 @@ pub const RESTART_POLICY: u32 = hypervisor_call_32(0x4503);
 ///
 /// - In: nothing. Out: w0 = 0, w1 = how many CPUs Exeunt left with this call.
 /// - Errors, after each of which every CPU is as before: [`Error::Locked`]; [`Error::Busy`]: another CPU is leaving, coming back or
-///   being started at this moment; [`Error::TimedOut`]: a CPU could not be caught.
+///   being started at this moment, or its host is still in virtual EL2; [`Error::TimedOut`]: a CPU could not be caught.
 pub const LEAVE: u32 = hypervisor_call_32(0x4504);
 
 /// From now on, until the machine is reset, nobody can make Exeunt leave: RESET_VECTORS, LEAVE and a policy `Leave` are refused,

@@ -20,8 +20,8 @@
 //! - *`Live` to `Leaving` and back.* Nothing changes in the registers.
 //! - *`Leaving` to `Stub` or `Gone`.* The new VBAR_EL2 is written first, then stage 2, traps and MMU go, then the ERET. The resident stub
 //!   needs none of what goes, and neither do Linux's vectors, which are made for an EL2 without MMU.
-//! - *`Stub` or `Gone` to `Outside`.* SET_VECTORS to the table of REENTER is one instruction (MSR VBAR_EL2) in a stub; the table answers
-//!   all that the resident stub answers, and REENTER besides, which begins by installing Exeunt's vectors.
+//! - *`Stub` or `Gone` to `Outside`.* REENTER's table is the resident stub. SET_VECTORS to it is one MSR VBAR_EL2 in
+//!   whatever stub is there, and REENTER begins by installing Exeunt's vectors.
 //!
 //! KVM has such a window, between its init vectors and its real ones, and there the calls of a dying kernel meet a table that knows
 //! only some of them.

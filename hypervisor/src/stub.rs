@@ -1,6 +1,6 @@
 //! The stub calls, as Exeunt answers them while it is live.
 //!
-//! Owns the answer by number, entry level and policy (the table in `docs/abi.md`), and the arguments' validation. It changes
+//! Owns the answer by number and entry level (the table in `docs/abi.md`), and the arguments' validation. It changes
 //! nothing: what an answer asks for is done by the caller, in the EL2 binary.
 //!
 //! The rule behind every case: a host that was entered at virtual EL2 gets exactly what Linux's own stub would have given it
@@ -45,7 +45,7 @@ pub enum Answer {
     },
     /// Leave EL2 on this CPU; x0 = 0.
     ResetVectors,
-    /// Open SVE and SME for the host; x0 = HVC_STUB_ERR, so that the host stays at EL1.
+    /// x0 = HVC_STUB_ERR, so that the host stays at EL1; SVE and SME are open already.
     Finalise,
     /// x0 = 0, x1 = ICH_VTR_EL2.
     IchVtr,

@@ -10,9 +10,10 @@
 //! | HVC | the stub ABI, Exeunt's own calls, the PSCI proxy, firmware or NOT_SUPPORTED, by function identifier ([`crate::smccc`]) |
 //! | SMC | the same but for the stub ABI and Exeunt's own calls; the PC is moved past it, since a trap leaves it there |
 //! | data and instruction aborts | *forbidden*: a synchronous external abort at EL1 |
+//! | system registers | a read of an ID register while HCR_EL2.TID3 is set: its value, as the host is to see it; else *unhandled* |
 //! | all others | *unhandled*: the instruction is undefined at EL1 |
 //!
-//! The others are instructions that a trap control of EL2 stops and nobody emulates (system registers, SVE, SME, pointer
+//! The others are instructions that a trap control of EL2 stops and nobody emulates (other system registers, SVE, SME, pointer
 //! authentication, ...), where an undefined instruction is what a CPU without the feature gives; the same instructions from
 //! AArch32 at EL0; and classes that cannot come from a lower Exception level with HCR_EL2 as [`crate::features`] sets it
 //! (AArch32 HVC and SMC: RW is set; BRK, SVC, breakpoints, alignment faults: TGE and MDCR_EL2.TDE are clear).

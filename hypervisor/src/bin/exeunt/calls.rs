@@ -193,7 +193,7 @@ impl Call<'_> {
     fn leave(&mut self) {
         let (cpu, machine) = (self.cpu, self.machine);
         let others = All(machine);
-        let room = Stage2 { machine, deadline: Cell::new(0) };
+        let room = Stage2 { machine, deadline: Cell::new(0), next_wake: Cell::new(0) };
         let world = World { control: &FAST.control, stop: &machine.stop, cpus: &others, room: &room };
         let mut leaver = Leaver::Begin;
         loop {
@@ -356,6 +356,8 @@ struct Stage2 {
     machine: &'static Machine,
     /// CNTPCT_EL0 when patience ends.
     deadline: Cell<u64>,
+    /// CNTPCT_EL0 when sleepers are woken, again if need be.
+    next_wake: Cell<u64>,
 }
 
 impl Room for Stage2 {
@@ -369,13 +371,14 @@ impl Room for Stage2 {
     }
 
     fn wait(&self) -> bool {
-        // A CPU in WFI looks for no instruction. SGI 0 is a rescheduling interrupt in Linux, harmless when nothing is to be scheduled.
-        gic::wake_others(self.machine.gic, self.machine.gicv2);
         let now = CNTPCT_EL0.get();
-        let next = now + CNTFRQ_EL0.get() * WAKE_INTERVAL_US / 1_000_000;
-        while CNTPCT_EL0.get() < next {
-            core::hint::spin_loop();
+        if now >= self.next_wake.get() {
+            // A CPU in WFI looks for no instruction. SGI 0 is a rescheduling interrupt in Linux, harmless when nothing is to be
+            // scheduled.
+            gic::wake_others(self.machine.gic, self.machine.gicv2);
+            self.next_wake.set(now + CNTFRQ_EL0.get() * WAKE_INTERVAL_US / 1_000_000);
         }
+        core::hint::spin_loop();
         now < self.deadline.get()
     }
 }

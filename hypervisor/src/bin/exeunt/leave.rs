@@ -68,11 +68,9 @@ pub unsafe fn prepare(memory: &[Region], cpus: impl Iterator<Item = [u64; 2]>) {
     let parts = memory.iter().flat_map(|ram| {
         if ram.contains(own) { [[own.end, ram.end], [ram.start, own.start]] } else { [[ram.start, ram.end], [0, 0]] }
     });
-    // Its own table, where REENTER is: a CPU with other vectors may take these again.
-    let table = [boot::stub::vectors(), boot::stub::vectors() + 1];
     // SAFETY: promised by the caller.
     let ranges = unsafe { &mut (*HOST_RAM.0.get()).0 };
-    for (place, part) in ranges[..MAX_RANGES].iter_mut().zip(parts.filter(|[start, end]| start < end).chain([table])) {
+    for (place, part) in ranges[..MAX_RANGES].iter_mut().zip(parts.filter(|[start, end]| start < end)) {
         *place = part;
     }
     let start = HOST_RAM.0.get().addr() as u64;

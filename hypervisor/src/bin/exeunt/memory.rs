@@ -6,11 +6,13 @@
 //! | read-only data | read |
 //! | data, BSS, heap | read, write |
 //! | stacks | read, write; a page that is not mapped below (and above) each |
-//! | device tree, first page of the host's kernel | read, write, while Exeunt starts; |
-//! | UART | Device, read, write |
+//! | device tree | read, write, while Exeunt starts |
+//! | first page of the host's kernel | read, while Exeunt starts |
+//! | UART, first pages of a GICv2's frames | Device, read, write |
 //!
 //! All of it is mapped where it is (VA = PA) but for the stacks of the CPUs, which lie in a window of virtual addresses of
-//! their own so that guard pages cost no memory. Nothing else of the machine is mapped.
+//! their own so that guard pages cost no memory. Of the host's RAM one page at a time is mapped, in a
+//! window of each CPU's, while a call or an instruction needs it.
 
 use core::alloc::Layout;
 use core::sync::atomic::{AtomicUsize, Ordering};
