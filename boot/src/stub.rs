@@ -3,8 +3,7 @@
 //! It answers the stub calls as Linux's own `hyp-stub.S` does, and lives in Exeunt's reserved 2 MiB, which no kernel uses. It
 //! runs with EL2's MMU off, has no stack and writes no memory, so that nothing that the host or the next kernel does can break
 //! it. It knows REENTER besides, by which a CPU comes back to Exeunt. Position independent; of the
-//! host's registers it changes x0 to x4 only, of which a call that returns keeps x2 to x4; FAR_EL2, TPIDR_EL2 and CNTHP_CVAL_EL2 are its
-//! scratch.
+//! host's registers it changes x0 to x4 only, of which a call that returns keeps x2 to x4; FAR_EL2, TPIDR_EL2 and SP_EL2 are its scratch.
 //!
 //! Linux's stub hangs in a tight loop on every exception that is no synchronous one from EL1. Here the CPU leaves a
 //! breadcrumb in TPIDR_EL2 ([`BREADCRUMB`] plus the vector's offset) that a debugger or another CPU's dump can read, and sleeps.
@@ -22,8 +21,9 @@ pub const BREADCRUMB: u64 = u64::from_be_bytes(*b"exstub\0\0");
 /// Bit 16 of a fast call: the caller has no live SVE state (SMCCC 1.3). No part of the number.
 const SVE_HINT: u32 = 1 << 16;
 
-/// ID_AA64PFR0_EL1.GIC, bits 27:24: the CPU interface is in system registers.
-const PFR0_GIC_SHIFT: u32 = 24;
+/// The bit in the second word of the symbol `exeunt_fast`, which the hypervisor defines and cleans, that says whether the CPU
+/// interface of the GIC is in system registers: ICH_VTR_EL2 is there. ID_AA64PFR0_EL1.GIC does not say whether they are in use.
+pub const HAS_ICH_VTR: u32 = 1;
 
 global_asm!(
     ".macro STUB_STOP offset",
@@ -96,9 +96,9 @@ global_asm!(
     "eret",
     "1: cmp x0, #{get_ich_vtr}",
     "b.ne 9f",
-    "mrs x0, id_aa64pfr0_el1",
-    "tst x0, #(0xf << {gic_shift})",
-    "b.eq 8f",
+    "adrp x0, exeunt_fast",
+    "ldr w0, [x0, #:lo12:exeunt_fast + 4]",
+    "tbz w0, #{has_ich_vtr}, 8f",
     "mrs x1, S3_4_C12_C11_1", // ICH_VTR_EL2
     "7: mov x0, #{success}",
     "eret",
@@ -123,9 +123,10 @@ global_asm!(
     "mov x1, x3",
     "br x4",
     // REENTER: x1 is in FAR_EL2. Which CPU is this? Its TPIDR_EL2 may have been in other hands; its MPIDR has not. EL2's MMU goes on
-    // with the three registers x0 to x2 alone, all others are the host's; x2 waits in CNTHP_CVAL_EL2, whose timer is off.
+    // with the three registers x0 to x2 alone, all others are the host's; x2 waits in SP_EL2, which has no use before that. TPIDR_EL2 is the
+    // address of the CPU's `CpuBoot`.
     "exeunt_reenter:",
-    "msr cnthp_cval_el2, x2",
+    "mov sp, x2",
     "mrs x0, mpidr_el1",
     "bfi x0, xzr, #24, #8",
     "ubfx x0, x0, #0, #40", // Aff3, Aff2, Aff1, Aff0
@@ -157,13 +158,13 @@ global_asm!(
     "isb",
     "msr sctlr_el2, x2",
     "isb",
-    "ldp x1, x2, [x0, #{stack}]",
+    "ldr x1, [x0, #{stack}]",
+    "mov x2, sp",
     "mov sp, x1",
-    "msr tpidr_el2, x2",
     "b exeunt_come_back",
     // A CPU that the device tree does not name was never Exeunt's.
     "6: mrs x1, far_el2",
-    "mrs x2, cnthp_cval_el2",
+    "mov x2, sp",
     "ldr x0, ={stub_err}",
     "eret",
     ".popsection",
@@ -172,7 +173,7 @@ global_asm!(
     get_ich_vtr = const stub::GET_ICH_VTR_EL2,
     success = const stub::SUCCESS,
     stub_err = const stub::STUB_ERR,
-    gic_shift = const PFR0_GIC_SHIFT,
+    has_ich_vtr = const HAS_ICH_VTR,
     reenter = const vendor::REENTER,
     sve_hint = const SVE_HINT,
     hcr = const HCR_EL2_RW,

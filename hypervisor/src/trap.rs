@@ -65,8 +65,9 @@ pub trait Vcpu {
     fn stub_call(&mut self);
     /// Answers the call of Exeunt's own in x0 to x3 ([`crate::vendor`]). Does not return here if Exeunt leaves for it.
     fn own_call(&mut self);
-    /// The host has called its KVM at EL2, which is not there. Does not return here if EL2 is lent to it.
-    fn kvm_call(&mut self);
+    /// The host has called its KVM at EL2, which is not there. Does not return here if EL2 is lent to it. True: the host will make the
+    /// call again.
+    fn kvm_call(&mut self) -> bool;
     /// At which level the host's stage 1 walk for `far` reads its descriptor at `ipa`, if a walk finds that out. Asked for
     /// faults on such a walk only. `ipa` is known to the 4 KiB page.
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8>;
@@ -248,8 +249,9 @@ fn call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, conduit: Conduit, immedia
     match smccc::classify(conduit, registers[0], immediate) {
         Call::Stub => cpu.stub_call(),
         Call::Own if smccc::is_kvm(registers[0]) => {
-            cpu.kvm_call();
-            cpu.registers()[0] = smccc::NOT_SUPPORTED;
+            if !cpu.kvm_call() {
+                cpu.registers()[0] = smccc::NOT_SUPPORTED;
+            }
         }
         Call::Own => cpu.own_call(),
         Call::Psci => machine.psci().call(index, registers, machine, machine.firmware()),

@@ -44,9 +44,10 @@
 //! asked for, and [`super::Psci::arrive`] says so.
 //!
 //! *A CPU that Exeunt has left* (RESET_VECTORS, LEAVE) keeps its `ON`: it runs, as far as Exeunt knows. Should it go off, and a CPU
-//! under Exeunt turn it on, the caller asks firmware first, and goes from 10 to 01 if firmware says off: one caller can. Another one
-//! that heard "off" as well and is late finds 01 (ON_PENDING), or 10 because the target has arrived meanwhile. Since a CPU that
-//! arrives is no more *left* before it sets `ON`, the late one sees that, and puts `ON` back: ALREADY_ON.
+//! under Exeunt turn it on, the caller asks firmware first, and goes from 10 to 11 if firmware says off: one caller can. It looks
+//! once more whether the CPU is still *left*, and clears `ON`: 01. Another one that heard "off" as well and is late finds 11 or 01, or 10
+//! because the target has arrived meanwhile. Since a CPU that arrives is no more *left* before it sets `ON`, the late one
+//! sees that, and takes its own bit back: ALREADY_ON.
 //!
 //! # Why the entry is seen
 //!
@@ -168,13 +169,14 @@ impl Cpu {
     /// CPU_ON for a CPU that Exeunt had left and that is off now, by firmware's word: as [`Self::claim`]. `is_left` tells whether
     /// Exeunt has still not come back to it.
     pub fn claim_left(&self, entry: HostEntry, is_left: impl Fn() -> bool) -> Result<(), ClaimError> {
-        if self.state.compare_exchange(ON, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        if self.state.compare_exchange(ON, ON | CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return self.claim(entry);
         }
         if !is_left() {
-            self.state.store(ON, Ordering::Release);
+            self.unclaim();
             return Err(ClaimError::AlreadyOn);
         }
+        self.state.fetch_and(!ON, Ordering::Release);
         self.pc.store(entry.pc, Ordering::Relaxed);
         self.x0.store(entry.x0, Ordering::Relaxed);
         Ok(())

@@ -158,6 +158,8 @@ pub struct Psci {
     count: AtomicUsize,
     /// Firmware takes `power_state` in the extended StateID format (DEN0022, CPU_SUSPEND), where StateType is bit 30 and not 16.
     extended_state: AtomicBool,
+    /// A CPU was claimed since somebody last looked.
+    claims: AtomicBool,
 }
 
 impl Psci {
@@ -169,6 +171,7 @@ impl Psci {
             cpus: [const { cpus::Cpu::new() }; MAX_CPUS],
             count: AtomicUsize::new(0),
             extended_state: AtomicBool::new(false),
+            claims: AtomicBool::new(false),
         }
     }
 
@@ -238,6 +241,17 @@ impl Psci {
     #[must_use]
     pub fn arrive(&self, cpu: usize, was_left: bool) -> Option<HostEntry> {
         self.cpus.get(cpu)?.arrive(was_left)
+    }
+
+    /// Begins to look for CPU_ON calls that get as far as firmware.
+    pub fn forget_claims(&self) {
+        self.claims.store(false, Ordering::Release);
+    }
+
+    /// Whether there was one since.
+    #[must_use]
+    pub fn has_new_claims(&self) -> bool {
+        self.claims.load(Ordering::Acquire)
     }
 
     /// Whether a CPU_ON for CPU number `cpu` is in flight.
@@ -339,6 +353,7 @@ impl Psci {
             ClaimError::AlreadyOn => ErrorCode::AlreadyOn,
             ClaimError::OnPending => ErrorCode::OnPending,
         })?;
+        self.claims.store(true, Ordering::Release);
         let mut call = [0; 18];
         call[0] = u32::from(FunctionId::CpuOn64).into();
         call[1] = affinity;

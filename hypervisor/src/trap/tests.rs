@@ -86,8 +86,9 @@ impl Vcpu for FakeCpu {
     fn stub_call(&mut self) {
         self.registers[0] = STUB_ERR;
     }
-    fn kvm_call(&mut self) {
+    fn kvm_call(&mut self) -> bool {
         self.kvm_calls += 1;
+        false
     }
     fn own_call(&mut self) {
         self.registers[0] = OWN;

@@ -398,6 +398,12 @@ impl VirtualEl2 {
         self.vectors = Some(vectors);
     }
 
+    /// This CPU is under Exeunt again, and its host at EL1: whatever kernel that is, what another has set before is not its own.
+    pub const fn come_back(&mut self) {
+        self.in_window = false;
+        self.forget_vectors();
+    }
+
     /// Another payload has EL2 now: no vectors of the last one's are its own, should Exeunt come back under it.
     pub const fn forget_vectors(&mut self) {
         self.set(El2::Vbar, 0);

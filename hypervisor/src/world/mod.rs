@@ -88,6 +88,20 @@ impl WorldStop {
         self.0.store(verdict as u8, Ordering::Release);
     }
 
+    /// Gives the verdict, unless a CPU has objected in the last moment.
+    fn judge(&self, end: End) -> End {
+        let leave = end.is_ok()
+            && self
+                .0
+                .compare_exchange(Verdict::None as u8, Verdict::Leave as u8, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok();
+        if leave {
+            return end;
+        }
+        self.set(Verdict::Stay);
+        end.and(Err(Error::Busy))
+    }
+
     fn object(&self) {
         // Only while there is no verdict: one that was given stands.
         let _ =
@@ -111,6 +125,10 @@ pub trait Cpus {
     fn is_on(&self, cpu: usize) -> bool;
     /// Whether a CPU_ON for one is in flight.
     fn is_starting(&self, cpu: usize) -> bool;
+    /// Begins to look for CPU_ON calls.
+    fn forget_starts(&self);
+    /// Whether there was one since.
+    fn has_new_starts(&self) -> bool;
 }
 
 /// What the leaver does to the machine.
@@ -147,8 +165,15 @@ pub enum Leaver {
     Announce,
     /// Stage 2 goes.
     Hide,
-    /// All others are waited for.
+    /// A look at all CPUs begins.
     Catch,
+    /// One CPU is looked at. `held` are counted so far, the leaver included.
+    Look {
+        /// Which.
+        cpu: usize,
+        /// How many are held.
+        held: u16,
+    },
     /// Stage 2 comes back.
     Show(End),
     /// The verdict.
@@ -185,19 +210,25 @@ impl Leaver {
                 world.room.hide();
                 Self::Catch
             }
-            Self::Catch => match caught(this, world) {
-                Some(end) => Self::Show(end),
-                None if world.room.wait() => Self::Catch,
-                None => Self::Show(Err(Error::TimedOut)),
+            Self::Catch => {
+                world.cpus.forget_starts();
+                Self::Look { cpu: 0, held: 1 }
+            }
+            Self::Look { cpu, held } if cpu < world.cpus.count() => match look(cpu, this, world) {
+                Some(more) => Self::Look { cpu: cpu + 1, held: held + more },
+                None => wait(world),
+            },
+            Self::Look { held, .. } => match world.stop.verdict() {
+                Verdict::Objection => Self::Show(Err(Error::Busy)),
+                // A CPU that was off when it was looked at may be on its way, started by one that was looked at later.
+                _ if world.cpus.has_new_starts() => wait(world),
+                _ => Self::Show(Ok(held)),
             },
             Self::Show(end) => {
                 world.room.show();
                 Self::Judge(end)
             }
-            Self::Judge(end) => {
-                world.stop.set(if end.is_ok() { Verdict::Leave } else { Verdict::Stay });
-                Self::Release(end)
-            }
+            Self::Judge(end) => Self::Release(world.stop.judge(end)),
             Self::Release(end) => {
                 if others(this, world.cpus).any(|cpu| world.cpus.life(cpu) == State::Leaving) {
                     self
@@ -238,23 +269,30 @@ fn others<C: Cpus>(this: usize, cpus: &C) -> impl Iterator<Item = usize> {
     (0..cpus.count()).filter(move |&cpu| cpu != this)
 }
 
-/// Looks whether every CPU is held, off, or was left before: then the LEAVE can be judged.
-fn caught<C: Cpus, R: Room>(this: usize, world: &World<C, R>) -> Option<End> {
-    if world.stop.verdict() == Verdict::Objection {
-        return Some(Err(Error::Busy));
+/// Looks at one CPU: 1 if it is held, 0 if the LEAVE does not concern it; nothing if it is to be waited for.
+fn look<C: Cpus, R: Room>(cpu: usize, this: usize, world: &World<C, R>) -> Option<u16> {
+    if cpu == this {
+        return Some(0);
     }
-    let mut held = 1;
-    for cpu in others(this, world.cpus) {
-        match world.cpus.life(cpu) {
-            State::Leaving => held += 1,
-            // On its way to Exeunt, also if that had left it before.
-            _ if world.cpus.is_starting(cpu) => return None,
-            State::Live | State::Outside if world.cpus.is_on(cpu) => return None,
-            // Off, or left before.
-            State::Live | State::Outside | State::Stub | State::Gone => {}
-        }
+    // In this order: a CPU that arrives has a new state before it is no longer starting.
+    let starting = world.cpus.is_starting(cpu);
+    match world.cpus.life(cpu) {
+        State::Leaving => Some(1),
+        // On its way to Exeunt, also if that had left it before.
+        _ if starting => None,
+        State::Live | State::Outside if world.cpus.is_on(cpu) => None,
+        // Off, or left before.
+        State::Live | State::Outside | State::Stub | State::Gone => Some(0),
     }
-    Some(Ok(held))
+}
+
+/// Begins the look anew, or gives up.
+fn wait<C: Cpus, R: Room>(world: &World<C, R>) -> Leaver {
+    match world.stop.verdict() {
+        Verdict::Objection => Leaver::Show(Err(Error::Busy)),
+        _ if world.room.wait() => Leaver::Catch,
+        _ => Leaver::Show(Err(Error::TimedOut)),
+    }
 }
 
 /// What becomes of a CPU that is held.
@@ -279,13 +317,13 @@ pub fn hold(life: &LifeCycle, stop: &WorldStop, can_be_left: bool) -> bool {
     held
 }
 
-/// All further steps.
-pub fn held(life: &LifeCycle, control: &Control, stop: &WorldStop) -> Fate {
+/// All further steps. A CPU that cannot be left stays, whatever the verdict: it may have come too late to object.
+pub fn held(life: &LifeCycle, control: &Control, stop: &WorldStop, can_be_left: bool) -> Fate {
     // In this order: a LEAVE that is over by now had its verdict before, and whoever was held then has followed it. So without a
     // verdict and without a LEAVE this CPU has come too late to be counted.
     let under_way = control.is_leaving();
     match stop.verdict() {
-        Verdict::Leave => {
+        Verdict::Leave if can_be_left => {
             control.go_along();
             Fate::Leave
         }

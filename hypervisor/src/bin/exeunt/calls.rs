@@ -11,6 +11,7 @@ use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, HCR_EL2, ICH_VTR_E
 use guest_abi::record::{CPU_IN_VIRTUAL_EL2, CPU_LENT_TO_KVM, StatusCpu};
 use guest_abi::stub::{STUB_ERR, SUCCESS};
 use guest_abi::vendor::{CpuState, Error, Policy, RESTART_CRASH, RESTART_KEXEC};
+use hypervisor::devicetree::Region;
 use hypervisor::features::{self, Gic, hcr};
 use hypervisor::lifecycle::{EntryLevel, State};
 use hypervisor::psci::{Environment, Firmware, PowerState};
@@ -46,7 +47,7 @@ pub static FAST: Fast = Fast { control: Control::new(Policy::Leave, Policy::Leav
 /// [`Fast::flags`]: calls may be answered in `vectors`. Not while each gets a line in the log.
 pub const FAST_CALLS: u32 = 1 << 0;
 /// The CPU interface of the GIC is in system registers: ICH_VTR_EL2 is there.
-pub const FAST_ICH_VTR: u32 = 1 << 1;
+pub const FAST_ICH_VTR: u32 = 1 << boot::stub::HAS_ICH_VTR;
 /// The host was entered at virtual EL2: it has vectors to set.
 pub const FAST_VECTORS: u32 = 1 << 2;
 
@@ -59,6 +60,9 @@ pub fn prepare(machine: &Machine, policy: Policy) {
         | flag(machine.gic == Gic::V3, FAST_ICH_VTR)
         | flag(machine.entry == EntryLevel::VirtualEl2, FAST_VECTORS);
     FAST.flags.store(flags, Ordering::Release);
+    // The resident stub reads the flags with the MMU off.
+    let start = core::ptr::from_ref(&FAST).addr() as u64;
+    memory::clean(Region { start, end: start + size_of::<Fast>() as u64 });
 }
 
 /// PSCI AFFINITY_INFO: the CPU is off (DEN0022, 5.1.5).
@@ -119,7 +123,9 @@ impl Call<'_> {
         match FAST.control.set_out() {
             Ok(()) => {
                 self.frame.x[0] = SUCCESS;
-                info!("CPU {}: RESET_VECTORS; Exeunt leaves it", self.cpu.index());
+                let vectors = vectors_of(self.cpu).unwrap_or_else(boot::stub::vectors);
+                info!("CPU {}: the host has EL2 now, with its vectors at {vectors:#x}", self.cpu.index());
+                self.cpu.lent.store(self.machine.kvm == Kvm::Lend, Ordering::Relaxed);
                 begin_leave(self.cpu);
                 go(self.frame, self.cpu)
             }
@@ -168,11 +174,13 @@ impl Call<'_> {
     /// call, which is executed again. Linux gives EL2 to KVM by RESET_VECTORS, at which Exeunt leaves too, so that KVM's calls do not
     /// come here; this is for a host that installs its vectors without.
     #[inline(never)]
-    pub fn kvm(&mut self) {
+    ///
+    /// True: it is to be made again, because a LEAVE was under way.
+    pub fn kvm(&mut self) -> bool {
         let (cpu, machine) = (self.cpu, self.machine);
-        let Some(vectors) = cpu.with_virtual_el2(|virtual_el2| virtual_el2.installed()) else { return };
+        let Some(vectors) = cpu.with_virtual_el2(|virtual_el2| virtual_el2.installed()) else { return false };
         if machine.kvm != Kvm::Lend {
-            return;
+            return false;
         }
         match FAST.control.set_out() {
             Ok(()) => {
@@ -182,8 +190,11 @@ impl Call<'_> {
                 begin_leave(cpu);
                 go(self.frame, cpu)
             }
-            Err(Error::Busy) => self.wait_for_leave(),
-            Err(_) => {}
+            Err(Error::Busy) => {
+                self.wait_for_leave();
+                true
+            }
+            Err(_) => false,
         }
     }
 
@@ -214,7 +225,8 @@ impl Call<'_> {
                     rewind();
                     return wait_for_verdict(self.frame, cpu, machine);
                 }
-                _ if machine.slow_leave && leaver != Leaver::Catch => pause(SLOW_STEP_MS),
+                Leaver::Look { .. } => {}
+                _ if machine.slow_leave => pause(SLOW_STEP_MS),
                 _ => {}
             }
         }
@@ -255,8 +267,9 @@ fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) 
 
 /// Returns if Exeunt stays.
 fn wait_for_verdict(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
+    let in_window = cpu.with_virtual_el2(|virtual_el2| virtual_el2.in_window());
     loop {
-        match world::held(&cpu.life, &FAST.control, &machine.stop) {
+        match world::held(&cpu.life, &FAST.control, &machine.stop, !in_window) {
             Fate::Wait => core::hint::spin_loop(),
             Fate::Stay => return,
             Fate::Leave => go(frame, cpu),
@@ -309,6 +322,8 @@ pub extern "C" fn come_back(frame: &mut HostFrame) {
         // SAFETY: the table that the call came from serves a CPU without EL2 MMU.
         unsafe { leave::to_host(frame, hcr_of_host(), boot::stub::vectors()) }
     }
+    // Which kernel this is nobody knows: another one may have been started while Exeunt was away.
+    cpu.with_virtual_el2(VirtualEl2::come_back);
     cpu.life.begin();
     cpu.lent.store(false, Ordering::Relaxed);
     let ids = registers::identify();
@@ -348,6 +363,14 @@ impl Cpus for All {
 
     fn is_starting(&self, cpu: usize) -> bool {
         host::psci().is_starting(cpu)
+    }
+
+    fn forget_starts(&self) {
+        host::psci().forget_claims();
+    }
+
+    fn has_new_starts(&self) -> bool {
+        host::psci().has_new_claims()
     }
 }
 

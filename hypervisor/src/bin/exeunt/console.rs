@@ -144,10 +144,25 @@ impl Write for Console {
     }
 }
 
-/// Waits for room in the FIFO and writes one byte.
+/// How often a byte looks for room in the FIFO: some seconds at the slowest line speeds. The host drives the same UART and may have stopped
+/// it, by flow control or by turning the transmitter off; EL2 must not wait for that.
+const UART_PATIENCE: u32 = 10_000_000;
+
+/// The last byte found no room.
+static STUCK: AtomicBool = AtomicBool::new(false);
+
+/// Waits for room in the FIFO and writes one byte. Without room in time it is dropped, and so are those that follow until there is
+/// some again; the ring has them.
 fn put(uart: &mut Uart, byte: u8) {
+    let mut patience = if STUCK.load(Ordering::Relaxed) { 0 } else { UART_PATIENCE };
     while uart.is_tx_fifo_full() {
+        if patience == 0 {
+            STUCK.store(true, Ordering::Relaxed);
+            return;
+        }
+        patience -= 1;
         core::hint::spin_loop();
     }
+    STUCK.store(false, Ordering::Relaxed);
     uart.write_word(byte);
 }

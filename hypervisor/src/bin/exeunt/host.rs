@@ -143,7 +143,7 @@ pub fn set_up(cpu: &PerCpu, machine: &Machine, ids: &IdRegisters, keep: Keep) {
         Step::Isb => barrier::isb(barrier::SY),
     });
     // SAFETY: forgets translations only. What EL1 had before this CPU's reset or under whoever ran before is stale.
-    unsafe { core::arch::asm!("tlbi alle1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
+    unsafe { core::arch::asm!("isb", "tlbi alle1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
     assert!(cpu.life.go_live().is_ok(), "EL2 of CPU {} is set up twice", cpu.index());
 }
 
@@ -359,8 +359,8 @@ impl Vcpu for Trapped<'_> {
         self.as_call().own();
     }
 
-    fn kvm_call(&mut self) {
-        self.as_call().kvm();
+    fn kvm_call(&mut self) -> bool {
+        self.as_call().kvm()
     }
 
     fn read_id(&self, register: Encoding) -> Option<u64> {

@@ -106,6 +106,7 @@ unsafe extern "C" fn go(frame: *const HostFrame, hcr: u64, vbar: u64) -> ! {
     naked_asm!(
         "msr vbar_el2, x2",
         "msr hcr_el2, x1",
+        "isb", // no walk with VM 1 and no table
         "msr vttbr_el2, xzr",
         "msr vtcr_el2, xzr",
         "isb",

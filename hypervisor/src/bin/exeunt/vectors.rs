@@ -194,13 +194,12 @@ global_asm!(
     "mov w0, #{stub_err} & 0xffff",
     "movk w0, #{stub_err} >> 16, lsl #16",
     "b .Lfast_done",
-    // From the table of REENTER, with this CPU's empty stack and EL2's MMU just on: x1 and x2 of the host are in FAR_EL2 and
-    // CNTHP_CVAL_EL2 (`boot::stub`), its x0 is an answer's.
+    // From the table of REENTER, with this CPU's empty stack and EL2's MMU just on: x1 of the host is in FAR_EL2
+    // (`boot::stub`), its x0 is an answer's.
     ".global exeunt_come_back",
     "exeunt_come_back:",
     "sub sp, sp, #{frame_size}",
     "mrs x1, far_el2",
-    "mrs x2, cnthp_cval_el2",
     "stp x0, x1, [sp]",
     "adr x1, exeunt_host_come_back",
     "b exeunt_host_vector",

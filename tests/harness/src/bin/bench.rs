@@ -202,12 +202,7 @@ fn leaving(alone: &Numbers) -> Result<(), Missed> {
         row_of(&measure("1G", cpus, ENTRY, "leave")?, &name, "leave", None, "")?;
     }
     row_of(alone, "REENTER, at its table", "reenter", None, "")?;
-    println!(
-        "  LEAVE: what all CPUs execute until the caller goes on, in turns of at most 1,000 instructions. It looks once a"
-    );
-    println!(
-        "  millisecond, here 1,000,000 instructions, whether all are caught; where it must look twice, that is in the figure."
-    );
+    println!("  LEAVE: what all CPUs execute until the caller goes on, in turns of at most 1,000 instructions.");
     Ok(())
 }
 
