@@ -40,7 +40,7 @@
 //! state was a standby state or an interrupt was pending, leaves everything as it was.
 //!
 //! *Arrival.* A CPU that comes through Exeunt's entry was started by a CPU_ON (`ON` is clear, `CLAIMED` set: CPU_ON needs a
-//! clear `ON`, and only arrival sets it) or woke from a suspend (`ON` is set). Neither: firmware started a CPU that nobody
+//! clear `ON`, and only arrival sets it) or woke from a suspend (`ON` is set; one that Exeunt has left would wake elsewhere). Neither: firmware started a CPU that nobody
 //! asked for, and [`super::Psci::arrive`] says so.
 //!
 //! *A CPU that Exeunt has left* (RESET_VECTORS, LEAVE) keeps its `ON`: it runs, as far as Exeunt knows. Should it go off, and a CPU

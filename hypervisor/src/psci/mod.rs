@@ -254,6 +254,13 @@ impl Psci {
         self.claims.load(Ordering::Acquire)
     }
 
+    /// Whether a CPU is on, by firmware's word, of which the proxy has only heard that it is off: somebody has started it without
+    /// Exeunt. So it seems of a CPU_OFF that is in flight, too.
+    pub fn has_strangers(&self, firmware: &impl Firmware) -> bool {
+        let mut cpus = self.cpus[..self.count()].iter();
+        cpus.any(|cpu| cpu.power_state() == PowerState::Off && !is_off(firmware, cpu.mpidr.load(Ordering::Relaxed)))
+    }
+
     /// Whether a CPU_ON for CPU number `cpu` is in flight.
     #[must_use]
     pub fn is_starting(&self, cpu: usize) -> bool {
@@ -340,8 +347,7 @@ impl Psci {
         let slot = &self.cpus[number];
         let claimed = if env.is_left(number) && slot.power_state() == PowerState::On {
             // It was on when Exeunt left it. Firmware knows what became of it; if it is off, only a CPU_ON can change that.
-            let state = ask(firmware, FunctionId::AffinityInfo64.into(), affinity);
-            if state as u32 == AFFINITY_OFF {
+            if is_off(firmware, affinity) {
                 slot.claim_left(entry, || env.is_left(number))
             } else {
                 Err(ClaimError::AlreadyOn)
@@ -418,6 +424,11 @@ fn forward(function: FunctionId, registers: &[u64; 18], firmware: &impl Firmware
     call[0] = u32::from(function).into();
     firmware.call(&mut call);
     call[0]
+}
+
+/// Whether a CPU is off, by firmware's word.
+fn is_off(firmware: &impl Firmware, affinity: u64) -> bool {
+    ask(firmware, FunctionId::AffinityInfo64.into(), affinity) as u32 == AFFINITY_OFF
 }
 
 fn ask(firmware: &impl Firmware, function: u32, argument: u64) -> u64 {

@@ -157,6 +157,100 @@ impl Firmware for Recorder {
     }
 }
 
+/// A machine of which Exeunt has left CPU 1.
+struct WithoutCpu1;
+
+impl Environment for WithoutCpu1 {
+    fn entry_point(&self) -> u64 {
+        Machine.entry_point()
+    }
+
+    fn context(&self, cpu: usize) -> u64 {
+        Machine.context(cpu)
+    }
+
+    fn is_host_ram(&self, address: u64) -> bool {
+        Machine.is_host_ram(address)
+    }
+
+    fn is_left(&self, cpu: usize) -> bool {
+        cpu == 1
+    }
+}
+
+/// Firmware that knows whether CPU 1 is off, and starts it.
+struct Knows {
+    affinity_info: u64,
+    calls: RefCell<Vec<u64>>,
+}
+
+impl Knows {
+    fn answering(affinity_info: u64) -> Self {
+        Self { affinity_info, calls: RefCell::default() }
+    }
+}
+
+impl Firmware for Knows {
+    fn call(&self, registers: &mut [u64; 18]) {
+        self.calls.borrow_mut().push(registers[0]);
+        assert_eq!(registers[1], 1);
+        registers[0] = if registers[0] == AFFINITY_INFO { self.affinity_info } else { SUCCESS };
+    }
+}
+
+const AFFINITY_INFO: u64 = 0xc400_0004;
+
+#[test]
+fn of_a_cpu_that_was_left_firmware_says_whether_it_can_be_turned_on() {
+    const CPU_ON: u64 = 0xc400_0003;
+    for (affinity_info, answer, calls) in [
+        (1, SUCCESS, vec![AFFINITY_INFO, CPU_ON]),
+        (0, ALREADY_ON, vec![AFFINITY_INFO]),
+        (2, ALREADY_ON, vec![AFFINITY_INFO]),
+    ] {
+        let psci = ready(2);
+        psci.come_back(1);
+        let firmware = Knows::answering(affinity_info);
+        let mut registers = request(&[CPU_ON, 1, 0x4020_0000, 7]);
+        psci.forget_claims();
+        psci.call(0, &mut registers, &WithoutCpu1, &firmware);
+        assert_eq!((registers[0], firmware.calls.into_inner()), (answer, calls));
+        assert_eq!(psci.is_starting(1), answer == SUCCESS);
+        assert_eq!(psci.has_new_claims(), answer == SUCCESS);
+        if answer == SUCCESS {
+            assert_eq!(psci.power_state(1), PowerState::OnPending);
+            assert_eq!(psci.arrive(1, true), Some(HostEntry { pc: 0x4020_0000, x0: 7 }));
+        }
+        assert_eq!(psci.power_state(1), PowerState::On);
+    }
+}
+
+#[test]
+fn a_late_caller_does_not_take_a_cpu_that_has_come_up_meanwhile() {
+    let psci = ready(2);
+    psci.come_back(1);
+    let entry = HostEntry { pc: 0x4020_0000, x0: 7 };
+    assert_eq!(psci.cpus[1].claim_left(entry, || false), Err(ClaimError::AlreadyOn));
+    assert_eq!((psci.power_state(1), psci.is_starting(1)), (PowerState::On, false));
+    // Nor does it give back the bit of one that goes off while the late caller looks.
+    let goes_off = || {
+        psci.cpus[1].leave();
+        false
+    };
+    assert_eq!(psci.cpus[1].claim_left(entry, goes_off), Err(ClaimError::AlreadyOn));
+    assert_eq!((psci.power_state(1), psci.is_starting(1)), (PowerState::Off, false));
+}
+
+#[test]
+fn a_stranger_is_on_for_firmware_and_off_for_the_proxy() {
+    let psci = ready(2);
+    for (affinity_info, strangers) in [(1, false), (0, true), (2, true)] {
+        assert_eq!(psci.has_strangers(&Knows::answering(affinity_info)), strangers);
+    }
+    psci.come_back(1);
+    assert!(!psci.has_strangers(&Knows::answering(0)), "it is on for both");
+}
+
 /// CPUs 0 to `count` with affinities 0, 1, ...; CPU 0 is the boot CPU.
 fn ready(count: u64) -> Box<Psci> {
     let psci: Box<Psci> = Box::default();

@@ -22,7 +22,8 @@
 //! second of two that announce a LEAVE at the same time.
 //!
 //! *CPU_ON.* Whoever makes it before the LEAVE is announced is in EL2 with it, and comes out to a stage 2 that is gone: held. Its
-//! target is being started, which the leaver waits for: it arrives, enters the host, faults, and is held. A CPU_ON that comes later is
+//! target is being started, which the leaver waits for: it arrives, enters the host, faults, and is held. Since the leaver looks at one CPU
+//! after the other, a CPU_ON that gets to firmware meanwhile has it begin to look anew. A CPU_ON that comes later is
 //! made again by the stub's host, to firmware.
 //!
 //! *A CPU that is on its way through virtual EL2* cannot be left: the host there believes that it is at EL2, and has not yet

@@ -6,7 +6,6 @@
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use ::smccc::psci::PSCI_AFFINITY_INFO_64;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, HCR_EL2, ICH_VTR_EL2, Readable, Writeable};
 use guest_abi::record::{CPU_IN_VIRTUAL_EL2, CPU_LENT_TO_KVM, StatusCpu};
 use guest_abi::stub::{STUB_ERR, SUCCESS};
@@ -14,7 +13,7 @@ use guest_abi::vendor::{CpuState, Error, Policy, RESTART_CRASH, RESTART_KEXEC};
 use hypervisor::devicetree::Region;
 use hypervisor::features::{self, Gic, hcr};
 use hypervisor::lifecycle::{EntryLevel, State};
-use hypervisor::psci::{Environment, Firmware, PowerState};
+use hypervisor::psci::{Environment, PowerState};
 use hypervisor::stub::{self, Answer};
 use hypervisor::syndrome::{Esr, ExceptionClass};
 use hypervisor::trap;
@@ -64,9 +63,6 @@ pub fn prepare(machine: &Machine, policy: Policy) {
     let start = core::ptr::from_ref(&FAST).addr() as u64;
     memory::clean(Region { start, end: start + size_of::<Fast>() as u64 });
 }
-
-/// PSCI AFFINITY_INFO: the CPU is off (DEN0022, 5.1.5).
-const AFFINITY_OFF: u64 = 1;
 
 /// How long `selftest=slow-leave` holds a LEAVE before each of its steps, in milliseconds.
 const SLOW_STEP_MS: u64 = 20;
@@ -173,9 +169,9 @@ impl Call<'_> {
     /// The host's KVM has called its EL2. Does not return if EL2 is lent to it: the vectors that the host has installed answer the
     /// call, which is executed again. Linux gives EL2 to KVM by RESET_VECTORS, at which Exeunt leaves too, so that KVM's calls do not
     /// come here; this is for a host that installs its vectors without.
-    #[inline(never)]
     ///
     /// True: it is to be made again, because a LEAVE was under way.
+    #[inline(never)]
     pub fn kvm(&mut self) -> bool {
         let (cpu, machine) = (self.cpu, self.machine);
         let Some(vectors) = cpu.with_virtual_el2(|virtual_el2| virtual_el2.installed()) else { return false };
@@ -206,15 +202,16 @@ impl Call<'_> {
         let others = All(machine);
         let room = Stage2 { machine, deadline: Cell::new(0), next_wake: Cell::new(0) };
         let world = World { control: &FAST.control, stop: &machine.stop, cpus: &others, room: &room };
+        let vectors = vectors_of(cpu);
         let mut leaver = Leaver::Begin;
         loop {
-            leaver = leaver.step(cpu.index(), &cpu.life, vectors_of(cpu).is_some(), &world);
+            leaver = leaver.step(cpu.index(), &cpu.life, vectors.is_some(), &world);
             match leaver {
                 Leaver::Over(Ok(count)) => {
                     info!("LEAVE: Exeunt leaves {} CPUs", u32::from(count));
                     vendor::Answer::left(count).apply(self.arguments());
                     cpu.departures.fetch_add(1, Ordering::Relaxed);
-                    leave_to_host(self.frame, cpu)
+                    leave_to_host(self.frame, vectors)
                 }
                 Leaver::Over(Err(error)) => {
                     trap::limited(machine, || warn!("LEAVE: {}", error.name()));
@@ -256,9 +253,8 @@ pub fn interrupted(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'stati
 #[cold]
 #[inline(never)]
 fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
-    let in_window = cpu.with_virtual_el2(|virtual_el2| virtual_el2.in_window());
     assert!(
-        world::hold(&cpu.life, &machine.stop, !in_window),
+        world::hold(&cpu.life, &machine.stop, !cpu.in_window()),
         "CPU {} comes from the host and is not live",
         cpu.index()
     );
@@ -267,9 +263,8 @@ fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) 
 
 /// Returns if Exeunt stays.
 fn wait_for_verdict(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
-    let in_window = cpu.with_virtual_el2(|virtual_el2| virtual_el2.in_window());
     loop {
-        match world::held(&cpu.life, &FAST.control, &machine.stop, !in_window) {
+        match world::held(&cpu.life, &FAST.control, &machine.stop, !cpu.in_window()) {
             Fate::Wait => core::hint::spin_loop(),
             Fate::Stay => return,
             Fate::Leave => go(frame, cpu),
@@ -298,8 +293,9 @@ fn departs(cpu: &PerCpu, to_others: bool) {
 #[cold]
 #[inline(never)]
 fn go(frame: &HostFrame, cpu: &PerCpu) -> ! {
-    departs(cpu, vectors_of(cpu).is_some());
-    leave_to_host(frame, cpu)
+    let vectors = vectors_of(cpu);
+    departs(cpu, vectors.is_some());
+    leave_to_host(frame, vectors)
 }
 
 /// HCR_EL2 of a host that has EL2 to itself.
@@ -307,8 +303,8 @@ fn hcr_of_host() -> u64 {
     features::hcr_el2(&registers::identify()) & !(hcr::VM | hcr::TSC | hcr::SWIO)
 }
 
-fn leave_to_host(frame: &HostFrame, cpu: &PerCpu) -> ! {
-    let vectors = vectors_of(cpu).unwrap_or_else(boot::stub::vectors);
+fn leave_to_host(frame: &HostFrame, vectors: Option<u64>) -> ! {
+    let vectors = vectors.unwrap_or_else(boot::stub::vectors);
     // SAFETY: vectors of the host's own, aligned and in its RAM, which it has installed for an EL2 without MMU, since it could not know
     // of another; or the resident stub's.
     unsafe { leave::to_host(frame, hcr_of_host(), vectors) }
@@ -428,12 +424,11 @@ impl Facts for Own {
     }
 
     fn state(&self, cpu: u16) -> CpuState {
-        let life = self.cpu(cpu).map_or(State::Outside, |cpu| cpu.life.state());
-        let on = host::psci().power_state(usize::from(cpu)) == PowerState::On;
-        match life {
+        let (all, cpu) = (All(self.machine), usize::from(cpu));
+        match all.life(cpu) {
             State::Stub => CpuState::Stub,
             State::Gone => CpuState::Gone,
-            State::Live if on => CpuState::Live,
+            State::Live if all.is_on(cpu) => CpuState::Live,
             State::Leaving => CpuState::Leaving,
             State::Live | State::Outside => CpuState::Off,
         }
@@ -449,8 +444,8 @@ impl Facts for Own {
         let entered = cpu.entered.load(Ordering::Relaxed);
         let flag = |set: bool, bit| if set { bit } else { 0 };
         record.entry_level = if entered { self.machine.entry as u8 } else { 0 };
-        record.flags = flag(cpu.lent.load(Ordering::Relaxed), CPU_LENT_TO_KVM)
-            | flag(cpu.in_window.load(Ordering::Relaxed), CPU_IN_VIRTUAL_EL2);
+        record.flags =
+            flag(cpu.lent.load(Ordering::Relaxed), CPU_LENT_TO_KVM) | flag(cpu.in_window(), CPU_IN_VIRTUAL_EL2);
         record.exits = status::exits(&cpu.counters);
         record.host_vectors = cpu.host_vectors.load(Ordering::Relaxed);
         record.departures = cpu.departures.load(Ordering::Relaxed);
@@ -498,16 +493,6 @@ impl Services for Own {
     }
 
     fn has_strangers(&self) -> bool {
-        let psci = host::psci();
-        (0..psci.count()).any(|cpu| {
-            let off = psci.power_state(cpu) == PowerState::Off;
-            off && psci.affinity(cpu).is_some_and(|affinity| {
-                let mut call = [0; 18];
-                (call[0], call[1]) = (u64::from(PSCI_AFFINITY_INFO_64), affinity);
-                host::Below.call(&mut call);
-                // A CPU_OFF that is in flight under Exeunt is not off yet either; the caller tries again.
-                call[0] != AFFINITY_OFF
-            })
-        })
+        host::psci().has_strangers(&host::Below)
     }
 }

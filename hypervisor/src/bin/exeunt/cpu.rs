@@ -42,8 +42,8 @@ pub struct PerCpu {
     pub entered: AtomicBool,
     /// EL2 was lent to the host's KVM.
     pub lent: AtomicBool,
-    /// The host is in virtual EL2, for other CPUs to read.
-    pub in_window: AtomicBool,
+    /// The host is in virtual EL2: as [`VirtualEl2`] has it, for other CPUs to read and for a quick look.
+    in_window: AtomicBool,
     /// How often Exeunt left it.
     pub departures: AtomicU32,
     /// How often it came back by REENTER.
@@ -112,6 +112,11 @@ impl PerCpu {
     /// Position in the device tree's list of CPUs.
     pub fn index(&self) -> usize {
         self.index.load(Ordering::Relaxed)
+    }
+
+    /// Whether the host is in virtual EL2 on this CPU.
+    pub fn in_window(&self) -> bool {
+        self.in_window.load(Ordering::Relaxed)
     }
 
     /// Lets `work` use this CPU's virtual EL2.

@@ -52,7 +52,7 @@ pub struct Machine {
     pub stop: WorldStop,
     /// Take a LEAVE slowly, for the tests.
     pub slow_leave: bool,
-    /// What becomes of it when the host has a KVM.
+    /// What becomes of EL2 when the host has a KVM.
     pub kvm: Kvm,
     /// Print the counters when the host turns the machine off.
     pub stats: bool,
@@ -169,6 +169,7 @@ pub fn restart(frame: &mut HostFrame, entry: u64) {
     }
 }
 
+/// This CPU's structure, where Exeunt runs at EL2.
 pub fn this() -> &'static PerCpu {
     match cpu::this() {
         Some(cpu) => cpu,
@@ -186,7 +187,7 @@ pub extern "C" fn sync(frame: &mut HostFrame) {
         calls::interrupted(frame, cpu, machine, esr);
     } else if is_from_a_leave(machine, esr) {
         // That LEAVE has failed before this CPU came here. Stage 2 is back: the host tries again.
-    } else if cpu.with_virtual_el2(|virtual_el2| virtual_el2.in_window()) {
+    } else if cpu.in_window() {
         virtual_el2(frame, cpu, machine, esr);
     } else {
         trap::dispatch(&mut Trapped { frame, cpu, machine }, machine, esr);
@@ -252,13 +253,9 @@ pub extern "C" fn serror(_: &mut HostFrame) {
     let cpu = this();
     cpu.counters.count(Exit::Interrupt);
     let esr = Esr::new(ESR_EL2.get());
-    let held = cpu.with_virtual_el2(|virtual_el2| {
-        if virtual_el2.in_window() {
-            virtual_el2.hold_serror(esr);
-        }
-        virtual_el2.in_window()
-    });
-    if !held {
+    if cpu.in_window() {
+        cpu.with_virtual_el2(|virtual_el2| virtual_el2.hold_serror(esr));
+    } else {
         assert!(HCR_EL2.is_set(HCR_EL2::AMO), "an SError of the host came to EL2, where HCR_EL2 routes none");
         HCR_EL2.modify(HCR_EL2::VSE::SET);
     }
