@@ -5,8 +5,11 @@
 //! instruction takes one tick of the counter. It says which frequency it found, and the bench refuses any other. Each line is
 //! `rounds: NAME NUMBER`.
 //!
-//! The word on the command line says what is measured: `start-only`; `calls`, on one CPU; `reset` and `leave`, among all CPUs.
+//! The word on the command line says what is measured: `start-only`; `calls`, on one CPU; `reset`, `leave` and `restart`, among all
+//! CPUs; `restart-bare`, where there is no Exeunt.
 //! Entered at EL2 or virtual EL2, the guest also measures what it costs to go to EL1 from there.
+
+mod restart;
 
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -128,7 +131,7 @@ struct Window {
 }
 
 /// Measures what a host does at EL2, and goes to EL1 as Linux does.
-fn in_virtual_el2() -> Window {
+fn in_virtual_el2(vectors: u64) -> Window {
     let floor = ticks!("", 0, 0).ticks;
     let lines = (&raw const LINES).addr() as u64;
     let single = [
@@ -138,19 +141,20 @@ fn in_virtual_el2() -> Window {
         ticks!("dc ivac, x0", lines, 0),
     ];
     // SAFETY: at EL2, as the caller has asked; nothing has changed the lines.
-    let whole = unsafe { init_el2(lines, lines + INVALIDATED as u64) };
+    let whole = unsafe { init_el2(lines, lines + INVALIDATED as u64, vectors) };
     Window { floor, single, whole }
 }
 
 /// What Linux 6.12 does at EL2 before it goes to EL1, on a CPU of Armv8.0 with a GICv3: the accesses of `head.S` and
-/// `el2_setup.h` that virtual EL2 answers, in their order, without the branches between them. VBAR_EL2 becomes 0: this guest goes out of
-/// Exeunt to the resident stub. Returns ticks from the first to EL1.
+/// `el2_setup.h` that virtual EL2 answers, in their order, without the branches between them. VBAR_EL2 becomes `vectors`; with 0 this
+/// guest goes out of Exeunt to the resident stub. Returns ticks from the first to EL1.
 ///
 /// # Safety
-/// At EL2 only. Nothing in the caches for addresses from `from` to `to` is needed.
+/// At EL2 only. Nothing in the caches for addresses from `from` to `to` is needed; `vectors` is a vector table for EL2, or 0.
 #[unsafe(naked)]
-unsafe extern "C" fn init_el2(from: u64, to: u64) -> u64 {
+unsafe extern "C" fn init_el2(from: u64, to: u64, vectors: u64) -> u64 {
     naked_asm!(
+        "mov x4, x2",
         "mov x2, sp",
         "msr sp_el1, x2",
         "mrs x18, cntvct_el0",
@@ -197,7 +201,7 @@ unsafe extern "C" fn init_el2(from: u64, to: u64) -> u64 {
         "mrs x2, id_aa64pfr0_el1",
         "mrs x2, id_aa64pfr1_el1",
         "mrs x2, id_aa64mmfr0_el1", // fine-grained traps
-        "msr vbar_el2, xzr",
+        "msr vbar_el2, x4",
         "mrs x2, id_aa64pfr0_el1",
         "mrs x2, id_aa64mmfr1_el1",
         "ldr x2, ={SPSR}",
@@ -360,9 +364,13 @@ fn way_of_all() -> WayBack {
 
 /// Runs the measurements.
 pub fn run(start: &Start) {
-    let window = (start.level == 2).then(in_virtual_el2);
-    if window.is_some() {
+    if start.level == 2 {
         machine::read(start.tree);
+    }
+    let word = |wanted| machine().words().any(|word| word == wanted);
+    let restarts = word("restart") || word("restart-bare");
+    let window = (start.level == 2).then(|| in_virtual_el2(if restarts { stub::vectors() } else { 0 }));
+    if window.is_some() {
         start::settle();
     }
     println!("rounds: frequency {}", read_register!("cntfrq_el0"));
@@ -374,15 +382,25 @@ pub fn run(start: &Start) {
     if let Some(window) = window {
         window.print();
     }
-    let word = |wanted| machine().words().any(|word| word == wanted);
     if word("calls") {
         calls(floor);
     }
-    if word("reset") || word("leave") {
+    if word("reset") || word("leave") || word("restart") {
         let way = way_back();
         WAY[0].store(way.vectors, Ordering::Relaxed);
         WAY[1].store(way.number, Ordering::Relaxed);
-        if word("reset") { reset(floor) } else { leave(floor) }
+    }
+    if word("reset") {
+        reset(floor);
+    }
+    if word("leave") {
+        leave(floor);
+    }
+    if word("restart") {
+        restart::under_exeunt(floor);
+    }
+    if word("restart-bare") {
+        restart::bare(floor);
     }
     check!(true, "measured");
     crate::report::finish("rounds");

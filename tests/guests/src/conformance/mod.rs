@@ -14,7 +14,7 @@
 
 mod case;
 mod cycle;
-mod landing;
+pub(crate) mod landing;
 mod lists;
 pub(crate) mod stub;
 mod tally;

@@ -206,6 +206,36 @@ fn leaving(alone: &Numbers) -> Result<(), Missed> {
     Ok(())
 }
 
+/// What SOFT_RESTART costs more under Exeunt than with the plain stub: the guest's own on bare QEMU, which does what Linux's does.
+fn restarts() -> Result<(), Missed> {
+    const RESIDENT_STUB: &str = "stub-soft-restart";
+    let bare = number(&measure("1G", 1, Under::Nothing(2), "restart-bare")?, "restart-bare")?;
+    heading("SOFT_RESTART, HVC to the payload's first, entry=el2: instructions");
+    row("  a plain stub at EL2, bare QEMU: all of it", bare, None, "");
+    for cpus in LEAVING_CPUS {
+        let numbers = measure("1G", cpus, Under::Exeunt(Entry::VirtualEl2), "restart")?;
+        for policy in ["leave", "resident"] {
+            for why in ["crash", "kexec"] {
+                let measured = format!("restart-{why}-{policy}");
+                let most = numbers.get(&format!("{measured}-most"));
+                let up_to = most.map_or(String::new(), |&most| format!("(up to {})", grouped(most - bare)));
+                let added = number(&numbers, &measured)? - bare;
+                row(format_args!("  {why}, policy {policy}, {cpus:2} CPUs: Exeunt adds"), added, None, &up_to);
+            }
+        }
+        if cpus == 1 {
+            row_of(
+                &numbers,
+                "the resident stub, where Exeunt has left: all of it",
+                RESIDENT_STUB,
+                Some(RESIDENT_GOAL),
+                "",
+            )?;
+        }
+    }
+    Ok(())
+}
+
 /// The counters of a Debian boot.
 fn exits(cpus: u32, entry: Entry) -> Result<Numbers, Missed> {
     let directory = paths::of_cell("bench").join(format!("debian-{cpus}-{}", entry.name()));
@@ -266,6 +296,7 @@ fn run() -> Result<(), Missed> {
     stub_calls(&numbers)?;
     round_trips(&numbers)?;
     leaving(&numbers)?;
+    restarts()?;
     virtual_el2(&numbers)?;
     heading("Sizes: bytes");
     row("  image", image, Some(IMAGE_GOAL), "Xen 1,015,816; RITM 131,104, debug 434,208");
