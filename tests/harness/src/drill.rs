@@ -8,7 +8,7 @@ use std::fmt::{self, Display, Write as _};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::covering::{self, Value};
 use crate::{paths, process};
@@ -19,7 +19,7 @@ const LIMIT: u64 = 900;
 const BESIDE: Duration = Duration::from_mins(20);
 
 /// What the scripts read, and nobody but a cell may set here.
-const VARIABLES: [&str; 25] = [
+const VARIABLES: [&str; 26] = [
     "SMP",
     "MEM",
     "CPU",
@@ -45,6 +45,7 @@ const VARIABLES: [&str; 25] = [
     "DISK",
     "LEVEL",
     "CRASHKERNEL",
+    "READ",
 ];
 
 const KERNELS: [&str; 4] = ["6.12", "6.12-rt", "6.12-16k", "6.1"];
@@ -109,7 +110,7 @@ impl Display for Cell {
 pub enum Verdict {
     /// It passed.
     Pass,
-    /// It failed, and so did bare QEMU.
+    /// It failed, and so did bare QEMU, for the same reason.
     Alike,
     /// It failed.
     Fail,
@@ -180,17 +181,11 @@ impl Cell {
     pub fn run(&self) -> Result {
         // Nothing of an earlier run may be taken for this one's.
         let _ = fs::remove_dir_all(self.directory());
-        let (passed, mut why, mut seconds) = told(self.script(false));
-        let mut verdict = if passed { Verdict::Pass } else { Verdict::Fail };
-        if !passed && self.has_baseline() {
-            let (bare_passed, bare_why, more) = told(self.script(true));
-            if !bare_passed {
-                verdict = Verdict::Alike;
-            }
-            why = format!("{why}; bare QEMU: {bare_why}");
-            seconds += more;
-        }
-        Result { verdict, why, seconds }
+        let begin = Instant::now();
+        let told = told(self.script(false));
+        let bare = (!matches!(told, Told::Pass(_)) && self.has_baseline()).then(|| self::told(self.script(true)));
+        let (verdict, why) = judged(&told, bare.as_ref());
+        Result { verdict, why, seconds: begin.elapsed().as_secs() }
     }
 }
 
@@ -213,16 +208,54 @@ pub fn run_script(
     process::run(&mut command, Duration::from_secs(LIMIT) + BESIDE)
 }
 
-/// Whether a script said PASS, its last line, and the seconds that it took.
-fn told(ended: std::result::Result<process::Ended, process::Error>) -> (bool, String, u64) {
+/// What a script told by its last line and its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Told {
+    /// PASS, the whole line.
+    Pass(String),
+    /// FAIL, the whole line: a machine was run, and something was not as it should be.
+    Fail(String),
+    /// Neither: the script itself went wrong, and nothing is known about a machine.
+    Broken(String),
+}
+
+impl Told {
+    fn line(&self) -> &str {
+        let (Self::Pass(line) | Self::Fail(line) | Self::Broken(line)) = self;
+        line
+    }
+}
+
+fn told(ended: std::result::Result<process::Ended, process::Error>) -> Told {
     match ended {
         Ok(ended) => {
             let last = ended.stdout.lines().last().unwrap_or_default();
-            let last = if last.is_empty() { process::tail(&ended.stderr, 1) } else { last.to_owned() };
-            (ended.status == 0 && last.starts_with("PASS: "), last, ended.took.as_secs())
+            match ended.status {
+                0 if last.starts_with("PASS: ") => Told::Pass(last.to_owned()),
+                1 if last.starts_with("FAIL: ") => Told::Fail(last.to_owned()),
+                status => Told::Broken(format!("status {status}: {last} {}", process::tail(&ended.stderr, 1))),
+            }
         }
-        Err(error) => (false, error.to_string().replace('\n', " "), LIMIT + BESIDE.as_secs()),
+        Err(error) => Told::Broken(error.to_string().replace('\n', " ")),
     }
+}
+
+/// The verdict on what was told of the machine under Exeunt, and of the bare one if that was run. They fail alike only if both were
+/// run to a verdict, and the first thing that was wrong is the same.
+fn judged(told: &Told, bare: Option<&Told>) -> (Verdict, String) {
+    let verdict = match (told, bare) {
+        (Told::Pass(_), _) => Verdict::Pass,
+        (Told::Fail(line), Some(Told::Fail(bare))) if reason(line) == reason(bare) => Verdict::Alike,
+        _ => Verdict::Fail,
+    };
+    let bare = bare.map(|bare| format!("; bare QEMU: {}", bare.line())).unwrap_or_default();
+    (verdict, format!("{}{bare}", told.line()))
+}
+
+/// The first reason of a line with FAIL, without the numbers in it: sizes and times differ from run to run.
+fn reason(line: &str) -> String {
+    let end = line.find([';', '(']).unwrap_or(line.len());
+    line[..end].chars().filter(|character| !character.is_ascii_digit()).collect::<String>().trim_end().to_owned()
 }
 
 /// Values of two dimensions that do not go together.
@@ -286,7 +319,7 @@ pub fn page(results: &[(Cell, Result)]) -> String {
          body {{ font: 14px sans-serif; margin: 2em }}\ntable {{ border-collapse: collapse }}\n\
          td {{ border: 1px solid #ccc; padding: 3px 8px; vertical-align: top }}\n.PASS td:first-child {{ background: #cfc }}\n\
          .ALIKE td:first-child {{ background: #ffc }}\n.FAIL td:first-child {{ background: #fcc }}\n</style>\n\
-         <h1>The drill</h1>\n<p>ALIKE: it failed, and so did bare QEMU.\n<table>\n{rows}</table>\n"
+         <h1>The drill</h1>\n<p>ALIKE: it failed, and so did bare QEMU, for the same reason.\n<table>\n{rows}</table>\n"
     )
 }
 
@@ -319,6 +352,22 @@ mod tests {
             assert!(!needs_two || cell.cpus > 1, "{cell}");
             assert!(!cell.how.starts_with("hotplug") || cell.from() > 0, "{cell}");
         }
+    }
+
+    #[test]
+    fn only_two_machines_with_the_same_fault_fail_alike() {
+        let pass = || Told::Pass("PASS: x".into());
+        let fail = |line: &str| Told::Fail(format!("FAIL: {line}"));
+        let broken = || Told::Broken("status 125: ".into());
+        let verdict = |told: Told, bare: Option<Told>| judged(&told, bare.as_ref()).0;
+        assert_eq!(verdict(pass(), None), Verdict::Pass);
+        assert_eq!(verdict(fail("no"), None), Verdict::Fail);
+        assert_eq!(verdict(fail("no"), Some(pass())), Verdict::Fail);
+        assert_eq!(verdict(fail("of 12 none; b (console: c)"), Some(fail("of 13 none (console: d)"))), Verdict::Alike);
+        assert_eq!(verdict(fail("no"), Some(fail("yes"))), Verdict::Fail);
+        assert_eq!(verdict(broken(), Some(broken())), Verdict::Fail);
+        assert_eq!(verdict(fail("no"), Some(broken())), Verdict::Fail);
+        assert_eq!(verdict(broken(), Some(fail("no"))), Verdict::Fail);
     }
 
     #[test]

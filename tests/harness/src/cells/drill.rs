@@ -13,6 +13,14 @@ fn small_disk(context: &Context) -> Outcome {
     Ok(())
 }
 
+/// /proc/vmcore by mmap(2), as makedumpfile has it, by read(2), and by makedumpfile without mmap(2): no hole, no fault, the same.
+fn every_way_to_read(context: &Context) -> Outcome {
+    let ended = drill::run_script("kdump", context.directory()?, &[("READ", "1".to_owned())])?;
+    let last = ended.stdout.lines().last().unwrap_or_default();
+    ensure!(ended.status == 0 && last.starts_with("PASS: "), "scripts/kdump returned {}: {last}", ended.status);
+    Ok(())
+}
+
 pub(super) fn cells() -> Vec<Cell> {
     let cell = |cell: drill::Cell| {
         Cell::new(format!("drill/{cell}"), move |_| {
@@ -23,5 +31,6 @@ pub(super) fn cells() -> Vec<Cell> {
     };
     let mut cells: Vec<Cell> = drill::quick().into_iter().map(cell).collect();
     cells.push(Cell::new("drill/disk-too-small", small_disk).slow(true));
+    cells.push(Cell::new("drill/every-way-to-read", every_way_to_read).slow(true));
     cells
 }
