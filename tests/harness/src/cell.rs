@@ -22,6 +22,17 @@ pub enum Missed {
     Skipped(String),
 }
 
+impl Missed {
+    /// The same, and which of several things it was about.
+    #[must_use]
+    pub fn about(self, what: &str) -> Self {
+        match self {
+            Self::Failed(reason) => Self::Failed(format!("{what}: {reason}")),
+            Self::Skipped(reason) => Self::Skipped(format!("{what}: {reason}")),
+        }
+    }
+}
+
 impl<E: Display> From<E> for Missed {
     fn from(error: E) -> Self {
         Self::Failed(error.to_string())

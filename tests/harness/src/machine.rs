@@ -167,6 +167,16 @@ impl Machine {
         self.run_command(command)
     }
 
+    /// Runs a line of the documentation by the shell, with this machine's variables in the environment.
+    ///
+    /// # Errors
+    /// When that cannot be started or does not end.
+    pub fn shell(self, line: &str) -> Result<Ran, Missed> {
+        let mut command = self.command(Path::new("sh"));
+        command.args(["-c", line]);
+        self.run_command(command)
+    }
+
     fn run_command(self, mut command: Command) -> Result<Ran, Missed> {
         let ended = process::run(&mut command, Duration::from_secs(self.limit) + BEFORE)?;
         let console = fs::read(self.directory.join("console.log")).unwrap_or_default();
@@ -179,14 +189,14 @@ impl Machine {
         })
     }
 
-    /// Starts scripts/run on a pseudo-terminal, as for a person, and returns the conversation with it.
+    /// Starts `line`, scripts/run or what calls it, on a pseudo-terminal, as for a person, and returns the conversation with it.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn on_a_terminal(self) -> Result<Running, Missed> {
+    pub fn on_a_terminal(self, line: &str) -> Result<Running, Missed> {
         fs::create_dir_all(&self.directory)?;
         let mut command = self.command(Path::new("script"));
-        command.args(["--quiet", "--return", "--command", "scripts/run", "/dev/null"]);
+        command.args(["--quiet", "--return", "--command", line, "/dev/null"]);
         Ok(Running::start(&mut command, true)?)
     }
 }

@@ -33,6 +33,19 @@ pub fn sweep(console: &str) -> BTreeMap<String, String> {
     console.lines().filter_map(entry).collect()
 }
 
+/// The commands that a page of the documentation shows: lines of its code blocks that call make or one of the scripts, without
+/// the comments behind them.
+pub fn commands(page: &str) -> impl Iterator<Item = &str> {
+    let mut in_code = false;
+    page.lines().filter_map(move |line| {
+        if line.starts_with("```") {
+            in_code = !in_code;
+        }
+        let (command, _) = line.split_once(" # ").unwrap_or((line, ""));
+        (in_code && (line.starts_with("make ") || line.starts_with("scripts/"))).then(|| command.trim_end())
+    })
+}
+
 /// The value of the line `NAME VALUE` of a command's output.
 #[must_use]
 pub fn value<'a>(output: &'a str, name: &str) -> Option<&'a str> {
@@ -93,6 +106,13 @@ mod tests {
         let exits = exits(console).unwrap();
         assert_eq!((exits["smc"], exits["hvc"], exits["data abort"], exits["system register"]), (10, 0, 2, 0));
         assert!(super::exits("nothing").is_none());
+    }
+
+    #[test]
+    fn commands_of_a_page_are_in_its_code_blocks() {
+        let page = "make no\n```\nmake run      # a shell\nmake run RUN='echo #1'\nmaker\n  make no\nscripts/symbolize x\n```\nmake no\n";
+        let found: Vec<&str> = commands(page).collect();
+        assert_eq!(found, ["make run", "make run RUN='echo #1'", "scripts/symbolize x"]);
     }
 
     #[test]

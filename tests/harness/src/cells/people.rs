@@ -1,9 +1,12 @@
-//! The doors that people use: `make run` with a command, an interactive shell, `make gdb`, `make build`.
+//! The doors that people use: `make run` with a command, an interactive shell, `make gdb`, `make build`, and the lines that the
+//! documentation shows.
 
+use std::fs;
 use std::time::Duration;
 
-use crate::cell::{Cell, Context, Outcome};
-use crate::{ensure, paths};
+use crate::cell::{Cell, Context, Missed, Outcome};
+use crate::machine::Machine;
+use crate::{ensure, parse, paths};
 
 /// The time in which a prompt must come, set-up and builds included.
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -47,7 +50,8 @@ fn kernel_panic(context: &Context) -> Outcome {
 
 /// A person's session: a greeting, a prompt, a command, and the end by `poweroff`.
 fn shell(context: &Context) -> Outcome {
-    let mut session = context.machine().with("SMP", 2).with("OUT", context.directory()?.display()).on_a_terminal()?;
+    let mut session =
+        context.machine().with("SMP", 2).with("OUT", context.directory()?.display()).on_a_terminal("scripts/run")?;
     session.expect("leave QEMU with", PATIENCE)?;
     session.expect("This is Linux", PATIENCE)?;
     session.expect("~# ", PATIENCE)?;
@@ -62,7 +66,7 @@ fn shell(context: &Context) -> Outcome {
 
 /// Ctrl-A x leaves QEMU, as scripts/run says.
 fn leaving(context: &Context) -> Outcome {
-    let mut session = context.machine().on_a_terminal()?;
+    let mut session = context.machine().on_a_terminal("scripts/run")?;
     session.expect("~# ", PATIENCE)?;
     session.send("\u{1}x")?;
     session.expect("QEMU: Terminated", Duration::from_mins(1))?;
@@ -85,12 +89,70 @@ fn gdb(context: &Context) -> Outcome {
 fn build(context: &Context) -> Outcome {
     let ran = context.machine().make(&["build"])?.ended_with(0)?;
     let image = paths::target().join("exeunt-release.bin");
-    let size = std::fs::metadata(&image)?.len();
+    let size = fs::metadata(&image)?.len();
     ensure!(
         ran.stdout.contains(&format!("target/exeunt-release.bin: {size} bytes")),
         "make build says {:?}",
         ran.stdout
     );
+    Ok(())
+}
+
+/// What make returns when a recipe failed.
+const MAKE_FAILED: i32 = 2;
+/// Lines of the documentation that are no machine's to run: the tests themselves.
+const NOT_HERE: [&str; 1] = ["make test"];
+
+/// The lines in code blocks of README.md and docs/ that are commands, without their comments.
+fn documented() -> Result<Vec<String>, Missed> {
+    let mut files = vec![paths::root().join("README.md")];
+    for entry in fs::read_dir(paths::root().join("docs"))? {
+        files.push(entry?.path());
+    }
+    files.sort();
+    let mut lines = Vec::new();
+    for file in files {
+        lines.extend(parse::commands(&fs::read_to_string(file)?).map(str::to_owned));
+    }
+    lines.retain(|line| !NOT_HERE.contains(&line.as_str()));
+    Ok(lines)
+}
+
+/// A session that is left at once.
+fn at_the_prompt(machine: Machine, line: &str) -> Outcome {
+    let mut session = machine.on_a_terminal(line)?;
+    session.expect("~# ", PATIENCE)?;
+    session.send("poweroff\n")?;
+    let ended = session.finish(PATIENCE)?;
+    ensure!(ended.status == 0, "it returned {}", ended.status);
+    Ok(())
+}
+
+/// Each command that the documentation shows, as it stands there; only the directory of the console is this cell's.
+fn documented_commands(context: &Context) -> Outcome {
+    let directory = context.directory()?.display().to_string();
+    let lines = documented()?;
+    ensure!(lines.iter().any(|line| line == "make run"), "the documentation's commands are not found: {lines:?}");
+    for line in lines {
+        eprintln!("{line}");
+        // All with the same directory: a line may read what the one before it has left.
+        let machine = context.machine().own_build().with("OUT", &directory);
+        let outcome = if line.starts_with("make run") && !line.contains("RUN=") {
+            at_the_prompt(machine, &line)
+        } else {
+            let expected = if line.contains("selftest=") { MAKE_FAILED } else { 0 };
+            machine.shell(&line.replace("target/run", &directory))?.ended_with(expected).map(drop)
+        };
+        outcome.map_err(|missed| missed.about(&line))?;
+    }
+    Ok(())
+}
+
+/// `make kexec` and `make kdump` without a variable: their last line says PASS and why.
+fn restart(context: &Context, target: &str) -> Outcome {
+    let ran = context.machine().own_build().make(&[target])?.ended_with(0)?;
+    let last = ran.stdout.lines().last().unwrap_or_default();
+    ensure!(last.starts_with("PASS: Exeunt left at SOFT_RESTART"), "the last line is {last:?}");
     Ok(())
 }
 
@@ -105,5 +167,8 @@ pub(super) fn cells() -> Vec<Cell> {
         Cell::new("people/leaving-qemu", leaving),
         Cell::new("people/make-gdb", gdb),
         Cell::new("people/make-build", build),
+        Cell::new("people/documented-commands", documented_commands).slow(true),
+        Cell::new("people/make-kexec", |context| restart(context, "kexec")).slow(true),
+        Cell::new("people/make-kdump", |context| restart(context, "kdump")).slow(true),
     ]
 }
