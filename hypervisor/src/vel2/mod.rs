@@ -22,7 +22,7 @@
 //! | VBAR_EL2 | what was written, bits \[10:0\] 0 | kept: the place of the host's own vectors |
 //! | ICC_SRE_EL2 | 0xf with a GICv3 that is used as one, else 0 | none |
 //! | RMR_EL2, without EL3 | 1: AArch64 | none: nobody resets a CPU this way |
-//! | SCTLR_EL1, CPACR_EL1, MDSCR_EL1, SP_EL0, ICC_PMR_EL1 | what was written; at first what hardware had | kept, and into hardware at the exception return: in the window they serve the trick itself |
+//! | SCTLR_EL1, CPACR_EL1, MDSCR_EL1, SP_EL0, ICC_PMR_EL1, ICC_IGRPEN1_EL1 | what was written; at first what hardware had | kept, and into hardware at the exception return: in the window they serve the trick itself |
 //! | all else of EL1 and EL0 | hardware | hardware |
 //! | MIDR, MPIDR, and ID registers that come with a feature | the CPU's | undefined |
 //! | the ID space | the CPU's, filtered by [`ids`] | undefined |
@@ -38,7 +38,8 @@
 //! - Take interrupts. Those that arrive in the window are held: by the priority mask, ICC_PMR_EL1 of a GICv3 and GICC_PMR of a
 //!   GICv2, which [`VirtualEl2::enter`] makes 0, SErrors by [`VirtualEl2::hold_serror`]. They reach EL1 after the exception return.
 //!   For a kernel whose HCR_EL2 has IMO, FMO, AMO and TGE 0 that is what EL2 does: interrupts that target EL1 wait while EL2 runs.
-//!   Neither holds an interrupt that has superpriority (FEAT_GICv3_NMI) or comes from a GICv5. GICC_PMR is in memory, where
+//!   An interrupt that has superpriority (FEAT_GICv3_NMI) passes the mask, and so Group 1 is off in the window as well
+//!   (ICC_IGRPEN1_EL1). None of them holds an interrupt of a GICv5. GICC_PMR is in memory, where
 //!   the host in the window can write it: [`VirtualEl2::hold_interrupt`] keeps what it wrote, and holds the interrupt.
 //! - Turn on its stage 1 or FEAT_VHE, enter EL1 in AArch32, run programs at EL0 below itself, authenticate the address of
 //!   ERETAA. It gets an undefined instruction, except for the first two, see above.
@@ -326,6 +327,8 @@ struct Borrowed {
     mdscr_el1: u64,
     /// ICC_PMR_EL1 or GICC_PMR.
     priority_mask: u64,
+    /// ICC_IGRPEN1_EL1 of a GICv3.
+    group1: u64,
     /// SP_EL0 or SP_EL2: the one that SPSel does not select. The other is in SP_EL0 in hardware.
     other_sp: u64,
 }
@@ -362,7 +365,7 @@ impl VirtualEl2 {
         Self {
             values: [0; El2::ALL.len()],
             chosen: [None; registers::FILTERED],
-            borrowed: Borrowed { sctlr_el1: 0, cpacr_el1: 0, mdscr_el1: 0, priority_mask: 0, other_sp: 0 },
+            borrowed: Borrowed { sctlr_el1: 0, cpacr_el1: 0, mdscr_el1: 0, priority_mask: 0, group1: 0, other_sp: 0 },
             in_window: false,
             vectors: None,
             stub: None,
@@ -460,6 +463,7 @@ impl VirtualEl2 {
             cpacr_el1: cpu.read(Register::CpacrEl1),
             mdscr_el1: cpu.read(Register::MdscrEl1),
             priority_mask: priority_mask(cpu, settings),
+            group1: if Needs::Gicv3.met(settings) { cpu.read(Register::IccIgrpen1El1) } else { 0 },
             other_sp: cpu.read(Register::SpEl0),
         };
         cpu.write(Register::SctlrEl1, self.window_sctlr(settings));
@@ -467,6 +471,7 @@ impl VirtualEl2 {
         // No breakpoint, watchpoint or step of the host's EL0 may hit while something else runs there.
         cpu.write(Register::MdscrEl1, 0);
         set_priority_mask(cpu, settings, 0);
+        set_group1(cpu, settings, 0);
         cpu.write(Register::SpEl0, 0);
         cpu.write_el2(features::Register::HcrEl2, settings.window_hcr());
         // What EL1 had with its MMU on is stale now, and TGE is one of the bits that a TLB may keep.
@@ -649,6 +654,7 @@ impl VirtualEl2 {
         cpu.write(Register::SctlrEl1, self.borrowed.sctlr_el1);
         cpu.write(Register::CpacrEl1, self.borrowed.cpacr_el1);
         cpu.write(Register::MdscrEl1, self.borrowed.mdscr_el1);
+        set_group1(cpu, settings, self.borrowed.group1);
         set_priority_mask(cpu, settings, self.borrowed.priority_mask);
         let mut hcr = settings.native_hcr() | self.get(El2::Hcr) & (hcr_bits::FB | hcr_bits::BSU);
         if let Some(esr) = self.serror.take() {
@@ -687,6 +693,7 @@ impl VirtualEl2 {
                 Register::CpacrEl1 => Some(self.borrowed.cpacr_el1),
                 Register::MdscrEl1 => Some(self.borrowed.mdscr_el1),
                 Register::IccPmrEl1 => Some(self.borrowed.priority_mask),
+                Register::IccIgrpen1El1 => Some(self.borrowed.group1),
                 // The selected stack pointer has no name as a register.
                 Register::SpEl0 => (!self.sp_el0).then_some(self.borrowed.other_sp),
                 Register::CcsidrEl1 => Some(cache_size(cpu)),
@@ -717,6 +724,7 @@ impl VirtualEl2 {
                     Register::CpacrEl1 => self.borrowed.cpacr_el1 = value,
                     Register::MdscrEl1 => self.borrowed.mdscr_el1 = value,
                     Register::IccPmrEl1 => self.borrowed.priority_mask = value,
+                    Register::IccIgrpen1El1 => self.borrowed.group1 = value,
                     Register::SpEl0 if self.sp_el0 => return None,
                     Register::SpEl0 => self.borrowed.other_sp = value,
                     _ => cpu.write(register, value),
@@ -841,6 +849,14 @@ fn set_priority_mask(cpu: &mut impl Cpu, settings: &Settings, value: u64) {
         cpu.write(Register::IccPmrEl1, value);
     } else {
         cpu.set_gicc_pmr(value as u32);
+    }
+}
+
+/// ICC_IGRPEN1_EL1 of a GICv3: with Group 1 off the mask need not hold what it cannot, an interrupt that has superpriority. Such a one is
+/// always an IRQ, and so of Group 1 (IHI 0069H, 4.6.3).
+fn set_group1(cpu: &mut impl Cpu, settings: &Settings, value: u64) {
+    if Needs::Gicv3.met(settings) {
+        cpu.write(Register::IccIgrpen1El1, value);
     }
 }
 

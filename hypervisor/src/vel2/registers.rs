@@ -329,6 +329,7 @@ macro_rules! vel2_registers {
             MdscrEl1, "MDSCR_EL1", 2, 0, 0, 2, 2, ReadWrite, Always;
             SpEl0, "SP_EL0", 3, 0, 4, 1, 0, ReadWrite, Always;
             IccPmrEl1, "ICC_PMR_EL1", 3, 0, 4, 6, 0, ReadWrite, Gicv3;
+            IccIgrpen1El1, "ICC_IGRPEN1_EL1", 3, 0, 12, 12, 7, ReadWrite, Gicv3;
             // What the CPU is.
             RevidrEl1, "REVIDR_EL1", 3, 0, 0, 0, 6, ReadOnly, Always;
             CcsidrEl1, "CCSIDR_EL1", 3, 1, 0, 0, 0, ReadOnly, Always;
@@ -425,7 +426,6 @@ macro_rules! vel2_registers {
             IccBpr1El1, "ICC_BPR1_EL1", 3, 0, 12, 12, 3, ReadWrite, Gicv3;
             IccCtlrEl1, "ICC_CTLR_EL1", 3, 0, 12, 12, 4, ReadWrite, Gicv3;
             IccSreEl1, "ICC_SRE_EL1", 3, 0, 12, 12, 5, ReadWrite, Gicv3;
-            IccIgrpen1El1, "ICC_IGRPEN1_EL1", 3, 0, 12, 12, 7, ReadWrite, Gicv3;
             // Timers.
             CntkctlEl1, "CNTKCTL_EL1", 3, 0, 14, 1, 0, ReadWrite, Always;
             CntfrqEl0, "CNTFRQ_EL0", 3, 3, 14, 0, 0, ReadOnly, Always;

@@ -548,6 +548,7 @@ impl Host {
         assert_eq!(self.cpu.get(Register::MdscrEl1), 0);
         if Needs::Gicv3.met(&settings) {
             assert_eq!(self.cpu.get(Register::IccPmrEl1), 0);
+            assert_eq!(self.cpu.get(Register::IccIgrpen1El1), 0);
         } else {
             assert_eq!(self.cpu.gicc_pmr.unwrap_or(0), 0);
         }

@@ -335,6 +335,7 @@ fn borrowed_registers_come_back() {
         (Register::SpEl0, 0xffff_8000_1234_5670),
         (Register::SpEl1, 0xffff_8000_8888_0000),
         (Register::IccPmrEl1, 0xf0),
+        (Register::IccIgrpen1El1, 1),
     ] {
         host.cpu.set(register, value);
     }
@@ -347,6 +348,7 @@ fn borrowed_registers_come_back() {
         (Register::SpEl0, 0xffff_8000_1234_5670),
         (Register::SpEl1, 0xffff_8000_8888_0000),
         (Register::IccPmrEl1, 0xf0),
+        (Register::IccIgrpen1El1, 1),
     ] {
         assert_eq!(host.read(register.encoding()), value, "{}", register.name());
     }
@@ -362,6 +364,7 @@ fn borrowed_registers_come_back() {
     assert_eq!(host.cpu.get(Register::SpEl0), 0x1111_0000);
     assert_eq!(host.cpu.get(Register::SpEl1), 0x2222_0000);
     assert_eq!(host.cpu.get(Register::IccPmrEl1), 0x80);
+    assert_eq!(host.cpu.get(Register::IccIgrpen1El1), 1);
     assert_eq!(host.cpu.get(Register::CpacrEl1), 3 << 20);
     assert_eq!(host.cpu.get(Register::MdscrEl1), 1 << 12);
     assert_eq!(SCTLR_EL1_AT_ENTRY & 1, 0);

@@ -77,7 +77,12 @@ fn registers_of_el1_are_hardware() {
     for &register in Register::ALL {
         let borrowed = matches!(
             register,
-            Register::SctlrEl1 | Register::CpacrEl1 | Register::MdscrEl1 | Register::SpEl0 | Register::IccPmrEl1
+            Register::SctlrEl1
+                | Register::CpacrEl1
+                | Register::MdscrEl1
+                | Register::SpEl0
+                | Register::IccPmrEl1
+                | Register::IccIgrpen1El1
         );
         let value = 0x1234_5678_0000_0000 + register as u64;
         let before = host.cpu.get(register);
@@ -241,6 +246,7 @@ fn other_special_registers() {
     assert_eq!(host.read_el2(El2::IccSre), 0);
     host.expect_undefined(msr(El2::IchHcr.encoding(), 0));
     host.expect_undefined(mrs(Register::IccPmrEl1.encoding(), 0));
+    host.expect_undefined(mrs(Register::IccIgrpen1El1.encoding(), 0));
     // Without a GICv3 there is no ICC_SRE_EL2 either.
     let mut host = Host::new(Model::cortex_a57_gicv2());
     host.expect_undefined(mrs(El2::IccSre.encoding(), 0));
