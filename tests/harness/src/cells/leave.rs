@@ -176,11 +176,10 @@ pub(super) fn cells() -> Vec<Cell> {
     for (count, entry, model, gic) in [
         (50, "el2", "cortex-a57", 3),
         (50, "el1", "cortex-a57", 2),
+        (100, "el2", "cortex-a57", 2),
+        (100, "el1", "cortex-a57", 3),
+        (100, "el2", "max", 3),
         (1000, "el2", "cortex-a57", 3),
-        (1000, "el2", "cortex-a57", 2),
-        (1000, "el1", "cortex-a57", 3),
-        (1000, "el1", "cortex-a57", 2),
-        (1000, "el2", "max", 3),
         (1000, "el1", "max", 2),
     ] {
         let name = format!("leave/{count}-rounds-{entry}-{model}-gic{gic}");
