@@ -165,8 +165,9 @@ impl Cell {
             ("GIC", self.gic.to_string()),
             ("FROM", self.from().to_string()),
             ("CRASH", self.how.to_owned()),
-            // Three quarters of free memory hold a pattern, which the dump must have bit for bit.
+            // Three quarters of free memory hold a pattern, which the dump must have bit for bit. More memory takes more time only.
             ("FILL", "12".to_owned()),
+            ("MEM", "640M".to_owned()),
         ];
         if bare {
             variables.push(("HYPERVISOR", "none".to_owned()));
