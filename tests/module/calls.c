@@ -6,14 +6,19 @@
  */
 
 #include <asm/virt.h>
+#include <linux/atomic.h>
 #include <linux/cpu.h>
 #include <linux/cpumask.h>
 #include <linux/gfp.h>
 #include <linux/io.h>
 #include <linux/kernel.h>
 #include <linux/moduleparam.h>
+#include <linux/notifier.h>
+#include <linux/processor.h>
+#include <linux/reboot.h>
 #include <linux/smp.h>
 #include <linux/string.h>
+#include <linux/workqueue.h>
 
 #include "calls.h"
 #include "exeunt_abi.h"
@@ -207,6 +212,42 @@ int command_leave(struct answer *answer, char *words)
 	if (succeeded(answer, &registers))
 		say(answer, " left %llu\n", registers.x[1]);
 	return 0;
+}
+
+static atomic_t leave_begun = ATOMIC_INIT(0);
+
+static void leave_in_work(struct work_struct *work)
+{
+	struct registers registers = { { EXEUNT_CALL_LEAVE } };
+
+	atomic_set(&leave_begun, 1);
+	call_here(&registers);
+	pr_emerg("exeunt_test: LEAVE at a restart answered %#llx\n", registers.x[0]);
+}
+
+static DECLARE_WORK(leave_work, leave_in_work);
+
+static int leave_at_restart(struct notifier_block *block, unsigned long action, void *unused)
+{
+	unsigned int cpu = cpumask_any_but(cpu_online_mask, raw_smp_processor_id());
+
+	if (cpu < nr_cpu_ids) {
+		schedule_work_on(cpu, &leave_work);
+		while (!atomic_read(&leave_begun))
+			cpu_relax();
+	}
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block leave_notifier = { .notifier_call = leave_at_restart };
+
+int command_leave_at_restart(struct answer *answer, char *words)
+{
+	int error = register_reboot_notifier(&leave_notifier);
+
+	if (!error)
+		say(answer, "ok\n");
+	return error;
 }
 
 int command_lock(struct answer *answer, char *words)

@@ -37,6 +37,7 @@ int command_call(struct answer *answer, char *words);
 int command_status(struct answer *answer, char *words);
 int command_policy(struct answer *answer, char *words);
 int command_leave(struct answer *answer, char *words);
+int command_leave_at_restart(struct answer *answer, char *words);
 int command_lock(struct answer *answer, char *words);
 int command_reenter(struct answer *answer, char *words);
 int command_log(struct answer *answer, char *words);

@@ -11,6 +11,7 @@
  *	status				STATUS, and its record
  *	policy [kexec|crash|both leave|resident]
  *	leave				LEAVE
+ *	leave-at-restart		when the kernel is restarted (kexec too), another CPU begins a LEAVE
  *	lock				LOCK
  *	reenter				every online CPU: SET_VECTORS to the table that REENTER named, and the call there
  *	log				all that LOG_READ gives
@@ -41,6 +42,7 @@ static const struct {
 	{ "status", command_status, true },
 	{ "policy", command_policy, true },
 	{ "leave", command_leave, true },
+	{ "leave-at-restart", command_leave_at_restart, true },
 	{ "lock", command_lock, true },
 	{ "reenter", command_reenter, true },
 	{ "log", command_log, true },

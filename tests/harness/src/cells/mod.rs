@@ -11,6 +11,7 @@ mod hotplug;
 mod kvm;
 mod leave;
 mod people;
+mod soak;
 mod uboot;
 mod user;
 mod virtual_el2;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Cell> {
         kvm::cells(),
         leave::cells(),
         drill::cells(),
+        soak::cells(),
     ]
     .into_iter()
     .flatten()

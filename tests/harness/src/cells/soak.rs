@@ -1,0 +1,31 @@
+//! Restarts beside the drill's: a kexec that meets a refusal, a lock or a LEAVE. All through the same scripts as people use, which have
+//! compared everything themselves.
+
+use crate::cell::{Cell, Context, Outcome};
+use crate::{drill, ensure};
+
+fn passes(context: &Context, script: &str, variables: &[(&str, &str)]) -> Outcome {
+    let variables: Vec<_> = variables.iter().map(|&(name, value)| (name, value.to_owned())).collect();
+    let ended = drill::run_script(script, context.directory()?, &variables)?;
+    let last = ended.stdout.lines().last().unwrap_or_default();
+    ensure!(ended.status == 0 && last.starts_with("PASS: "), "scripts/{script} returned {}: {last}", ended.status);
+    Ok(())
+}
+
+/// A cell: its name, whether it is slow, the script, and its variables.
+type Run = (&'static str, bool, &'static str, &'static [(&'static str, &'static str)]);
+
+const RUNS: [Run; 5] = [
+    ("kexec/refused-el2", false, "kexec", &[("CALL", "refused"), ("POLICY", "resident")]),
+    ("kexec/refused-el1", true, "kexec", &[("CALL", "refused"), ("ENTRY", "el1")]),
+    ("kexec/locked-el2", true, "kexec", &[("CALL", "lock")]),
+    ("kexec/during-a-leave", false, "kexec", &[("CALL", "leave")]),
+    ("kexec/during-a-leave-resident", true, "kexec", &[("CALL", "leave"), ("POLICY", "resident"), ("FROM", "3")]),
+];
+
+pub(super) fn cells() -> Vec<Cell> {
+    let cell = |(name, slow, script, variables): Run| {
+        Cell::new(name, move |context| passes(context, script, variables)).slow(slow)
+    };
+    RUNS.into_iter().map(cell).collect()
+}
