@@ -9,6 +9,7 @@
 //!
 //! - [`cells`]: what is tested.
 //! - [`machine`], [`process`]: starting machines, with a time limit on each.
+//! - [`next`]: the kernel that comes after a restart.
 //! - [`images`]: the bare-metal guests and the guest's programs, built when a cell first wants them.
 //! - [`qemu`]: which QEMU there is and what it has.
 //! - [`covering`]: few combinations that still hold every pair.
@@ -21,6 +22,7 @@ pub mod covering;
 pub mod drill;
 pub mod images;
 pub mod machine;
+pub mod next;
 pub mod parse;
 pub mod paths;
 pub mod process;

@@ -1,5 +1,6 @@
 //! What is tested: each file has the cells of one subject.
 
+mod after_kexec;
 mod bad_input;
 mod boot;
 mod conformance;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Cell> {
         conformance::cells(),
         kvm::cells(),
         leave::cells(),
+        after_kexec::cells(),
         drill::cells(),
         soak::cells(),
     ]

@@ -1,13 +1,9 @@
 //! The host at virtual EL2 (`entry=el2`): it believes that it owns EL2, and kexec and crash recovery
 //! issue the stub calls by themselves.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
 use crate::cell::{Cell, Context, Missed, Outcome};
 use crate::machine::{Machine, PATIENT};
-use crate::{ensure, parse, paths, qemu};
+use crate::{ensure, next, parse, qemu};
 
 /// Kernels that are started by kexec or after a crash have the copy loop and the second boot to do, too.
 const LIMIT: u64 = 420;
@@ -91,30 +87,9 @@ fn boot(context: &Context, model: &str, gic: u32, kernel: &str, cpus: usize) -> 
     Ok(())
 }
 
-/// A directory for OVERLAY= with the next kernel and its initrd, which runs [`SECOND`].
-fn next_kernel(directory: &Path) -> Result<PathBuf, Missed> {
-    let overlay = directory.join("overlay");
-    let (script, next) = (directory.join("second/exeunt"), overlay.join("next"));
-    fs::create_dir_all(&script)?;
-    fs::create_dir_all(&next)?;
-    fs::write(script.join("run"), SECOND)?;
-    let mut cpio = Command::new("cpio");
-    cpio.args(["--create", "--format=newc", "--quiet", "--owner=+0:+0"]).current_dir(directory.join("second"));
-    let mut child = cpio.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    std::io::Write::write_all(&mut child.stdin.take().ok_or("no pipe to cpio")?, b"exeunt\nexeunt/run\n")?;
-    let archive = child.wait_with_output()?;
-    ensure!(archive.status.success(), "cpio ended with {}", archive.status);
-    let guest = paths::target().join("guest");
-    let mut initrd = fs::read(guest.join("initramfs.cpio"))?;
-    initrd.extend(archive.stdout);
-    fs::write(next.join("initrd"), initrd)?;
-    fs::copy(guest.join("kernels/6.12/vmlinuz"), next.join("vmlinuz"))?;
-    Ok(overlay)
-}
-
 /// `kexec -e`, or a crash with a crash kernel loaded, ends in the next kernel, at EL2.
 fn restart(context: &Context, model: &str, gic: u32, policy: &str, crash: bool) -> Outcome {
-    let overlay = next_kernel(context.directory()?)?;
+    let overlay = next::kernel(context.directory()?, "6.12", SECOND, &[])?;
     let line = "console=ttyAMA0 quiet panic=-1";
     let script = if crash {
         format!(
