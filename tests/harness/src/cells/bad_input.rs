@@ -116,9 +116,17 @@ fn kernel_over_initrd(context: &Context) -> Outcome {
     refused(alone(context, "log=info", &loaders)?, "and the host's initrd at 0x40800000-0x40800fff overlap")
 }
 
+/// More CPUs than Exeunt's memory is for, and more than its list of what a tree has.
 fn too_many_cpus(context: &Context) -> Outcome {
-    let machine = context.machine().guest(&images::guest("rounds")?, "start-only").with("SMP", 512).with("MEM", "4G");
-    refused(machine.limit(600), "512 CPUs, and Exeunt's 2 MiB have room for")
+    let guest = images::guest("rounds")?;
+    for (cpus, why) in [
+        (129, "129 CPUs, and Exeunt's 2 MiB have room for 128"),
+        (512, "the device tree has more CPUs than Exeunt has room for (256)"),
+    ] {
+        let machine = context.machine().guest(&guest, "start-only").with("SMP", cpus).with("MEM", "4G");
+        refused(machine.limit(600), why)?;
+    }
+    Ok(())
 }
 
 type Test = fn(&Context) -> Outcome;
