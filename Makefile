@@ -2,12 +2,12 @@
 # Owns nothing itself. Variables given to make (`make run SMP=8`) or in the environment reach the scripts as they are.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run gdb kexec kdump drill test test-all check bench
+.PHONY: help setup build run gdb kexec kdump drill soak test test-all check bench
 
 # make would expand a `$` in a variable's value before it exports it: RUN='echo $HOME' would lose its H.
 VARIABLES := SMP MEM CPU GIC KERNEL INITRD APPEND EXEUNT RUN TIMEOUT PROFILE OVERLAY HYPERVISOR EL QEMU QEMU_EXTRA OUT \
 	EXEUNT_BIN GDB_ARGS ENTRY POLICY NEXT FROM CRASH \
-	TURNS SYMBOLS DISK LEVEL CRASHKERNEL FILL READ DRILL CALL
+	TURNS SYMBOLS DISK LEVEL CRASHKERNEL FILL READ DRILL ROUNDS CALL
 $(foreach v,$(VARIABLES),$(if $(filter-out undefined,$(origin $v)),$(eval override export $v := $$(value $v))))
 
 # Every artefact has its documented place below target/ (scripts/lib.sh).
@@ -26,6 +26,7 @@ help:
 	@echo 'make kexec     boot Linux, kexec the next one, and say what became of EL2: ENTRY=el2|el1 POLICY=leave|resident FROM=CPU'
 	@echo 'make kdump     boot Linux, let it die, get the dump out and open it: the same, and CRASH=sysrq|KIND SYMBOLS=1'
 	@echo 'make drill     every way in which a Linux ends, on many machines; a table, and target/drill/index.html: DRILL=PART-OF-A-NAME'
+	@echo 'make soak      a hundred kexecs in one QEMU, 6.12 and 6.1 in turn; is all as at first? ROUNDS=100 ENTRY=el2|el1'
 	@echo 'make build     target/exeunt-release.bin, with its size (PROFILE=debug: target/exeunt-debug.bin)'
 	@echo 'make setup     install and fetch all that the targets here need, save test-all and check (each also does it itself)'
 	@echo 'make test      host tests, then the tests on QEMU'
@@ -55,6 +56,9 @@ kdump:
 drill:
 	@scripts/setup test-all drgn
 	cargo run --quiet --release --package exeunt-tests --bin drill -- $(DRILL)
+
+soak:
+	@scripts/soak
 
 test:
 	@scripts/setup test

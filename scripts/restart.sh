@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034 # what is set here is used by those who source it
-# What scripts/kexec and scripts/kdump share: their variables, the initrd of the next kernel, and how results are said. Sourced after
-# lib.sh. Owns nothing; its callers name the directories.
+# What scripts/kexec, scripts/kdump and scripts/soak share: their variables, the initrd of the next kernel, and how results are said.
+# Sourced after lib.sh. Owns nothing; its callers name the directories.
 #
 #   ENTRY=el2        the host is entered at virtual EL2, or with el1 at EL1
 #   POLICY=leave     what becomes of Exeunt at the restart: leave, or resident (what goes on at EL1 leaves Exeunt where it is)
@@ -50,22 +50,25 @@ restart_begin() {
     next_command_line="console=ttyAMA0 quiet panic=-1 $patient"
 }
 
-# Makes $out/overlay/next/{vmlinuz,initrd}: the next kernel, whose init runs the script on stdin. $1 is a directory that goes into
-# its initrd as well, or `-`.
-next_kernel() {
-    local next_dir=$out/overlay/next extra=$out/next-archive
+# Makes the initrd $1, whose init runs the script on stdin. $2 is a directory that goes into it as well, or `-`.
+make_initrd() {
+    local extra=$out/script-archive part parts=()
+    if [[ $2 != - ]]; then parts=("$2"); fi
     mkdir -p "$extra/exeunt"
     cat >"$extra/exeunt/run"
-    cp -- "$next_vmlinuz" "$next_dir/vmlinuz"
-    cat -- "$GUEST/initramfs.cpio" >"$next_dir/initrd"
+    cat -- "$GUEST/initramfs.cpio" >"$1"
     # An archive begins at a multiple of 4, with zeros before it (scripts/machine.sh).
-    local part parts=("$extra")
-    if [[ $1 != - ]]; then parts+=("$1"); fi
-    for part in "${parts[@]}"; do
-        truncate -s %512 "$next_dir/initrd"
-        make_cpio "$part" >>"$next_dir/initrd"
+    for part in "$extra" "${parts[@]}"; do
+        truncate -s %512 "$1"
+        make_cpio "$part" >>"$1"
     done
     rm -r "$extra"
+}
+
+# Makes $out/overlay/next/{vmlinuz,initrd}: the next kernel, whose init runs the script on stdin. $1 as $2 of make_initrd.
+next_kernel() {
+    cp -- "$next_vmlinuz" "$out/overlay/next/vmlinuz"
+    make_initrd "$out/overlay/next/initrd" "$1"
 }
 
 # Shell functions for both kernels: `facts NAME` says what a kernel found, each line with NAME in front.
@@ -82,12 +85,30 @@ facts() {
 GUEST
 )
 
-# Runs the machine with the script $1 in its first kernel: what the guests print goes to $out/guests.txt, the rest to $out/run.log.
-# Sets `status`, `seconds`, and `console`.
+# Puts the modules that the kernel $1 (an alias) needs for a virtio disk into the directory $2, as far as they are not built into it.
+# `insmod` takes them in the order of $disk_modules. Debian 13 compresses them.
+disk_modules="virtio_ring virtio virtio_mmio virtio_blk"
+take_disk_modules() {
+    local name file
+    mkdir -p "$2"
+    for name in $disk_modules; do
+        file=$(find "$GUEST/kernels/$1/modules/" -name "$name.ko*" -print -quit)
+        case $file in
+        *.ko.xz) xz --decompress --stdout -- "$file" >"$2/$name.ko" ;;
+        *.ko) cp -- "$file" "$2/$name.ko" ;;
+        "") ;;
+        *) die "$file: an unknown compression" ;;
+        esac
+    done
+}
+
+# Runs the machine with the script $1 in its first kernel: what the guests print goes to $out/guests.txt, and to the command that
+# follows, if one does; the rest to $out/run.log. Sets `status`, `seconds`, and `console`.
 restart_run() {
     local begin=$SECONDS
     status=0
-    RUN=$1 "$ROOT/scripts/run" >"$out/guests.txt" 2>"$out/run.log" || status=$?
+    RUN=$1 "$ROOT/scripts/run" 2>"$out/run.log" | tee "$out/guests.txt" |
+        if (($# == 1)); then cat >/dev/null; else "${@:2}"; fi || status=${PIPESTATUS[0]}
     seconds=$((SECONDS - begin))
     console=$out/console.log
     rm -rf "$out/overlay" "$out/initrd.cpio"
