@@ -16,6 +16,23 @@ fn counter(text: &str) -> Option<(String, u64)> {
     Some((name.to_owned(), number.parse().ok()?))
 }
 
+/// The names of [`exits`] in the order in which STATUS has them, as far as there are any.
+const EXITS: [&str; 8] =
+    ["smc", "hvc", "data abort", "instruction abort", "system register", "wfx", "other", "interrupt"];
+
+/// The counters of all CPUs that the test module's command `status` prints, by the names of [`exits`].
+#[must_use]
+pub fn status_exits(output: &str) -> BTreeMap<String, u64> {
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    for line in output.lines().filter(|line| line.starts_with("cpu ")) {
+        let counters = line.split_once(" exits ").map_or("", |(_, counters)| counters).split(' ');
+        for (name, counter) in EXITS.iter().zip(counters) {
+            *sums.entry((*name).to_owned()).or_default() += counter.parse().unwrap_or(0);
+        }
+    }
+    sums
+}
+
 /// The numbers that the guest `rounds` prints, by name.
 #[must_use]
 pub fn rounds(console: &str) -> BTreeMap<String, u64> {
@@ -113,6 +130,17 @@ mod tests {
         let page = "make no\n```\nmake run      # a shell\nmake run RUN='echo #1'\nmaker\n  make no\nscripts/symbolize x\n```\nmake no\n";
         let found: Vec<&str> = commands(page).collect();
         assert_eq!(found, ["make run", "make run RUN='echo #1'", "scripts/symbolize x"]);
+    }
+
+    #[test]
+    fn counters_of_a_status_are_added_up() {
+        let status = "ok summary 0x40000 cpus 2 live 1\n\
+cpu 0 mpidr 0 state 1 returns 0 exits 8 3 0 0 100 0 400 0 0 0 0 0\n\
+cpu 1 mpidr 0x1 state 0 returns 0 exits 1 1 0 0 50 0 30 0 0 0 0 0\n";
+        let exits = status_exits(status);
+        assert_eq!((exits["smc"], exits["hvc"], exits["system register"], exits["other"]), (9, 4, 150, 430));
+        assert_eq!((exits.len(), exits["interrupt"]), (EXITS.len(), 0));
+        assert!(status_exits("nothing").is_empty());
     }
 
     #[test]

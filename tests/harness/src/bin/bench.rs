@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use harness::cell::Missed;
-use harness::machine::{Entry, Machine};
-use harness::{images, parse, paths};
+use harness::machine::{Entry, Machine, PATIENT};
+use harness::{images, next, parse, paths};
 
 /// One instruction is one tick of the counter.
 const FREQUENCY: u64 = 1_000_000_000;
@@ -260,6 +260,61 @@ fn boots() -> Result<(), Missed> {
     Ok(())
 }
 
+/// Seconds for two boots and what is between them, on a busy host.
+const KEXEC_LIMIT: u64 = 900;
+/// What the next kernel's command line is in a measured kexec.
+const NEXT_LINE: &str = "console=ttyAMA0 quiet panic=-1";
+
+/// A machine that kexecs Debian; `before` runs in the first kernel before `kexec -e`.
+fn kexec(name: &str, before: &str) -> Result<Machine, Missed> {
+    let directory = paths::of_cell("bench").join(format!("kexec-{name}"));
+    let overlay = next::kernel(&directory, "6.12", "true", &[])?;
+    images::module("6.12", &overlay)?;
+    let load = format!("kexec -l /next/vmlinuz --initrd=/next/initrd --command-line='{NEXT_LINE} {PATIENT}'");
+    let script = format!("{load} || exit\n{before}\nkexec -e\nfalse");
+    let machine = Machine::new(directory).with("OVERLAY", overlay.display()).with("APPEND", PATIENT);
+    Ok(machine.with("RUN", script).limit(KEXEC_LIMIT))
+}
+
+/// Exits to EL2 by class, from the start of the first kernel to the end of the next one, as far as Exeunt is there.
+fn kexec_exits(entry: Entry, policy: &str) -> Result<Numbers, Missed> {
+    // Linux switches the other CPUs off in a kexec. Done before, all but two stub calls have been made when STATUS is asked.
+    const ASK: &str = "\
+for cpu in 1 2 3; do echo 0 >/sys/devices/system/cpu/cpu$cpu/online; done
+insmod /tests/exeunt_test.ko
+exec 3<>/proc/exeunt; echo status >&3; cat <&3; exec 3>&-";
+    let leaves = entry == Entry::VirtualEl2 && policy == "leave";
+    let machine = kexec(&format!("{}-{policy}", entry.name()), if leaves { ASK } else { "" })?;
+    let ran = machine.entered(entry, &format!("restart={policy} stats log=debug")).run()?.ended_with(0)?;
+    match (leaves, parse::exits(&ran.console)) {
+        (false, exits) => return Ok(exits.ok_or("Exeunt printed no counters")?),
+        (true, Some(_)) => return Err("Exeunt was to leave, and is still there at power-off".into()),
+        (true, None) => {}
+    }
+    let mut exits = parse::status_exits(&ran.stdout);
+    if exits.is_empty() {
+        return Err(format!("STATUS told no counters:\n{}", ran.stdout).into());
+    }
+    // STATUS itself was an HVC, and the last two came after it; the log has the host's own.
+    let stub_calls = ran.console.lines().filter(|line| line.contains("] DEBUG stub call ")).count();
+    exits.insert("hvc".to_owned(), stub_calls as u64);
+    Ok(exits)
+}
+
+/// Exits over a whole kexec.
+fn kexecs() -> Result<(), Missed> {
+    heading("A kexec of Debian 6.12, 4 CPUs, from start to power-off: exits");
+    for (entry, policy) in [(Entry::VirtualEl2, "leave"), (Entry::VirtualEl2, "resident"), (Entry::El1, "resident")] {
+        let exits = kexec_exits(entry, policy)?;
+        let of_each: Vec<String> =
+            exits.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{name} {count}")).collect();
+        let policy = if entry == Entry::El1 { String::new() } else { format!(", policy {policy}") };
+        row(format_args!("  entry={}{policy}", entry.name()), exits.values().sum(), None, &of_each.join(", "));
+    }
+    println!("  With the policy leave SOFT_RESTART is the last: then Exeunt is gone.");
+    Ok(())
+}
+
 /// What virtual EL2 costs, by a guest that does at EL2 what Linux does there.
 fn virtual_el2(numbers: &Numbers) -> Result<(), Missed> {
     let bare = measure("1G", 1, Under::Nothing(2), "start-only")?;
@@ -306,7 +361,8 @@ fn run() -> Result<(), Missed> {
         Some(RAM_GOAL),
         "Xen 17.7 MiB of 1 GiB, 67.7 MiB of 4 GiB; RITM 4 MiB",
     );
-    boots()
+    boots()?;
+    kexecs()
 }
 
 fn main() -> ExitCode {
