@@ -85,7 +85,7 @@ pub fn programs() -> Result<&'static Path, Missed> {
         let built = cargo_build("exeunt-user", USER_TARGET)?;
         let overlay = paths::target().join("tests-overlay");
         fs::create_dir_all(overlay.join("tests")).map_err(|error| error.to_string())?;
-        for program in PROGRAMS.into_iter().chain(["kvm"]) {
+        for program in PROGRAMS.into_iter().chain(["kvm", "ticks"]) {
             let to = overlay.join("tests").join(program);
             fs::copy(built.join(program), to).map_err(|error| format!("{program}: {error}"))?;
         }

@@ -262,18 +262,29 @@ fn boots() -> Result<(), Missed> {
 
 /// Seconds for two boots and what is between them, on a busy host.
 const KEXEC_LIMIT: u64 = 900;
-/// What the next kernel's command line is in a measured kexec.
-const NEXT_LINE: &str = "console=ttyAMA0 quiet panic=-1";
+/// What the next kernel's command line is in a measured kexec. No address is random.
+const NEXT_LINE: &str = "console=ttyAMA0 quiet panic=-1 nokaslr";
+/// For both kernels of a measured kexec: KVM would initialise on bare QEMU, and give up under Exeunt.
+const WITHOUT_KVM: &str = "kvm-arm.mode=none";
+/// A machine without time of day and random numbers of this one's: all that is left is what the guest does.
+const ALIKE: &str = "-icount shift=0,sleep=off -machine dtb-randomness=off -rtc base=2026-01-01,clock=vm";
 
-/// A machine that kexecs Debian; `before` runs in the first kernel before `kexec -e`.
-fn kexec(name: &str, before: &str) -> Result<Machine, Missed> {
+/// A machine that kexecs Debian. `before` runs in the first kernel, `after` in the next one; both get `line`.
+fn kexec(name: &str, line: &str, before: &str, after: &str) -> Result<Machine, Missed> {
     let directory = paths::of_cell("bench").join(format!("kexec-{name}"));
-    let overlay = next::kernel(&directory, "6.12", "true", &[])?;
+    let ticks = images::programs()?.join("tests/ticks");
+    let overlay = next::kernel(&directory, "6.12", after, std::slice::from_ref(&ticks))?;
+    std::fs::create_dir_all(overlay.join("tests"))?;
+    std::fs::copy(ticks, overlay.join("tests/ticks"))?;
     images::module("6.12", &overlay)?;
-    let load = format!("kexec -l /next/vmlinuz --initrd=/next/initrd --command-line='{NEXT_LINE} {PATIENT}'");
-    let script = format!("{load} || exit\n{before}\nkexec -e\nfalse");
-    let machine = Machine::new(directory).with("OVERLAY", overlay.display()).with("APPEND", PATIENT);
-    Ok(machine.with("RUN", script).limit(KEXEC_LIMIT))
+    let load = format!("kexec -l /next/vmlinuz --initrd=/next/initrd --command-line='{NEXT_LINE} {line}'");
+    let script =
+        format!("echo first $(/tests/ticks)\n{load} || exit\n{before}\necho left $(/tests/ticks)\nkexec -e\nfalse");
+    Ok(Machine::new(directory)
+        .with("OVERLAY", overlay.display())
+        .with("APPEND", line)
+        .with("RUN", script)
+        .limit(KEXEC_LIMIT))
 }
 
 /// Exits to EL2 by class, from the start of the first kernel to the end of the next one, as far as Exeunt is there.
@@ -284,7 +295,8 @@ for cpu in 1 2 3; do echo 0 >/sys/devices/system/cpu/cpu$cpu/online; done
 insmod /tests/exeunt_test.ko
 exec 3<>/proc/exeunt; echo status >&3; cat <&3; exec 3>&-";
     let leaves = entry == Entry::VirtualEl2 && policy == "leave";
-    let machine = kexec(&format!("{}-{policy}", entry.name()), if leaves { ASK } else { "" })?;
+    let before = if leaves { ASK } else { "" };
+    let machine = kexec(&format!("exits-{}-{policy}", entry.name()), PATIENT, before, "echo next")?;
     let ran = machine.entered(entry, &format!("restart={policy} stats log=debug")).run()?.ended_with(0)?;
     match (leaves, parse::exits(&ran.console)) {
         (false, exits) => return Ok(exits.ok_or("Exeunt printed no counters")?),
@@ -301,7 +313,20 @@ exec 3<>/proc/exeunt; echo status >&3; cat <&3; exec 3>&-";
     Ok(exits)
 }
 
-/// Exits over a whole kexec.
+/// Ticks at the first kernel's init, at `kexec -e`, and at the next kernel's init.
+fn kexec_ticks(name: &str, on: impl FnOnce(Machine) -> Machine) -> Result<[u64; 3], Missed> {
+    let machine = kexec(&format!("ticks-{name}"), WITHOUT_KVM, "", "echo next $(/tests/ticks)")?;
+    let machine = on(machine.with("SMP", 1).with("CPU", format!("cortex-a57,cntfrq={FREQUENCY}")).with_qemu(ALIKE));
+    let ran = machine.run()?.ended_with(0)?;
+    let mut ticks = [0; 3];
+    for (tick, name) in ticks.iter_mut().zip(["first", "left", "next"]) {
+        let value = parse::value(&ran.stdout, name).and_then(|value| value.parse().ok());
+        *tick = value.ok_or_else(|| format!("a kernel did not say {name:?}:\n{}", ran.stdout))?;
+    }
+    Ok(ticks)
+}
+
+/// Exits over a whole kexec, and how long it takes beside bare QEMU.
 fn kexecs() -> Result<(), Missed> {
     heading("A kexec of Debian 6.12, 4 CPUs, from start to power-off: exits");
     for (entry, policy) in [(Entry::VirtualEl2, "leave"), (Entry::VirtualEl2, "resident"), (Entry::El1, "resident")] {
@@ -312,7 +337,34 @@ fn kexecs() -> Result<(), Missed> {
         row(format_args!("  entry={}{policy}", entry.name()), exits.values().sum(), None, &of_each.join(", "));
     }
     println!("  With the policy leave SOFT_RESTART is the last: then Exeunt is gone.");
+
+    heading("A kexec of Debian 6.12, 1 CPU: virtual ns, 1 per instruction, and waits");
+    for (level, ways) in [
+        (2, &[("entry=el2 restart=leave", "el2, leave"), ("entry=el2 restart=resident", "el2, resident")][..]),
+        (1, &[("entry=el1", "el1")]),
+    ] {
+        let bare =
+            |machine: Machine| machine.with("HYPERVISOR", "none").with("EL", level).with_qemu("-machine its=off");
+        let bare = kexec_ticks(&format!("bare-el{level}"), bare)?;
+        for (options, way) in ways {
+            let under = kexec_ticks(&way.replace(", ", "-"), |machine| machine.with("EXEUNT", options))?;
+            for (span, from, to) in [
+                ("start to the first init", None, 0),
+                ("kexec -e to the next init", Some(1), 2),
+                ("all of it", None, 2),
+            ] {
+                let length = |ticks: [u64; 3]| ticks[to] - from.map_or(0, |from: usize| ticks[from]);
+                row(format_args!("  entry={way}: {span}"), length(under), None, &beside(length(under), length(bare)));
+            }
+        }
+    }
     Ok(())
+}
+
+/// What it is without Exeunt, and how much more or less it is with it.
+fn beside(under: u64, bare: u64) -> String {
+    let sign = if under < bare { '-' } else { '+' };
+    format!("bare QEMU {}, so {sign}{}", grouped(bare), grouped(under.abs_diff(bare)))
 }
 
 /// What virtual EL2 costs, by a guest that does at EL2 what Linux does there.
