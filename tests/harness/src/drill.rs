@@ -19,7 +19,7 @@ const LIMIT: u64 = 900;
 const BESIDE: Duration = Duration::from_mins(20);
 
 /// What the scripts read, and nobody but a cell may set here.
-const VARIABLES: [&str; 28] = [
+const VARIABLES: [&str; 29] = [
     "SMP",
     "MEM",
     "CPU",
@@ -43,6 +43,7 @@ const VARIABLES: [&str; 28] = [
     "FILL",
     "SYMBOLS",
     "DISK",
+    "THREADS",
     "LEVEL",
     "CRASHKERNEL",
     "READ",

@@ -12,7 +12,7 @@ use crate::process::{self, Running};
 use crate::{ensure, paths};
 
 /// Variables that the scripts read. None of them may come from whoever called the tests, but for [`PASSED_ON`].
-const VARIABLES: [&str; 20] = [
+const VARIABLES: [&str; 21] = [
     "SMP",
     "MEM",
     "CPU",
@@ -30,6 +30,7 @@ const VARIABLES: [&str; 20] = [
     "QEMU_EXTRA",
     "OUT",
     "GDB_ARGS",
+    "THREADS",
     "MAKEFLAGS",
     "MAKELEVEL",
     "MFLAGS",

@@ -44,7 +44,11 @@ impl Boot {
     }
 
     fn prepare(self, machine: Machine, qemu: &Qemu) -> Machine {
+        // On two processors, CPUs that run at once and wait for one another take minutes for the boot of the largest of these machines, also
+        // without a hypervisor. `hotplug/` has 8 of them at once.
+        let in_turn = self.cpus > 4 || (self.cpus, self.size) == (4, "64G");
         machine
+            .with("THREADS", if in_turn { "single" } else { "multi" })
             .with("KERNEL", self.kernel)
             .with("CPU", qemu.cpu(self.model))
             .with("SMP", self.cpus)
@@ -55,13 +59,9 @@ impl Boot {
     }
 }
 
-/// 8 CPUs and 64 GiB, as indices of the dimensions that [`quick`] combines: on two processors such a machine takes minutes, also
-/// without a hypervisor.
-const TOO_SLOW: (covering::Value, covering::Value) = ((0, 3), (1, 2));
-
 /// The part of the product for `make test`: every pair of CPUs, RAM, kernel, GIC and way of entry, with each CPU model in turn.
 fn quick() -> Vec<Boot> {
-    let rows = covering::pairs(&[CPUS.len(), SIZES.len(), KERNELS.len(), GICS.len(), Entry::ALL.len()], &[TOO_SLOW]);
+    let rows = covering::pairs(&[CPUS.len(), SIZES.len(), KERNELS.len(), GICS.len(), Entry::ALL.len()], &[]);
     let row = |(index, row): (usize, &Vec<usize>)| Boot::of(&[&[index % MODELS.len()], &row[..]].concat());
     rows.iter().enumerate().map(row).collect()
 }
@@ -145,6 +145,7 @@ fn many_cpus(context: &Context, entry: Entry) -> Outcome {
     let ran = context
         .machine()
         .with("SMP", 64)
+        .with("THREADS", "single")
         .with("MEM", "4G")
         .with("APPEND", PATIENT)
         .limit(900)
@@ -245,7 +246,6 @@ mod tests {
             );
             assert!(GICS.iter().all(|gic| quick.iter().any(|boot| boot.entry == entry && boot.gic == *gic)));
         }
-        assert!(!quick.iter().any(|boot| boot.cpus == 8 && boot.size == "64G"));
         assert!(quick.len() <= 14, "{}", quick.len());
     }
 
