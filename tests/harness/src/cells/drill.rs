@@ -1,5 +1,6 @@
 //! Some cells of the drill (`make drill`), through the same scripts as people use.
 
+use super::soak::passes;
 use crate::cell::{Cell, Context, Outcome};
 use crate::drill::{self, Verdict};
 use crate::ensure;
@@ -16,10 +17,7 @@ fn small_disk(context: &Context) -> Outcome {
 
 /// /proc/vmcore by mmap(2), as makedumpfile has it, by read(2), and by makedumpfile without mmap(2): no hole, no fault, the same.
 fn every_way_to_read(context: &Context) -> Outcome {
-    let ended = drill::run_script("kdump", context.directory()?, &[("READ", "1".to_owned())])?;
-    let last = ended.stdout.lines().last().unwrap_or_default();
-    ensure!(ended.status == 0 && last.starts_with("PASS: "), "scripts/kdump returned {}: {last}", ended.status);
-    Ok(())
+    passes(context, "kdump", &[("READ", "1")])
 }
 
 pub(super) fn cells() -> Vec<Cell> {

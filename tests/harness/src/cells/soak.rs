@@ -4,7 +4,8 @@
 use crate::cell::{Cell, Context, Outcome};
 use crate::{drill, ensure};
 
-fn passes(context: &Context, script: &str, variables: &[(&str, &str)]) -> Outcome {
+/// Runs a script with these variables, and has its last line say PASS.
+pub(super) fn passes(context: &Context, script: &str, variables: &[(&str, &str)]) -> Outcome {
     let variables: Vec<_> = variables.iter().map(|&(name, value)| (name, value.to_owned())).collect();
     let ended = drill::run_script(script, context.directory()?, &variables)?;
     let last = ended.stdout.lines().last().unwrap_or_default();
