@@ -16,6 +16,9 @@ const MAGIC: [u8; 4] = *b"ARM\x64";
 /// `flags` bit 0: the kernel is big-endian.
 const FLAG_BIG_ENDIAN: u64 = 1 << 0;
 
+/// `flags` bits 2:1: the kernel's page size, as [`Pages`] has it, or 0 where the header does not say.
+const FLAG_PAGES: u64 = 0b11 << 1;
+
 /// The image begins `text_offset` behind a multiple of this.
 const BASE_ALIGNMENT: u64 = 2 << 20;
 
@@ -43,6 +46,51 @@ pub struct Image {
     pub text_offset: u64,
     /// Bytes of memory that it takes from its first byte on: more than the file has, because of its BSS.
     pub size: u64,
+    /// Its page size; `None` for a kernel before 4.7 and for an image that does not care.
+    pub pages: Option<Pages>,
+}
+
+/// A kernel's page size: the granule of the tables that it will make for stage 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// 4 KiB.
+    K4,
+    /// 16 KiB.
+    K16,
+    /// 64 KiB.
+    K64,
+}
+
+impl Pages {
+    /// From the header's `flags`.
+    const fn from_flags(flags: u64) -> Option<Self> {
+        match (flags & FLAG_PAGES) >> 1 {
+            1 => Some(Self::K4),
+            2 => Some(Self::K16),
+            3 => Some(Self::K64),
+            _ => None,
+        }
+    }
+
+    /// Whether a CPU with this ID_AA64MMFR0_EL1 has the granule at stage 1: TGran4, bits 31:28, and TGran64, bits 27:24, are negative
+    /// where it is missing, and TGran16, bits 23:20, is 0 there.
+    const fn are_in(self, id_aa64mmfr0_el1: u64) -> bool {
+        match self {
+            Self::K4 => id_aa64mmfr0_el1 >> 28 & 0xf < 8,
+            Self::K16 => id_aa64mmfr0_el1 >> 20 & 0xf != 0,
+            Self::K64 => id_aa64mmfr0_el1 >> 24 & 0xf < 8,
+        }
+    }
+}
+
+impl fmt::Display for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::K4 => "4 KiB",
+            Self::K16 => "16 KiB",
+            Self::K64 => "64 KiB",
+        })
+    }
 }
 
 /// The things in memory that must not overlap.
@@ -86,6 +134,8 @@ pub enum ImageError {
     Compressed,
     /// A big-endian kernel.
     BigEndian,
+    /// The CPU has no pages of the kernel's size. Linux would stop before it can say anything (`__no_granule_support` in head.S).
+    NoSuchPages(Pages),
     /// Not `text_offset` bytes behind a multiple of 2 MiB.
     Misaligned {
         /// Where it is.
@@ -136,6 +186,9 @@ impl fmt::Display for ImageError {
                 f.write_str("the host's kernel is compressed: unpack it, Exeunt starts plain arm64 Images")
             }
             Self::BigEndian => f.write_str("the host's kernel is big-endian; Exeunt starts little-endian ones"),
+            Self::NoSuchPages(pages) => {
+                write!(f, "the host's kernel has pages of {pages}, and this CPU has none of that size")
+            }
             Self::Misaligned { start, text_offset } => write!(
                 f,
                 "the host's kernel is at {start:#x}, but has to be at a multiple of 2 MiB plus its text_offset, {text_offset:#x}"
@@ -180,11 +233,24 @@ impl Image {
         if number(field::FLAGS) & FLAG_BIG_ENDIAN != 0 {
             return Err(ImageError::BigEndian);
         }
+        let pages = Pages::from_flags(number(field::FLAGS));
         Ok(match number(field::IMAGE_SIZE) {
             // How much more than the file such a kernel takes, nobody knows.
-            0 => Self { text_offset: OLD_TEXT_OFFSET, size: file_size },
-            size => Self { text_offset: number(field::TEXT_OFFSET), size: size.max(file_size) },
+            0 => Self { text_offset: OLD_TEXT_OFFSET, size: file_size, pages },
+            size => Self { text_offset: number(field::TEXT_OFFSET), size: size.max(file_size), pages },
         })
+    }
+
+    /// Says whether a CPU with this ID_AA64MMFR0_EL1 can run the image.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::NoSuchPages`].
+    pub fn check_cpu(&self, id_aa64mmfr0_el1: u64) -> Result<(), ImageError> {
+        match self.pages {
+            Some(pages) if !pages.are_in(id_aa64mmfr0_el1) => Err(ImageError::NoSuchPages(pages)),
+            _ => Ok(()),
+        }
     }
 
     /// Says whether the image can be started at `start`, and returns the memory that it takes there. Its first address is the
@@ -286,7 +352,7 @@ mod tests {
     #[test]
     fn a_kernel_behind_exeunt_is_accepted() {
         let image = Image::parse(&header(0, 40 * MIB, 0xa), 38 * MIB).unwrap();
-        assert_eq!(image, Image { text_offset: 0, size: 40 * MIB });
+        assert_eq!(image, Image { text_offset: 0, size: 40 * MIB, pages: Some(Pages::K4) });
         let kernel = image.check_placement(GIB + 4 * MIB, &surroundings()).unwrap();
         assert_eq!(kernel, region(GIB + 4 * MIB, 40 * MIB));
     }
@@ -294,13 +360,30 @@ mod tests {
     #[test]
     fn a_kernel_before_3_17_is_given_its_file_size() {
         let image = Image::parse(&header(0x1234, 0, 0), 10 * MIB).unwrap();
-        assert_eq!(image, Image { text_offset: 0x80000, size: 10 * MIB });
+        assert_eq!(image, Image { text_offset: 0x80000, size: 10 * MIB, pages: None });
         assert!(image.check_placement(GIB + 4 * MIB + 0x80000, &surroundings()).is_ok());
     }
 
     #[test]
     fn a_file_that_is_longer_than_its_header_says_counts_in_full() {
         assert_eq!(Image::parse(&header(0, MIB, 0), 2 * MIB).unwrap().size, 2 * MIB);
+    }
+
+    #[test]
+    fn a_kernel_whose_pages_the_cpu_has_not_is_refused() {
+        // Cortex-a57, neoverse-n1, one with 16 KiB only, one with FEAT_LPA2 in all.
+        for (mmfr0, [k4, k16, k64]) in [
+            (0x1124, [true, false, true]),
+            (0x10_1125, [true, true, true]),
+            (0xff10_1125, [false, true, false]),
+            (0x1020_1126, [true, true, true]),
+        ] {
+            let runs = |flags| Image::parse(&header(0, MIB, flags), MIB).unwrap().check_cpu(mmfr0);
+            assert_eq!([0x2, 0x4, 0x6].map(|flags| runs(flags).is_ok()), [k4, k16, k64], "{mmfr0:#x}");
+            assert_eq!(runs(0x8), Ok(()), "one that does not say");
+        }
+        let refused = Image::parse(&header(0, MIB, 0xc), MIB).unwrap().check_cpu(0x1124).unwrap_err();
+        assert_eq!(refused.to_string(), "the host's kernel has pages of 16 KiB, and this CPU has none of that size");
     }
 
     #[test]
@@ -323,7 +406,7 @@ mod tests {
 
     #[test]
     fn what_is_in_the_way_is_named_with_its_addresses() {
-        let image = Image { text_offset: 0, size: 40 * MIB };
+        let image = Image { text_offset: 0, size: 40 * MIB, pages: None };
         let refused =
             |start, surroundings: &Surroundings| image.check_placement(start, surroundings).unwrap_err().to_string();
         let usual = surroundings();
@@ -381,7 +464,7 @@ mod tests {
         /// An accepted placement is in RAM and apart from everything else.
         #[test]
         fn accepted_means_free(start in 0u64..1200, size in 1u64..1200) {
-            let image = Image { text_offset: 0, size: size * MIB };
+            let image = Image { text_offset: 0, size: size * MIB, pages: None };
             let around = surroundings();
             if let Ok(kernel) = image.check_placement(GIB - 100 * MIB + start * MIB, &around) {
                 prop_assert!(MEMORY[0].contains(kernel));

@@ -6,7 +6,7 @@
 
 use core::sync::atomic::Ordering;
 
-use aarch64_cpu::registers::{HCR_EL2, MPIDR_EL1, Readable};
+use aarch64_cpu::registers::{HCR_EL2, ID_AA64MMFR0_EL1, MPIDR_EL1, Readable};
 use boot::CpuBoot;
 use guest_abi::vendor::Policy;
 use hypervisor::devicetree::{self, Conduit, Edits, Platform, Region};
@@ -232,6 +232,7 @@ fn find_kernel(platform: &Platform, tree: Region) -> Region {
     memory::map_for_reading(header);
     // SAFETY: just mapped, in RAM, and nothing runs that could change it.
     let image = Image::parse(unsafe { memory::bytes(header) }, file.size()).unwrap_or_else(|error| cannot_start(error));
+    image.check_cpu(ID_AA64MMFR0_EL1.get()).unwrap_or_else(|error| cannot_start(error));
     let surroundings = image::Surroundings {
         exeunt: memory::reservation(),
         initrd: platform.ramdisk.map(|module| module.region),

@@ -157,6 +157,14 @@ const TESTS: &[(&str, Test)] = &[
         )
     }),
     ("big-endian-kernel", |context| kernel(context, &Image { flags: 0xb, ..Image::default() }, "big-endian")),
+    ("pages-that-the-cpu-has-not", |context| {
+        // 16 KiB, on a cortex-a57.
+        kernel(
+            context,
+            &Image { flags: 0xc, ..Image::default() },
+            "has pages of 16 KiB, and this CPU has none of that size",
+        )
+    }),
     ("kernel-over-exeunt", kernel_over_exeunt),
     ("kernel-over-initrd", kernel_over_initrd),
     ("kernel-over-tree", |context| {
