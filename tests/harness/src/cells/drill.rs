@@ -1,6 +1,6 @@
 //! Some cells of the drill (`make drill`), through the same scripts as people use.
 
-use super::soak::passes;
+use super::restarts::passes;
 use crate::cell::{Cell, Context, Outcome};
 use crate::drill::{self, Verdict};
 use crate::ensure;

@@ -12,7 +12,7 @@ mod hotplug;
 mod kvm;
 mod leave;
 mod people;
-mod soak;
+mod restarts;
 mod uboot;
 mod user;
 mod virtual_el2;
@@ -38,7 +38,7 @@ pub fn all() -> Vec<Cell> {
         leave::cells(),
         after_kexec::cells(),
         drill::cells(),
-        soak::cells(),
+        restarts::cells(),
     ]
     .into_iter()
     .flatten()

@@ -1,5 +1,5 @@
-//! Restarts beside the drill's: kexec after kexec in one machine, and a kexec that meets a refusal, a lock or a LEAVE. All through the
-//! same scripts as people use, which have compared everything themselves.
+//! Restarts beside the drill's: kexec after kexec in one machine, the way back from a crash kernel, and a kexec that meets a refusal, a
+//! lock or a LEAVE. All through the same scripts as people use, which have compared everything themselves.
 
 use crate::cell::{Cell, Context, Outcome};
 use crate::{drill, ensure};
@@ -16,10 +16,14 @@ pub(super) fn passes(context: &Context, script: &str, variables: &[(&str, &str)]
 /// A cell: its name, whether it is slow, the script, and its variables.
 type Run = (&'static str, bool, &'static str, &'static [(&'static str, &'static str)]);
 
-const RUNS: [Run; 8] = [
+const RUNS: [Run; 12] = [
     ("soak/5-kexecs-el2-gic3", false, "soak", &[("ROUNDS", "5")]),
     ("soak/21-kexecs-el2-gic2", true, "soak", &[("ROUNDS", "21"), ("GIC", "2")]),
     ("soak/21-kexecs-el1-gic3", true, "soak", &[("ROUNDS", "21"), ("ENTRY", "el1")]),
+    ("back/el2-resident", false, "kdump", &[("BACK", "1"), ("POLICY", "resident")]),
+    ("back/el2-resident-cpu3", true, "kdump", &[("BACK", "1"), ("POLICY", "resident"), ("FROM", "3")]),
+    ("back/el2-leave", true, "kdump", &[("BACK", "1")]),
+    ("back/el1", true, "kdump", &[("BACK", "1"), ("ENTRY", "el1")]),
     ("kexec/refused-el2", false, "kexec", &[("CALL", "refused"), ("POLICY", "resident")]),
     ("kexec/refused-el1", true, "kexec", &[("CALL", "refused"), ("ENTRY", "el1")]),
     ("kexec/locked-el2", true, "kexec", &[("CALL", "lock")]),
