@@ -1,14 +1,49 @@
 //! `make drill`: every way in which a Linux ends, and what became of it. A line for each cell, a table at the end, the same as a page
-//! in target/drill/index.html. Ends with 1 if a cell failed that bare QEMU passes.
+//! in target/drill/index.html. Ends with 1 if a cell failed that bare QEMU passes. Two cells run at a time.
 //!
 //! Arguments: parts of names; those cells only. `--list` names all.
 
 use std::env;
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
-use harness::drill::{self, Verdict};
+use harness::drill::{self, Cell, Verdict};
 use harness::paths;
+
+/// Machines at a time: one of them seldom keeps more than one CPU of this machine busy.
+const AT_A_TIME: usize = 2;
+
+/// Runs the cells, and returns what came of each, in their order. The page grows with each, so that there is something to look at.
+fn run(cells: &[Cell], index: &Path) -> Vec<(Cell, drill::Result)> {
+    let queue = Mutex::new(cells.iter().enumerate());
+    let results = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((number, cell)) = next else { break };
+            let place = format!("[{}/{}] {cell}", number + 1, cells.len());
+            eprintln!("{place} ...");
+            let result = cell.run();
+            eprintln!("{place} {} in {} s", result.verdict, result.seconds);
+            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+            results.push((number, (cell.clone(), result)));
+            results.sort_by_key(|(number, _)| *number);
+            let so_far: Vec<_> = results.iter().map(|(_, result)| result.clone()).collect();
+            if let Err(error) = fs::write(index, drill::page(&so_far)) {
+                eprintln!("{}: {error}", index.display());
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(work);
+        }
+    });
+    results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().map(|(_, result)| result).collect()
+}
 
 fn main() -> ExitCode {
     let (options, parts): (Vec<String>, Vec<String>) = env::args().skip(1).partition(|word| word.starts_with('-'));
@@ -31,18 +66,7 @@ fn main() -> ExitCode {
     }
 
     let index = paths::target().join("drill/index.html");
-    let count = cells.len();
-    let mut results = Vec::new();
-    for (number, cell) in cells.into_iter().enumerate() {
-        eprintln!("[{}/{count}] {cell} ...", number + 1);
-        let result = cell.run();
-        eprintln!("[{}/{count}] {cell} {} in {} s", number + 1, result.verdict, result.seconds);
-        results.push((cell, result));
-        // After each cell, so that there is something to look at.
-        if let Err(error) = fs::write(&index, drill::page(&results)) {
-            eprintln!("{}: {error}", index.display());
-        }
-    }
+    let results = run(&cells, &index);
     let failed = results.iter().filter(|(_, result)| result.verdict == Verdict::Fail).count();
     for (cell, result) in &results {
         println!("{:5} {cell:64} {:5} s  {}", result.verdict.to_string(), result.seconds, result.why);
