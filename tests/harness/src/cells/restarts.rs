@@ -20,7 +20,7 @@ const RUNS: [Run; 12] = [
     ("soak/5-kexecs-el2-gic3", false, "soak", &[("ROUNDS", "5")]),
     ("soak/21-kexecs-el2-gic2", true, "soak", &[("ROUNDS", "21"), ("GIC", "2")]),
     ("soak/21-kexecs-el1-gic3", true, "soak", &[("ROUNDS", "21"), ("ENTRY", "el1")]),
-    ("back/el2-resident", false, "kdump", &[("BACK", "1"), ("POLICY", "resident")]),
+    ("back/el2-resident", true, "kdump", &[("BACK", "1"), ("POLICY", "resident")]),
     ("back/el2-resident-cpu3", true, "kdump", &[("BACK", "1"), ("POLICY", "resident"), ("FROM", "3")]),
     ("back/el2-leave", true, "kdump", &[("BACK", "1")]),
     ("back/el1", true, "kdump", &[("BACK", "1"), ("ENTRY", "el1")]),
