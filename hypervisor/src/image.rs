@@ -46,7 +46,7 @@ pub struct Image {
     pub text_offset: u64,
     /// Bytes of memory that it takes from its first byte on: more than the file has, because of its BSS.
     pub size: u64,
-    /// Its page size; `None` for a kernel before 4.7 and for an image that does not care.
+    /// Its page size; `None` where the header does not say.
     pub pages: Option<Pages>,
 }
 
