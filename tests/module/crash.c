@@ -11,8 +11,8 @@
  *	hvc		a null pointer right behind a call to EL2
  *	hvc-other	... while the next CPU makes nothing but calls to EL2
  *	stuck		... while the next CPU spins with D, A, I and F masked
- *	hotplug		... on CPU while it is brought up, in a callback
- *	hotplug-down	... on CPU while it is taken off
+ *	hotplug		BUG() on CPU when it has just been brought up again, in a callback of hotplug
+ *	hotplug-down	a null pointer on CPU while it is taken off
  *	restart		... when the kernel is restarted: on whichever CPU asks for that, later (Linux holds the lock of
  *			the loaded kernels then, and enters no crash kernel)
  *	leave		... on CPU while the next one is in LEAVE; NUMBER turns of a loop after it began
@@ -199,12 +199,18 @@ static int null_on_that_cpu(unsigned int cpu)
 	return 0;
 }
 
+static int bug_on_that_cpu(unsigned int cpu)
+{
+	BUG_ON(cpu == dying_cpu);
+	return 0;
+}
+
 static int hotplug(unsigned int cpu, bool down)
 {
 	int error;
 
 	dying_cpu = cpu;
-	error = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "exeunt:test", down ? NULL : null_on_that_cpu,
+	error = cpuhp_setup_state_nocalls(CPUHP_AP_ONLINE_DYN, "exeunt:test", down ? NULL : bug_on_that_cpu,
 					  down ? null_on_that_cpu : NULL);
 	if (error < 0)
 		return error;
