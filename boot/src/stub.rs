@@ -45,8 +45,21 @@ global_asm!(
     "STUB_STOP 0x280",
     "STUB_STOP 0x300",
     "STUB_STOP 0x380",
-    ".balign 0x80", // a synchronous exception from EL1 or EL0, AArch64
-    "b exeunt_stub_call",
+    // A synchronous exception from EL1 or EL0, AArch64. In: x0 = number, x1 to x4 = arguments. With stage 2 and all traps off nothing
+    // but an HVC comes here, as in Linux's stub. SET_VECTORS comes first, as it has the most to do: x1 must be a multiple of
+    // 2 KiB, in RAM that is the host's, most of which is the first range of the list.
+    ".balign 0x80",
+    "cbnz x0, exeunt_stub_call",
+    "tst x1, #0x7ff",
+    "b.ne exeunt_stub_refused",
+    "ldr x0, exeunt_host_ram",
+    "cmp x1, x0",
+    "ldr x0, exeunt_host_ram + 8",
+    "ccmp x1, x0, #{carry}, hs", // below the start, or not below the end: carry
+    "b.hs exeunt_stub_search",
+    "msr vbar_el2, x1",
+    "mov x0, #{success}",
+    "eret",
     ".ltorg", // the words that the vectors load have to be in the table, too: here, and in the last one
     "STUB_STOP 0x480",
     "STUB_STOP 0x500",
@@ -58,22 +71,26 @@ global_asm!(
     ".ltorg",
     ".popsection",
     ".pushsection .text.beside_tables, \"ax\"",
-    // In: x0 = number, x1 to x4 = arguments. With stage 2 and all traps off nothing but an HVC comes here, as in Linux's stub.
+    // In: x0 = number, and not SET_VECTORS.
     "exeunt_stub_call:",
     "cmp x0, #{reset_vectors}",
     "b.eq 7f",
     "b.hi 1f",
-    "cbnz x0, 2f",
-    // SET_VECTORS: x1 must be a multiple of 2 KiB. The registers of the exception are not needed before the ERET, so FAR_EL2
-    // can hold x2 meanwhile.
-    "tst x1, #0x7ff",
-    "b.ne 8f",
+    // SOFT_RESTART: at EL2h, everything masked by the exception that brought us here, MMU off.
+    "mov x0, x2",
+    "mov x2, x4",
+    "mov x4, x1",
+    "mov x1, x3",
+    "br x4",
+    // SET_VECTORS, outside the first range. The registers of the exception are not needed before the ERET, so FAR_EL2 can hold x2
+    // meanwhile.
+    "exeunt_stub_search:",
     "msr far_el2, x2",
     "msr tpidr_el2, x3",
     "adrp x2, exeunt_host_ram",
     "add x2, x2, :lo12:exeunt_host_ram",
-    // Is it in RAM that is the host's? The list ends with an empty range.
-    "3: ldp x0, x3, [x2], #16",
+    // Is it in another? The list ends with an empty range.
+    "3: ldp x0, x3, [x2, #16]!",
     "cbz x3, 4f",
     "cmp x1, x0",
     "b.lo 3b",
@@ -90,7 +107,7 @@ global_asm!(
     "cmp x1, x2",
     "mrs x2, far_el2",
     "mrs x3, tpidr_el2",
-    "b.ne 8f",
+    "b.ne exeunt_stub_refused",
     "msr vbar_el2, x1",
     "mov x0, #{success}",
     "eret",
@@ -98,14 +115,15 @@ global_asm!(
     "b.ne 9f",
     "adrp x0, exeunt_fast",
     "ldr w0, [x0, #:lo12:exeunt_fast + 4]",
-    "tbz w0, #{has_ich_vtr}, 8f",
+    "tbz w0, #{has_ich_vtr}, exeunt_stub_refused",
     "mrs x1, S3_4_C12_C11_1", // ICH_VTR_EL2
     "7: mov x0, #{success}",
     "eret",
-    "8: ldr x0, ={stub_err}",
+    "exeunt_stub_refused:",
+    "ldr x0, ={stub_err}",
     "eret",
     // FINALISE_EL2, or no stub call. REENTER, with or without the hint? x1 to x30 are the host's.
-    "9: tbz w0, #31, 8b",
+    "9: tbz w0, #31, exeunt_stub_refused",
     "msr far_el2, x1",
     "mov w1, #{reenter} & 0xffff",
     "movk w1, #{reenter} >> 16, lsl #16",
@@ -115,13 +133,7 @@ global_asm!(
     "cmp w0, w1",
     "b.eq exeunt_reenter",
     "mrs x1, far_el2",
-    "b 8b",
-    // SOFT_RESTART: at EL2h, everything masked by the exception that brought us here, MMU off.
-    "2: mov x0, x2",
-    "mov x2, x4",
-    "mov x4, x1",
-    "mov x1, x3",
-    "br x4",
+    "b exeunt_stub_refused",
     // REENTER: x1 is in FAR_EL2. Which CPU is this? Its TPIDR_EL2 may have been in other hands; its MPIDR has not. EL2's MMU goes on
     // with the three registers x0 to x2 alone, all others are the host's; x2 waits in SP_EL2, which has no use before that. TPIDR_EL2 is the
     // address of the CPU's `CpuBoot`.
@@ -172,6 +184,7 @@ global_asm!(
     reset_vectors = const stub::RESET_VECTORS,
     get_ich_vtr = const stub::GET_ICH_VTR_EL2,
     success = const stub::SUCCESS,
+    carry = const 0b0010, // of N, Z, C, V
     stub_err = const stub::STUB_ERR,
     has_ich_vtr = const HAS_ICH_VTR,
     reenter = const vendor::REENTER,
