@@ -267,6 +267,12 @@ pub fn run(start: &Start) {
         machine().reserved.is_some_and(|own| own.contains(resident)),
         "the resident stub is at {resident:#x}, not in Exeunt's memory"
     );
+    // The larger part of RAM is above Exeunt, and the resident stub looks there first. The first 2 KiB had QEMU's boot code.
+    let below = machine().ram.base;
+    // SAFETY: QEMU has RAM at a multiple of 1 GiB, and the guest uses nothing below its image.
+    unsafe { stub::copy_to(below) };
+    change(State::Stub, stub_call(Call::SetVectors, "to a table below Exeunt", SET_VECTORS, below), true);
+    change(State::Gone, stub_call(Call::SetVectors, "from there to the resident stub", SET_VECTORS, resident), false);
     // To vectors of the host's own, and back.
     change(State::Stub, stub_call(Call::SetVectors, "to the host's own table", SET_VECTORS, stub::vectors()), true);
     outside(State::Gone).fill();

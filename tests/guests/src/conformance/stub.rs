@@ -5,7 +5,7 @@
 //! the arguments, and one number more, so that it cannot be taken for another stub. From EL2 itself it notes what the exception said and
 //! returns.
 
-use core::arch::{global_asm, naked_asm};
+use core::arch::{asm, global_asm, naked_asm};
 use core::mem::offset_of;
 
 use guest_abi::stub::{RESET_VECTORS, SET_VECTORS, SOFT_RESTART, STUB_ERR};
@@ -123,6 +123,24 @@ unsafe extern "C" {
 /// The address of the table, a multiple of 2 KiB.
 pub fn vectors() -> u64 {
     core::ptr::addr_of!(guest_el2_vectors) as u64
+}
+
+/// Copies the table to `to`. The copy answers SET_VECTORS and RESET_VECTORS, and knows nothing else: what is outside the table is at a
+/// fixed distance.
+///
+/// # Safety
+/// `to` is a multiple of 2 KiB in RAM that nobody uses.
+pub unsafe fn copy_to(to: u64) {
+    const SIZE: usize = 2048;
+    // SAFETY: the table has 2 KiB, and so has the RAM that the caller names. EL2 will fetch with its MMU off: the copy is cleaned to the
+    // point of coherency, and no instruction cache can hold what was there before.
+    unsafe {
+        core::ptr::copy_nonoverlapping(vectors() as *const u8, to as *mut u8, SIZE);
+        for line in (to..to + SIZE as u64).step_by(16) {
+            asm!("dc cvac, {0}", in(reg) line, options(nostack, preserves_flags));
+        }
+        asm!("dsb sy", "ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags));
+    }
 }
 
 /// Makes a call from EL2 to itself, with x0 to x28 as they are in `window`, and the immediate 0 or, if `other`, 0x4a48.
