@@ -54,7 +54,7 @@ kdump:
 	@scripts/kdump
 
 drill:
-	@scripts/setup test-all drgn
+	@scripts/setup drill
 	cargo run --quiet --release --package exeunt-tests --bin drill -- $(DRILL)
 
 soak:
