@@ -169,7 +169,8 @@ impl Cell {
             ("GIC", self.gic.to_string()),
             ("FROM", self.from().to_string()),
             ("CRASH", self.how.to_owned()),
-            // Three quarters of free memory hold a pattern, which the dump must have bit for bit. More memory takes more time only.
+            // Three quarters of what is free for the kernel's own use hold a pattern, which the dump must have bit for bit. More
+            // memory takes more time only.
             ("FILL", "12".to_owned()),
             ("MEM", "640M".to_owned()),
             // Eight CPUs in eight threads would wait for one another most of the time (scripts/machine.sh).
