@@ -117,9 +117,10 @@ restart_run() {
 # The value of the line `$1 $2 VALUE` that a guest printed.
 said() { sed -n "s/\r*$//; s/^$1 $2 //p" "$out/guests.txt" | tail -n1; }
 
-# `CPU CALL` for each SET_VECTORS, SOFT_RESTART and RESET_VECTORS in Exeunt's log, in order.
+# `CPU CALL` for each SET_VECTORS, SOFT_RESTART and RESET_VECTORS in Exeunt's log, in order. A line of a dying kernel's may be cut off by one
+# of Exeunt's.
 stub_calls() {
-    sed -n 's/^\[exeunt .* cpu\([0-9]*\)\] DEBUG stub call \(0x[012]\),.*/\1 \2/p' "$console" |
+    sed -n 's/^.*\[exeunt .* cpu\([0-9]*\)\] DEBUG stub call \(0x[012]\),.*/\1 \2/p' "$console" |
         sed 's/ 0x0$/ SET_VECTORS/; s/ 0x1$/ SOFT_RESTART/; s/ 0x2$/ RESET_VECTORS/'
 }
 
