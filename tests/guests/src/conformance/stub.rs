@@ -133,7 +133,7 @@ pub fn vectors() -> u64 {
 pub unsafe fn copy_to(to: u64) {
     const SIZE: usize = 2048;
     // SAFETY: the table has 2 KiB, and so has the RAM that the caller names. EL2 will fetch with its MMU off: the copy is cleaned to the
-    // point of coherency, and no instruction cache can hold what was there before.
+    // point of coherency, in steps of the smallest line (CTR_EL0), and then every instruction cache is invalidated.
     unsafe {
         core::ptr::copy_nonoverlapping(vectors() as *const u8, to as *mut u8, SIZE);
         for line in (to..to + SIZE as u64).step_by(16) {
