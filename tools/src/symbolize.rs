@@ -1,6 +1,6 @@
 //! A panic's report with functions and source lines instead of bare addresses.
 //!
-//! Reads the report as `hypervisor/src/bin/exeunt/panic.rs` prints it, from a console that the host may have written to as
+//! Reads the report as `exeunt/src/panic.rs` prints it, from a console that the host may have written to as
 //! well, and an ELF file with DWARF. Owns the knowledge of that format; never touches a machine or an image.
 
 use std::borrow::Cow;

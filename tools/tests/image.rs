@@ -18,7 +18,7 @@ use exeunt_tools::image::{Calls, Error, Image, Offender};
 use exeunt_tools::symbolize::Symbols;
 use object::{Object as _, ObjectSection as _};
 
-/// Bytes in the stack of each CPU (`STACK_PAGES` in hypervisor/src/bin/exeunt/memory.rs) and in the emergency stack.
+/// Bytes in the stack of each CPU (`STACK_PAGES` in exeunt/src/memory.rs) and in the emergency stack.
 const CPU_STACK: i64 = 8192;
 /// Bytes in the stack that the boot CPU starts on (boot/exeunt.ld).
 const BOOT_STACK: i64 = 16384;

@@ -72,8 +72,8 @@ fn an_exceptions_report_gets_functions_and_lines() {
         assert!(!shown.contains("host's") && !shown.contains("#2"), "{profile}: more than the report:\n{shown}");
         let (registers, backtrace) = shown.split_once("backtrace").unwrap();
         for part in [registers, backtrace] {
-            assert!(part.contains("exeunt_main at hypervisor/src/bin/exeunt/"), "{profile}:\n{shown}");
-            assert!(part.contains("exeunt_early at hypervisor/src/bin/exeunt/"), "{profile}:\n{shown}");
+            assert!(part.contains("exeunt_main at exeunt/src/"), "{profile}:\n{shown}");
+            assert!(part.contains("exeunt_early at exeunt/src/"), "{profile}:\n{shown}");
         }
         assert!(registers.contains("ELR ") && registers.contains("LR, called from "), "{profile}:\n{shown}");
     }
