@@ -1,7 +1,7 @@
 //! The calls that concern Exeunt itself: the stub calls, Exeunt's own, and what follows from them for this CPU and for all.
 //!
 //! Owns every way on which Exeunt goes from a CPU or comes back to it. What a call is answered is decided in `hypervisor::stub`,
-//! `hypervisor::vendor` and `hypervisor::world`; the last instructions are [`leave`]'s.
+//! `hypervisor::own_calls` and `hypervisor::leave`; the last instructions are [`depart`]'s.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -12,23 +12,23 @@ use guest_abi::stub::{STUB_ERR, SUCCESS};
 use guest_abi::vendor::{CpuState, Error, Policy, RESTART_CRASH, RESTART_KEXEC};
 use hypervisor::devicetree::Region;
 use hypervisor::features::{self, Gic, hcr};
+use hypervisor::leave::{self, Cpus, Fate, Leaver, Room, World};
 use hypervisor::lifecycle::{EntryLevel, State};
+use hypervisor::own_calls::control::{Control, Restart};
+use hypervisor::own_calls::log::LogRing;
+use hypervisor::own_calls::status::{self, Machine as Facts};
+use hypervisor::own_calls::{self, Buffer, Outcome, Services, Sink};
 use hypervisor::psci::{Environment, PowerState};
 use hypervisor::stub::{self, Answer};
 use hypervisor::syndrome::{Esr, ExceptionClass};
 use hypervisor::trap;
-use hypervisor::vel2::VirtualEl2;
-use hypervisor::vendor::control::{Control, Restart};
-use hypervisor::vendor::log::LogRing;
-use hypervisor::vendor::status::{self, Machine as Facts};
-use hypervisor::vendor::{self, Buffer, Outcome, Services, Sink};
-use hypervisor::world::{self, Cpus, Fate, Leaver, Room, World};
+use hypervisor::virtual_el2::VirtualEl2;
 use log::{LevelFilter, debug, info, warn};
 
 use crate::cpu::PerCpu;
 use crate::host::{self, Keep, Kvm, Machine};
 use crate::vectors::HostFrame;
-use crate::{console, gic, leave, memory, registers};
+use crate::{console, depart, gic, memory, registers};
 
 /// What `vectors` looks at before it answers a call by itself: one doubleword, control in its low half.
 #[repr(C, align(8))]
@@ -147,7 +147,7 @@ impl Call<'_> {
                         self.cpu.with_virtual_el2(VirtualEl2::forget_vectors);
                         departs(self.cpu, true);
                         // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for.
-                        unsafe { leave::to_payload(self.frame, entry, hcr::RW, boot::stub::vectors()) }
+                        unsafe { depart::to_payload(self.frame, entry, hcr::RW, boot::stub::vectors()) }
                     }
                 }
             }
@@ -160,7 +160,7 @@ impl Call<'_> {
     #[inline(never)]
     pub fn own(&mut self) {
         let own = Own { cpu: self.cpu, machine: self.machine };
-        match vendor::call(self.arguments(), &own) {
+        match own_calls::call(self.arguments(), &own) {
             Outcome::Done => {}
             Outcome::Leave => self.leave(),
         }
@@ -209,13 +209,13 @@ impl Call<'_> {
             match leaver {
                 Leaver::Over(Ok(count)) => {
                     info!("LEAVE: Exeunt leaves {} CPUs", u32::from(count));
-                    vendor::Answer::left(count).apply(self.arguments());
+                    own_calls::Answer::left(count).apply(self.arguments());
                     cpu.departures.fetch_add(1, Ordering::Relaxed);
                     leave_to_host(self.frame, vectors)
                 }
                 Leaver::Over(Err(error)) => {
                     trap::limited(machine, || warn!("LEAVE: {}", error.name()));
-                    vendor::Answer::error(error).apply(self.arguments());
+                    own_calls::Answer::error(error).apply(self.arguments());
                     return;
                 }
                 Leaver::Overtaken => {
@@ -254,7 +254,7 @@ pub fn interrupted(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'stati
 #[inline(never)]
 fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
     assert!(
-        world::hold(&cpu.life, &machine.stop, !cpu.in_window()),
+        leave::hold(&cpu.life, &machine.stop, !cpu.in_window()),
         "CPU {} comes from the host and is not live",
         cpu.index()
     );
@@ -264,7 +264,7 @@ fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) 
 /// Returns if Exeunt stays.
 fn wait_for_verdict(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
     loop {
-        match world::held(&cpu.life, &FAST.control, &machine.stop, !cpu.in_window()) {
+        match leave::held(&cpu.life, &FAST.control, &machine.stop, !cpu.in_window()) {
             Fate::Wait => core::hint::spin_loop(),
             Fate::Stay => return,
             Fate::Leave => go(frame, cpu),
@@ -307,16 +307,16 @@ fn leave_to_host(frame: &HostFrame, vectors: Option<u64>) -> ! {
     let vectors = vectors.unwrap_or_else(boot::stub::vectors);
     // SAFETY: vectors of the host's own, aligned and in its RAM, which it has installed for an EL2 without MMU, since it could not know
     // of another; or the resident stub's.
-    unsafe { leave::to_host(frame, hcr_of_host(), vectors) }
+    unsafe { depart::to_host(frame, hcr_of_host(), vectors) }
 }
 
 /// REENTER, from its table: `vectors` calls it with EL2's MMU on, and goes to the host when it returns.
 pub extern "C" fn come_back(frame: &mut HostFrame) {
     let (cpu, machine) = (host::this(), host::machine());
     if let Err(error) = FAST.control.come_back(cpu.life.state().is_left()) {
-        vendor::Answer::error(error).apply(frame.arguments());
+        own_calls::Answer::error(error).apply(frame.arguments());
         // SAFETY: the table that the call came from serves a CPU without EL2 MMU.
-        unsafe { leave::to_host(frame, hcr_of_host(), boot::stub::vectors()) }
+        unsafe { depart::to_host(frame, hcr_of_host(), boot::stub::vectors()) }
     }
     // Which kernel this is nobody knows: another one may have been started while Exeunt was away.
     cpu.with_virtual_el2(VirtualEl2::come_back);
@@ -329,7 +329,7 @@ pub extern "C" fn come_back(frame: &mut HostFrame) {
     }
     host::psci().come_back(cpu.index());
     cpu.returns.fetch_add(1, Ordering::Relaxed);
-    vendor::Answer::way_back(boot::stub::vectors()).apply(frame.arguments());
+    own_calls::Answer::way_back(boot::stub::vectors()).apply(frame.arguments());
     info!("CPU {}: REENTER; under Exeunt again", cpu.index());
 }
 
@@ -381,7 +381,7 @@ struct Stage2 {
 
 impl Room for Stage2 {
     fn hide(&self) {
-        self.deadline.set(CNTPCT_EL0.get() + CNTFRQ_EL0.get() * world::PATIENCE_MS / 1000);
+        self.deadline.set(CNTPCT_EL0.get() + CNTFRQ_EL0.get() * leave::PATIENCE_MS / 1000);
         self.machine.stage2.hide();
     }
 

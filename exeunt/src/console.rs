@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
-use hypervisor::vendor::log::LogRing;
+use hypervisor::own_calls::log::LogRing;
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::mutex::SpinMutex;
 

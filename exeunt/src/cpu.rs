@@ -11,7 +11,7 @@ use boot::CpuBoot;
 use hypervisor::counters::{Counters, Exit};
 use hypervisor::lifecycle::LifeCycle;
 use hypervisor::psci;
-use hypervisor::vel2::VirtualEl2;
+use hypervisor::virtual_el2::VirtualEl2;
 
 use crate::memory;
 use crate::vectors::ExceptionFrame;

@@ -15,6 +15,7 @@ use hypervisor::counters::{Counters, Exit};
 use hypervisor::devicetree::{Gicv2, Region};
 use hypervisor::features::{self, Feature, Gic, IdRegisters, Step};
 use hypervisor::inject::{Entry, PstateFeatures};
+use hypervisor::leave::WorldStop;
 use hypervisor::lifecycle::EntryLevel;
 pub use hypervisor::options::Kvm;
 use hypervisor::paging::stage1_walk;
@@ -23,15 +24,14 @@ use hypervisor::ratelimit::RateLimit;
 use hypervisor::smccc;
 use hypervisor::syndrome::{Encoding, Esr, FaultKind};
 use hypervisor::trap::{self, Vcpu};
-use hypervisor::vel2::{self, Outcome, Settings, VirtualEl2};
-use hypervisor::world::WorldStop;
+use hypervisor::virtual_el2::{self, Outcome, Settings, VirtualEl2};
 use log::{LevelFilter, debug, error, info, warn};
 use spin::Once;
 
 use crate::calls::{self, Call, FAST};
 use crate::cpu::{self, PerCpu};
 use crate::vectors::{self, HostFrame};
-use crate::vel2::Window;
+use crate::virtual_el2::Window;
 use crate::{firmware, memory, registers, stage2};
 
 /// What all CPUs share while the host runs.
@@ -363,10 +363,10 @@ impl Vcpu for Trapped<'_> {
     fn read_id(&self, register: Encoding) -> Option<u64> {
         let hide = self.machine.hides_stage2_granules();
         if hide && self.cpu.with_virtual_el2(VirtualEl2::count_id_read) {
-            HCR_EL2.set(HCR_EL2.get() & !vel2::TID3);
+            HCR_EL2.set(HCR_EL2.get() & !virtual_el2::TID3);
         }
-        (hide && vel2::ids::is_id_space(register))
-            .then(|| vel2::ids::at_el1(register, crate::vel2::read_id(register.crm, register.op2), hide))
+        (hide && virtual_el2::ids::is_id_space(register))
+            .then(|| virtual_el2::ids::at_el1(register, crate::virtual_el2::read_id(register.crm, register.op2), hide))
     }
 
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8> {

@@ -12,13 +12,13 @@ mod console;
 #[cfg(target_os = "none")]
 mod cpu;
 #[cfg(target_os = "none")]
+mod depart;
+#[cfg(target_os = "none")]
 mod firmware;
 #[cfg(target_os = "none")]
 mod gic;
 #[cfg(target_os = "none")]
 mod host;
-#[cfg(target_os = "none")]
-mod leave;
 #[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
@@ -34,7 +34,7 @@ mod start;
 #[cfg(target_os = "none")]
 mod vectors;
 #[cfg(target_os = "none")]
-mod vel2;
+mod virtual_el2;
 
 /// The binary is built for the host too, by `cargo clippy --workspace`, and has nothing to do there.
 #[cfg(not(target_os = "none"))]

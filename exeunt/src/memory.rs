@@ -22,10 +22,10 @@ use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, Readable};
 use boot::{CpuBoot, RESERVATION, SCTLR_EL2_MMU_OFF};
 use buddy_system_allocator::Heap;
 use hypervisor::devicetree::Region;
+use hypervisor::own_calls::{Buffer, Sink};
 use hypervisor::paging::registers::{MAIR_EL2, PaRange};
 use hypervisor::paging::stage1::{Attributes, Stage1};
 use hypervisor::paging::{Error, PAGE_SIZE as PAGE, TableMemory};
-use hypervisor::vendor::{Buffer, Sink};
 use spin::mutex::SpinMutex;
 
 use crate::cpu::{self, PerCpu};

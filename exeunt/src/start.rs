@@ -12,17 +12,17 @@ use guest_abi::vendor::Policy;
 use hypervisor::devicetree::{self, Conduit, Edits, Platform, Region};
 use hypervisor::features::{Feature, Gic};
 use hypervisor::image::{self, Image};
+use hypervisor::leave::WorldStop;
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::options::{Kvm, Options};
 use hypervisor::psci::HostEntry;
-use hypervisor::world::WorldStop;
 use log::{LevelFilter, debug, info, warn};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use crate::cpu::{self, MAX_CPUS};
 use crate::host::{self, Machine};
 use crate::panic::{cannot_start, while_probing};
-use crate::{console, firmware, gic, leave, memory, registers, selftest, stage2};
+use crate::{console, depart, firmware, gic, memory, registers, selftest, stage2};
 
 /// The machine. It is large, begins as zeroes, and is needed for as long as the host runs.
 static PLATFORM: SpinMutex<Platform> = SpinMutex::new(Platform::UNREAD);
@@ -256,7 +256,7 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
     }
     // SAFETY: no other CPU runs, and this is called once.
     unsafe {
-        leave::prepare(
+        depart::prepare(
             &platform.memory,
             cpus.iter().flatten().map(|cpu| [psci.affinity(cpu.index()).unwrap_or_default(), cpu.address()]),
         );

@@ -10,8 +10,8 @@ use core::mem::offset_of;
 use core::sync::atomic::AtomicU64;
 
 use guest_abi::{stub, vendor};
+use hypervisor::own_calls::{EXEUNT_VERSION, control};
 use hypervisor::syndrome::ExceptionClass;
-use hypervisor::vendor::{EXEUNT_VERSION, control};
 
 use crate::cpu::EXCEPTION;
 use crate::{calls, cpu, host, panic};
@@ -134,7 +134,7 @@ global_asm!(
     ".popsection",
     ".pushsection .text.beside_tables, \"ax\"",
     // The rest of the calls that are answered at once. In: x2 = ESR_EL2, x3 = control and flags (`calls::Fast`). What each answers, and
-    // when, is `hypervisor::stub`'s and `hypervisor::vendor`'s; the conformance tests compare the two ways.
+    // when, is `hypervisor::stub`'s and `hypervisor::own_calls`'s; the conformance tests compare the two ways.
     "exeunt_fast_call:",
     "tbnz w0, #31, .Lfast_smccc",
     "cmp x0, #{get_ich_vtr}",

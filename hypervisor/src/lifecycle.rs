@@ -154,7 +154,7 @@ impl Default for LifeCycle {
 pub enum EntryLevel {
     /// EL1: as under any type-1 hypervisor.
     El1 = 1,
-    /// Virtual EL2: the host believes that EL2 is its own ([`crate::vel2`]).
+    /// Virtual EL2: the host believes that EL2 is its own ([`crate::virtual_el2`]).
     #[default]
     VirtualEl2 = 2,
 }

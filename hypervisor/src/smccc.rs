@@ -55,7 +55,7 @@ pub enum Call {
     Stub,
     /// The PSCI proxy.
     Psci,
-    /// Exeunt itself: a call of the vendor-specific hypervisor range ([`crate::vendor`]), HVC only.
+    /// Exeunt itself: a call of the vendor-specific hypervisor range ([`crate::own_calls`]), HVC only.
     Own,
     /// Firmware, with x0 to x17 as they are.
     Firmware,

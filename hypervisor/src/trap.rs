@@ -63,7 +63,7 @@ pub trait Vcpu {
     fn read_id(&self, register: Encoding) -> Option<u64>;
     /// Answers the stub call in x0 to x4 ([`crate::stub`]). Does not return here if Exeunt leaves for it.
     fn stub_call(&mut self);
-    /// Answers the call of Exeunt's own in x0 to x3 ([`crate::vendor`]). Does not return here if Exeunt leaves for it.
+    /// Answers the call of Exeunt's own in x0 to x3 ([`crate::own_calls`]). Does not return here if Exeunt leaves for it.
     fn own_call(&mut self);
     /// The host has called its KVM at EL2, which is not there. Does not return here if EL2 is lent to it. True: the host will make the
     /// call again.

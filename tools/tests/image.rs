@@ -90,7 +90,7 @@ const TRAP_HANDLERS: &str = "hypervisor::trap::";
 const TRAP_CALLERS: [&str; 2] = ["hypervisor::trap::", "exeunt::host::"];
 
 /// What Exeunt executes in the place of a host at virtual EL2, and only on a CPU whose ID registers say that it has it
-/// (hypervisor/src/vel2/): instructions that are not Armv8.0's, or that access a register of SIMD and floating point, with register 0.
+/// (hypervisor/src/virtual_el2/): instructions that are not Armv8.0's, or that access a register of SIMD and floating point, with register 0.
 /// They change nothing but what the host wants changed.
 const FOR_THE_HOST: [(u32, &str); 10] = [
     (0xd5087ec0, "DC CIGDSW"),
@@ -106,7 +106,8 @@ const FOR_THE_HOST: [(u32, &str); 10] = [
 ];
 
 /// Parts of the names of the functions where these may be.
-const ACT_FOR_THE_HOST: [&str; 3] = ["vel2::", "exeunt::memory::clean_host_line", "exeunt::memory::with_host_page"];
+const ACT_FOR_THE_HOST: [&str; 3] =
+    ["virtual_el2::", "exeunt::memory::clean_host_line", "exeunt::memory::with_host_page"];
 
 /// Indirect calls within each other. The longest such chain is a log line: the logger, `fmt::write`'s call of an argument's
 /// `Display`, twice the same for what that prints, the formatter's call of `write_str`.

@@ -31,8 +31,6 @@ mod platform;
 mod scan;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod text;
 mod words;
 
 use core::fmt;

@@ -2,7 +2,7 @@
 //!
 //! Owns the decision which register gets which value, from the CPU's ID registers; it reads and writes none. The rule: a
 //! feature that the host sees in its ID registers works at EL1 and EL0 as if EL2 were not there. What EL2 keeps for itself is
-//! stage 2 translation and the trap of SMC; what virtual EL2 adds (TGE, TID3) is [`crate::vel2`]'s.
+//! stage 2 translation and the trap of SMC; what virtual EL2 adds (TGE, TID3) is [`crate::virtual_el2`]'s.
 //!
 //! Sources: "booting" is Linux `Documentation/arch/arm64/booting.rst`, "Linux" what its `arch/arm64/include/asm/el2_setup.h`
 //! writes before it drops to EL1 (6.12, and 7.2 for features that 6.12 does not know). Bits are the Arm ARM's (DDI 0487L.a,

@@ -70,7 +70,7 @@ use core::sync::atomic::AtomicU64;
 
 /// In tests every access is a step between which the explorer lets other CPUs run.
 #[cfg(test)]
-use super::explore::AtomicU64;
+use super::tests::explore::AtomicU64;
 
 /// The CPU runs the host, or will go on when it wakes.
 const ON: u64 = 1 << 0;
@@ -188,12 +188,12 @@ impl Cpu {
     }
 
     /// CPU_OFF, before firmware is asked. By the CPU itself.
-    pub fn leave(&self) {
+    pub fn go_off(&self) {
         self.state.fetch_and(!ON, Ordering::Release);
     }
 
     /// CPU_OFF, after firmware refused. By the CPU itself.
-    pub fn stay(&self) {
+    pub fn stay_on(&self) {
         self.state.fetch_or(ON, Ordering::Release);
     }
 

@@ -31,8 +31,6 @@
 
 pub mod cpus;
 #[cfg(test)]
-mod explore;
-#[cfg(test)]
 mod tests;
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -311,9 +309,9 @@ impl Psci {
             Proxy::CpuOn => self.cpu_on(argument(1), entry_at(2), env, firmware),
             Proxy::CpuOff => {
                 let this = self.cpus.get(cpu).ok_or(ErrorCode::InternalFailure)?;
-                this.leave();
+                this.go_off();
                 let result = forward(function, registers, firmware);
-                this.stay();
+                this.stay_on();
                 Ok(result)
             }
             Proxy::CpuSuspend => {

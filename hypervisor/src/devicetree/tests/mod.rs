@@ -10,10 +10,11 @@ mod changes;
 mod damage;
 #[cfg(not(miri))]
 mod facts;
+mod text;
 
 use proptest::prelude::*;
 
-use super::text::{Blob, Node, Tree};
+use self::text::{Blob, Node, Tree};
 use super::*;
 
 /// The trees that QEMU 7.2 and 10.0 make, by the name of the file in `testdata/`, and the command lines behind them.

@@ -9,7 +9,7 @@ use crate::{ensure, next, parse, qemu};
 const LIMIT: u64 = 420;
 
 /// What the reads of ID registers may cost on each CPU that is entered: those that are trapped at most
-/// (`vel2::ids::TRAPPED_READS`), and some of those in the window.
+/// (`virtual_el2::ids::TRAPPED_READS`), and some of those in the window.
 const ID_READS: u64 = 512 + 88;
 
 /// What the second kernel runs. `records` is how much of /proc/vmcore could be read, in MiB, and what was in the way.

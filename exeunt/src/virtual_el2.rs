@@ -1,4 +1,4 @@
-//! The host in virtual EL2: the registers and the memory that `hypervisor::vel2` asks for.
+//! The host in virtual EL2: the registers and the memory that `hypervisor::virtual_el2` asks for.
 //!
 //! Owns the accesses; what an instruction does is decided in the library. Used by [`crate::host`] on the way into the host and
 //! for every exception until the host has gone to EL1.
@@ -9,9 +9,11 @@ use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{ELR_EL2, FAR_EL2, Readable, SPSR_EL2, Writeable};
 use hypervisor::features;
 use hypervisor::psci::Environment;
-use hypervisor::vel2::registers::Register;
-use hypervisor::vel2::system::{Maintenance, SetWay};
-use hypervisor::{vel2, vel2_id_space, vel2_maintenance, vel2_registers, vel2_set_way};
+use hypervisor::virtual_el2::registers::Register;
+use hypervisor::virtual_el2::system::{Maintenance, SetWay};
+use hypervisor::{
+    virtual_el2, virtual_el2_id_space, virtual_el2_maintenance, virtual_el2_registers, virtual_el2_set_way,
+};
 
 use crate::cpu::PerCpu;
 use crate::host::Machine;
@@ -55,7 +57,7 @@ macro_rules! accessors {
     };
 }
 
-vel2_registers!(accessors);
+virtual_el2_registers!(accessors);
 
 macro_rules! id_reader {
     ($($crm:literal, $op2:literal;)*) => {
@@ -80,7 +82,7 @@ macro_rules! id_reader {
     };
 }
 
-vel2_id_space!(id_reader);
+virtual_el2_id_space!(id_reader);
 
 // The list goes through all op2 of CRm 1, then of CRm 2, and so on.
 const _: () = {
@@ -132,7 +134,7 @@ macro_rules! maintainer {
     };
 }
 
-vel2_maintenance!(maintainer);
+virtual_el2_maintenance!(maintainer);
 
 macro_rules! set_way_maintainer {
     ($($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
@@ -157,7 +159,7 @@ macro_rules! set_way_maintainer {
     };
 }
 
-vel2_set_way!(set_way_maintainer);
+virtual_el2_set_way!(set_way_maintainer);
 
 /// A CPU whose host is in virtual EL2.
 pub struct Window<'a> {
@@ -169,7 +171,7 @@ pub struct Window<'a> {
     pub machine: &'static Machine,
 }
 
-impl vel2::Cpu for Window<'_> {
+impl virtual_el2::Cpu for Window<'_> {
     fn x(&self, number: u8) -> u64 {
         self.frame.x[usize::from(number)]
     }

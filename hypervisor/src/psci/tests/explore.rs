@@ -1,7 +1,7 @@
 //! An explorer of interleavings: runs the proxy's own code on a few CPUs, one atomic access at a time, in every order.
 //!
 //! Owns the model of the machine: memory behind the proxy's atomics, firmware that turns CPUs on and off, and what is true
-//! about each CPU and each call at any moment. Its scenarios and what must hold are in [`super::tests`].
+//! about each CPU and each call at any moment. Its scenarios and what must hold are beside it.
 //!
 //! # How
 //!
@@ -19,7 +19,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::{Environment, Firmware, HostEntry, PowerState, Psci};
+use super::super::{Environment, Firmware, HostEntry, PowerState, Psci};
 
 /// An atomic word, each access to which is a step while a world is explored.
 #[derive(Debug, Default)]

@@ -320,7 +320,7 @@ const fn filters() -> (usize, [u8; El2::ALL.len()]) {
 /// same list. They are registers of EL1 and EL0, which the host has to itself as soon as it is there, and a few of EL2 that only
 /// tell something. A macro that does not know the last two fields' types need not look at them.
 #[macro_export]
-macro_rules! vel2_registers {
+macro_rules! virtual_el2_registers {
     ($callback:ident) => {
         $callback! {
             // In use by the trick itself while the host is in virtual EL2: the host's values are kept, see `Borrowed`.
@@ -498,12 +498,12 @@ macro_rules! hardware_enum {
     };
 }
 
-vel2_registers!(hardware_enum);
+virtual_el2_registers!(hardware_enum);
 
 /// Calls the macro `$callback` with the ID space, op0 3, op1 0, CRn 0, CRm 1 to 7, as `CRm, op2;`. All of it can be read on every
 /// CPU; what the architecture has not defined yet reads as zero (Arm ARM D24.1, "Reserved encodings in the ID register space").
 #[macro_export]
-macro_rules! vel2_id_space {
+macro_rules! virtual_el2_id_space {
     ($callback:ident) => {
         $callback! {
             1, 0; 1, 1; 1, 2; 1, 3; 1, 4; 1, 5; 1, 6; 1, 7;

@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 
 use super::*;
-use crate::vendor::control::Restart;
+use crate::own_calls::control::Restart;
 use guest_abi::vendor::Policy;
 
 const CPUS: usize = 3;

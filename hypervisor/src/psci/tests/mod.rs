@@ -1,11 +1,13 @@
 //! The proxy against models of firmware: in every order of steps, with any registers, and call by call.
 
+pub mod explore;
+
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::AtomicU64;
 
 use proptest::prelude::*;
 
-use super::explore::{ALREADY_ON, Action, DENIED, INTERNAL_FAILURE, Machine, ON_PENDING, Seen, explore};
+use self::explore::{ALREADY_ON, Action, DENIED, INTERNAL_FAILURE, Machine, ON_PENDING, Seen, explore};
 use super::*;
 
 use Action::{DeniedOff, FailedOn, LightSuspend, Off, On, Suspend};
@@ -234,7 +236,7 @@ fn a_late_caller_does_not_take_a_cpu_that_has_come_up_meanwhile() {
     assert_eq!((psci.power_state(1), psci.is_starting(1)), (PowerState::On, false));
     // Nor does it give back the bit of one that goes off while the late caller looks.
     let goes_off = || {
-        psci.cpus[1].leave();
+        psci.cpus[1].go_off();
         false
     };
     assert_eq!(psci.cpus[1].claim_left(entry, goes_off), Err(ClaimError::AlreadyOn));

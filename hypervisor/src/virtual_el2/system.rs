@@ -22,7 +22,7 @@ use crate::syndrome::Encoding;
 /// Calls the macro `$callback` with every instruction that Exeunt executes for virtual EL2 and that names a set and way of a cache
 /// in its register, as `Name, "words", op1, CRn, CRm, op2;` (op0 is 1).
 #[macro_export]
-macro_rules! vel2_set_way {
+macro_rules! virtual_el2_set_way {
     ($callback:ident) => {
         $callback! {
             DcCisw, "DC CISW", 0, 7, 14, 2;
@@ -35,7 +35,7 @@ macro_rules! vel2_set_way {
 
 /// The same for instructions without an operand: their register is the zero register, and must be.
 #[macro_export]
-macro_rules! vel2_maintenance {
+macro_rules! virtual_el2_maintenance {
     ($callback:ident) => {
         $callback! {
             IcIallu, "IC IALLU", 0, 7, 5, 0;
@@ -82,8 +82,8 @@ macro_rules! maintenance_enum {
     };
 }
 
-vel2_set_way!(set_way_enum);
-vel2_maintenance!(maintenance_enum);
+virtual_el2_set_way!(set_way_enum);
+virtual_el2_maintenance!(maintenance_enum);
 
 /// What to do for a system instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

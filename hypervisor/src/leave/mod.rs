@@ -2,7 +2,7 @@
 //!
 //! Owns the protocol between the CPU that calls LEAVE, the *leaver*, and all others, as two state machines of which each step does
 //! one thing that another CPU can see: [`Leaver`] and [`held`]. The EL2 binary steps them in loops; the tests step them in every order
-//! (`explore.rs`). Stage 2, interrupts and time come through [`Room`].
+//! (`tests.rs`). Stage 2, interrupts and time come through [`Room`].
 //!
 //! # How
 //!
@@ -40,14 +40,14 @@
 //! *A CPU that was left before* does not concern the LEAVE. If it calls REENTER meanwhile, it gets Busy and stays outside.
 
 #[cfg(test)]
-mod explore;
+mod tests;
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use guest_abi::vendor::Error;
 
 use crate::lifecycle::{LifeCycle, State};
-use crate::vendor::control::Control;
+use crate::own_calls::control::Control;
 
 /// How long a LEAVE waits for all CPUs to be caught, in milliseconds. CPUs that spin with interrupts masked were seen to arrive
 /// within 100 ms under emulation; on hardware it is the time of a broadcast TLB invalidation.
