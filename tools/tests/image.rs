@@ -69,9 +69,10 @@ const SET_STACK: [&str; 5] =
     ["boot::entry::start", "boot::entry::mmu_on", "exeunt_el2_vector", "exeunt::vectors::enter", "exeunt_reenter"];
 
 /// What is entered by hardware or by assembly, or whose address is used to write to: no indirect call of Rust's ends there.
-const NOT_CALLED: [&str; 13] = [
+const NOT_CALLED: [&str; 14] = [
     "image_header",
     "exeunt_vectors",
+    "exeunt_fast_call",
     "exeunt_host_vector",
     "boot::entry::secondary_entry",
     "exeunt::host::sync",
