@@ -1,0 +1,147 @@
+//! How Exeunt leaves a CPU.
+//!
+//! Owns the last instructions that it runs there. Before them EL2 is Exeunt's, with its MMU, its vectors and stage 2; after them
+//! EL2 is the host's or the next payload's, as if Exeunt had never been there.
+//!
+//! The order, and why each step is safe where it stands:
+//!
+//! 1. VBAR_EL2 goes first. From here on an exception from EL1, which cannot come before the ERET, would be answered by whoever
+//!    owns EL2 afterwards; one from EL2 itself would end in the resident stub, with a breadcrumb.
+//! 2. HCR_EL2 without VM and TSC, VTTBR_EL2 and VTCR_EL2 0. Only EL1 and EL0 are translated by these, and this CPU is at EL2. After
+//!    an ISB `TLBI ALLE1` drops what they left in the TLB (VMID 0, combined entries of both stages): the host's next access is
+//!    translated by its own stage 1 alone, and by identity before and after, so that even a stale entry says the same.
+//! 3. The host's registers come back from the stack, all but one, since SCTLR_EL2 takes a register to write. Its value waits in
+//!    TPIDR_EL2, where Exeunt's per-CPU address has no use any more.
+//! 4. SCTLR_EL2.M = C = I = 0. The text is mapped where it is, so the next instruction is the same with the MMU off. Nothing
+//!    that Exeunt has in its caches is read without them afterwards: what the resident stub and the secondary entry read was
+//!    cleaned when it was written.
+//! 5. `TLBI ALLE2` and `IC IALLU`, since the next owner of EL2 may turn its MMU on with tables of its own.
+//! 6. ERET: to EL1 where the host was, or to EL2 at the next payload (SPSR_EL2 0x3c9).
+
+use core::arch::naked_asm;
+use core::cell::UnsafeCell;
+
+use aarch64_cpu::asm::barrier;
+use aarch64_cpu::registers::{ELR_EL2, SPSR_EL2, Writeable};
+use boot::SCTLR_EL2_MMU_OFF;
+use boot::stub::{CpuList, HostRam, MAX_CPUS, MAX_RANGES};
+use hypervisor::devicetree::Region;
+
+use crate::memory;
+use crate::vectors::HostFrame;
+
+/// SPSR_EL2 to go on at EL2: EL2h, DAIF masked (Linux `INIT_PSTATE_EL2`).
+const SPSR_EL2H: u64 = 0x3c9;
+
+/// The host's RAM, for the resident stub.
+#[unsafe(export_name = "exeunt_host_ram")]
+static HOST_RAM: Shared<HostRam> = Shared(UnsafeCell::new(HostRam([[0; 2]; MAX_RANGES + 1])));
+
+/// The CPUs, for the table of REENTER.
+#[unsafe(export_name = "exeunt_cpu_list")]
+static CPU_LIST: Shared<CpuList> = Shared(UnsafeCell::new(CpuList([[0; 2]; MAX_CPUS + 1])));
+
+/// What [`prepare`] writes once.
+#[repr(transparent)]
+struct Shared<T>(UnsafeCell<T>);
+
+// SAFETY: written once, by the boot CPU, before any other CPU runs and before any CPU can come to the resident stub.
+unsafe impl<T> Sync for Shared<T> {}
+
+/// Tells the resident stub which RAM is the host's, and the table of REENTER which CPUs there are: affinity and structure of each.
+///
+/// # Safety
+/// Called once, by the boot CPU, before any other runs.
+pub unsafe fn prepare(memory: &[Region], cpus: impl Iterator<Item = [u64; 2]>) {
+    // SAFETY: promised by the caller.
+    let list = unsafe { &mut (*CPU_LIST.0.get()).0 };
+    let mut known = 0;
+    for (place, cpu) in list[..MAX_CPUS].iter_mut().zip(cpus) {
+        *place = cpu;
+        known += 1;
+    }
+    list[known] = [u64::MAX, 0];
+    let start = CPU_LIST.0.get().addr() as u64;
+    memory::clean(Region { start, end: start + (known as u64 + 1) * 16 });
+    let own = memory::reservation();
+    // The larger part first: the search ends sooner.
+    let parts = memory.iter().flat_map(|ram| {
+        if ram.contains(own) { [[own.end, ram.end], [ram.start, own.start]] } else { [[ram.start, ram.end], [0, 0]] }
+    });
+    // SAFETY: promised by the caller.
+    let ranges = unsafe { &mut (*HOST_RAM.0.get()).0 };
+    for (place, part) in ranges[..MAX_RANGES].iter_mut().zip(parts.filter(|[start, end]| start < end)) {
+        *place = part;
+    }
+    let start = HOST_RAM.0.get().addr() as u64;
+    memory::clean(Region { start, end: start + size_of::<HostRam>() as u64 });
+}
+
+/// Leaves to the host, which goes on at EL1 where ELR_EL2 and SPSR_EL2 say, with the registers of `frame`.
+///
+/// # Safety
+/// `vbar` is a vector table for a CPU without EL2 MMU, `hcr` what HCR_EL2 shall be (VM, TSC and TGE clear), and `frame` the
+/// host's.
+pub unsafe fn to_host(frame: &HostFrame, hcr: u64, vbar: u64) -> ! {
+    barrier::dsb(barrier::SY);
+    // SAFETY: passed on.
+    unsafe { go(frame, hcr, vbar) }
+}
+
+/// Leaves to the payload at `entry`, which starts at EL2 with the registers of `frame`.
+///
+/// # Safety
+/// As for [`to_host`]; `entry` is the address of instructions.
+pub unsafe fn to_payload(frame: &HostFrame, entry: u64, hcr: u64, vbar: u64) -> ! {
+    ELR_EL2.set(entry);
+    SPSR_EL2.set(SPSR_EL2H);
+    barrier::dsb(barrier::SY);
+    // SAFETY: passed on.
+    unsafe { go(frame, hcr, vbar) }
+}
+
+/// The steps of the text above.
+#[unsafe(naked)]
+unsafe extern "C" fn go(frame: *const HostFrame, hcr: u64, vbar: u64) -> ! {
+    naked_asm!(
+        "msr vbar_el2, x2",
+        "msr hcr_el2, x1",
+        "isb", // no walk with VM 1 and no table
+        "msr vttbr_el2, xzr",
+        "msr vtcr_el2, xzr",
+        "isb",
+        "tlbi alle1",
+        "dsb nsh",
+        "mov x30, x0",
+        "ldp x0, x1, [x30]",
+        "ldp x2, x3, [x30, #16]",
+        "ldp x4, x5, [x30, #32]",
+        "ldp x6, x7, [x30, #48]",
+        "ldp x8, x9, [x30, #64]",
+        "ldp x10, x11, [x30, #80]",
+        "ldp x12, x13, [x30, #96]",
+        "ldp x14, x15, [x30, #112]",
+        "ldp x16, x17, [x30, #128]",
+        "ldp x18, x19, [x30, #144]",
+        "ldp x20, x21, [x30, #160]",
+        "ldp x22, x23, [x30, #176]",
+        "ldp x24, x25, [x30, #192]",
+        "ldp x26, x27, [x30, #208]",
+        "ldp x28, x29, [x30, #224]",
+        "ldr x30, [x30, #240]",
+        "msr tpidr_el2, x30",
+        "ldr x30, ={sctlr}",
+        "msr sctlr_el2, x30",
+        "isb",
+        "tlbi alle2",
+        "ic iallu",
+        "dsb nsh",
+        "isb",
+        "mrs x30, tpidr_el2",
+        "msr tpidr_el2, xzr",
+        "eret",
+        "dsb nsh",
+        "isb",
+        sctlr = const SCTLR_EL2_MMU_OFF,
+    )
+}
