@@ -26,8 +26,8 @@ use hypervisor::virtual_el2::VirtualEl2;
 use log::{LevelFilter, debug, info, warn};
 
 use crate::cpu::PerCpu;
+use crate::frame::HostFrame;
 use crate::host::{self, Keep, Kvm, Machine};
-use crate::vectors::HostFrame;
 use crate::{console, depart, gic, memory, registers};
 
 /// What `vectors` looks at before it answers a call by itself: one doubleword, control in its low half.

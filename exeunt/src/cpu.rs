@@ -13,8 +13,8 @@ use hypervisor::lifecycle::LifeCycle;
 use hypervisor::psci;
 use hypervisor::virtual_el2::VirtualEl2;
 
+use crate::frame::ExceptionFrame;
 use crate::memory;
-use crate::vectors::ExceptionFrame;
 
 /// The most CPUs that Exeunt has room for.
 pub const MAX_CPUS: usize = psci::MAX_CPUS;

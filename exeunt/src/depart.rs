@@ -27,8 +27,8 @@ use boot::SCTLR_EL2_MMU_OFF;
 use boot::stub::{CpuList, HostRam, MAX_CPUS, MAX_RANGES};
 use hypervisor::devicetree::Region;
 
+use crate::frame::{HostFrame, x2_to_x29};
 use crate::memory;
-use crate::vectors::HostFrame;
 
 /// SPSR_EL2 to go on at EL2: EL2h, DAIF masked (Linux `INIT_PSTATE_EL2`).
 const SPSR_EL2H: u64 = 0x3c9;
@@ -114,20 +114,7 @@ unsafe extern "C" fn go(frame: *const HostFrame, hcr: u64, vbar: u64) -> ! {
         "dsb nsh",
         "mov x30, x0",
         "ldp x0, x1, [x30]",
-        "ldp x2, x3, [x30, #16]",
-        "ldp x4, x5, [x30, #32]",
-        "ldp x6, x7, [x30, #48]",
-        "ldp x8, x9, [x30, #64]",
-        "ldp x10, x11, [x30, #80]",
-        "ldp x12, x13, [x30, #96]",
-        "ldp x14, x15, [x30, #112]",
-        "ldp x16, x17, [x30, #128]",
-        "ldp x18, x19, [x30, #144]",
-        "ldp x20, x21, [x30, #160]",
-        "ldp x22, x23, [x30, #176]",
-        "ldp x24, x25, [x30, #192]",
-        "ldp x26, x27, [x30, #208]",
-        "ldp x28, x29, [x30, #224]",
+        x2_to_x29!("ldp", "x30, #0"),
         "ldr x30, [x30, #240]",
         "msr tpidr_el2, x30",
         "ldr x30, ={sctlr}",

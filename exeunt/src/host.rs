@@ -30,7 +30,8 @@ use spin::Once;
 
 use crate::calls::{self, Call, FAST};
 use crate::cpu::{self, PerCpu};
-use crate::vectors::{self, HostFrame};
+use crate::frame::HostFrame;
+use crate::vectors;
 use crate::virtual_el2::Window;
 use crate::{firmware, memory, registers, stage2};
 

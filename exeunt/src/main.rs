@@ -16,6 +16,8 @@ mod depart;
 #[cfg(target_os = "none")]
 mod firmware;
 #[cfg(target_os = "none")]
+mod frame;
+#[cfg(target_os = "none")]
 mod gic;
 #[cfg(target_os = "none")]
 mod host;

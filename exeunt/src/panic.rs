@@ -6,14 +6,17 @@
 
 use core::fmt::{self, Display};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CurrentEL, MPIDR_EL1, Readable};
 use hypervisor::syndrome::Esr;
 
 use crate::cpu::{self, PerCpu};
-use crate::vectors::{ExceptionFrame, PANIC_OWNER};
+use crate::frame::ExceptionFrame;
 use crate::{console, firmware, memory};
+
+/// 0 while no CPU panics, else the `PerCpu` of the one that does: it has the emergency stack and the console.
+pub static PANIC_OWNER: AtomicU64 = AtomicU64::new(0);
 
 /// Set while an address that came from outside is read for the first time: a fault then is bad input and no bug.
 static PROBING: AtomicBool = AtomicBool::new(false);

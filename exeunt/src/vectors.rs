@@ -7,63 +7,14 @@
 
 use core::arch::{global_asm, naked_asm};
 use core::mem::offset_of;
-use core::sync::atomic::AtomicU64;
 
 use guest_abi::{stub, vendor};
 use hypervisor::own_calls::{EXEUNT_VERSION, control};
 use hypervisor::syndrome::ExceptionClass;
 
 use crate::cpu::EXCEPTION;
+use crate::frame::{ExceptionFrame, HostFrame, x2_to_x29};
 use crate::{calls, cpu, host, panic};
-
-/// The host's general-purpose registers while EL2 runs. Its PC and PSTATE are in ELR_EL2 and SPSR_EL2.
-#[repr(C)]
-pub struct HostFrame {
-    /// x0 to x30.
-    pub x: [u64; 31],
-    /// Keeps the stack 16-byte aligned.
-    _padding: u64,
-}
-
-impl HostFrame {
-    /// All zero.
-    pub const EMPTY: Self = Self { x: [0; 31], _padding: 0 };
-
-    /// x0 to x17, which calls use.
-    pub fn arguments(&mut self) -> &mut [u64; 18] {
-        let (arguments, _) = self.x.split_first_chunk_mut::<18>().expect("there are 31");
-        arguments
-    }
-}
-
-const _: () = assert!(size_of::<HostFrame>() == 256);
-
-/// Registers at an exception that was taken from EL2 to EL2.
-#[derive(Debug)]
-#[repr(C)]
-pub struct ExceptionFrame {
-    /// x0 to x30.
-    pub x: [u64; 31],
-    /// SP_EL2 or SP_EL0, whichever was selected.
-    pub sp: u64,
-    /// ELR_EL2: where.
-    pub elr: u64,
-    /// SPSR_EL2: in which state.
-    pub spsr: u64,
-    /// ESR_EL2: why.
-    pub esr: u64,
-    /// FAR_EL2: at what address.
-    pub far: u64,
-    /// Index of the vector, 0 to 15 (Arm ARM, D1.4.1.5, offset / 0x80).
-    pub vector: u64,
-    /// How many exceptions this CPU has taken from EL2: the handler of the first may fault itself.
-    pub depth: u64,
-}
-
-impl ExceptionFrame {
-    /// No exception yet.
-    pub const NONE: Self = Self { x: [0; 31], sp: 0, elr: 0, spsr: 0, esr: 0, far: 0, vector: 0, depth: 0 };
-}
 
 /// Byte offset of field `$field` of the exception frame within `PerCpu`.
 macro_rules! exception {
@@ -71,9 +22,6 @@ macro_rules! exception {
         EXCEPTION + offset_of!(ExceptionFrame, $field)
     };
 }
-
-/// 0 while no CPU panics, else the `PerCpu` of the one that does: it has the emergency stack and the console.
-pub static PANIC_OWNER: AtomicU64 = AtomicU64::new(0);
 
 global_asm!(
     // An exception from EL2. CNTHP_CVAL_EL2 is the one place to put a register before there is any memory to put it: EL2's
@@ -204,58 +152,19 @@ global_asm!(
     "adr x1, exeunt_host_come_back",
     "b exeunt_host_vector",
     "exeunt_host_vector:",
-    "stp x2, x3, [sp, #16]",
-    "stp x4, x5, [sp, #32]",
-    "stp x6, x7, [sp, #48]",
-    "stp x8, x9, [sp, #64]",
-    "stp x10, x11, [sp, #80]",
-    "stp x12, x13, [sp, #96]",
-    "stp x14, x15, [sp, #112]",
-    "stp x16, x17, [sp, #128]",
-    "stp x18, x19, [sp, #144]",
-    "stp x20, x21, [sp, #160]",
-    "stp x22, x23, [sp, #176]",
-    "stp x24, x25, [sp, #192]",
-    "stp x26, x27, [sp, #208]",
-    "stp x28, x29, [sp, #224]",
+    x2_to_x29!("stp", "sp, #0"),
     "str x30, [sp, #240]",
     "mov x0, sp",
     "mov x29, xzr", // a backtrace ends here
     "blr x1",
-    "ldp x2, x3, [sp, #16]",
-    "ldp x4, x5, [sp, #32]",
-    "ldp x6, x7, [sp, #48]",
-    "ldp x8, x9, [sp, #64]",
-    "ldp x10, x11, [sp, #80]",
-    "ldp x12, x13, [sp, #96]",
-    "ldp x14, x15, [sp, #112]",
-    "ldp x16, x17, [sp, #128]",
-    "ldp x18, x19, [sp, #144]",
-    "ldp x20, x21, [sp, #160]",
-    "ldp x22, x23, [sp, #176]",
-    "ldp x24, x25, [sp, #192]",
-    "ldp x26, x27, [sp, #208]",
-    "ldp x28, x29, [sp, #224]",
+    x2_to_x29!("ldp", "sp, #0"),
     "ldr x30, [sp, #240]",
     "ldp x0, x1, [sp], #{frame_size}",
     "eret",
     "dsb nsh", // nothing is speculated past the eret (as Linux does after its own)
     "isb",
     "exeunt_el2_vector:",
-    "stp x2, x3, [x0, #{x} + 16]",
-    "stp x4, x5, [x0, #{x} + 32]",
-    "stp x6, x7, [x0, #{x} + 48]",
-    "stp x8, x9, [x0, #{x} + 64]",
-    "stp x10, x11, [x0, #{x} + 80]",
-    "stp x12, x13, [x0, #{x} + 96]",
-    "stp x14, x15, [x0, #{x} + 112]",
-    "stp x16, x17, [x0, #{x} + 128]",
-    "stp x18, x19, [x0, #{x} + 144]",
-    "stp x20, x21, [x0, #{x} + 160]",
-    "stp x22, x23, [x0, #{x} + 176]",
-    "stp x24, x25, [x0, #{x} + 192]",
-    "stp x26, x27, [x0, #{x} + 208]",
-    "stp x28, x29, [x0, #{x} + 224]",
+    x2_to_x29!("stp", "x0, #{x}"),
     "mrs x2, cnthp_cval_el2",
     "str x2, [x0, #{x}]",
     "mov x2, sp",
@@ -301,7 +210,7 @@ global_asm!(
     esr = const exception!(esr),
     vector = const exception!(vector),
     depth = const exception!(depth),
-    owner = sym PANIC_OWNER,
+    owner = sym panic::PANIC_OWNER,
     exception = sym panic::el2_exception,
     double = sym panic::double_fault,
     system_off = const 0x8400_0008_u32,
@@ -321,14 +230,8 @@ global_asm!(
     host_vectors = const cpu::HOST_VECTORS,
 );
 
-const _: () = {
-    assert!(offset_of!(ExceptionFrame, sp) == 248);
-    assert!(offset_of!(ExceptionFrame, spsr) == offset_of!(ExceptionFrame, elr) + 8);
-    assert!(offset_of!(ExceptionFrame, far) == offset_of!(ExceptionFrame, esr) + 8);
-    assert!(offset_of!(ExceptionFrame, depth) == offset_of!(ExceptionFrame, vector) + 8);
-    // The offsets of a load or store pair reach 504 bytes.
-    assert!(exception!(depth) <= 504);
-};
+// The offsets of a load or store pair reach 504 bytes.
+const _: () = assert!(exception!(depth) <= 504);
 
 // The handlers that the table names; `sym` operands do not reach into an assembler macro's arguments.
 global_asm!(

@@ -16,8 +16,8 @@ use hypervisor::{
 };
 
 use crate::cpu::PerCpu;
+use crate::frame::HostFrame;
 use crate::host::Machine;
-use crate::vectors::HostFrame;
 use crate::{gic, memory, registers};
 
 macro_rules! accessors {
