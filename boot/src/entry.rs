@@ -1,10 +1,10 @@
 //! The first instructions on every CPU: from the state that firmware or PSCI leaves (MMU and D-cache off) to Rust.
 //!
-//! Cache maintenance. Memory written with the D-cache off goes past the caches, so a line that a loader left there could hide
-//! it (a clean line) or overwrite it later (a dirty one). Therefore all that is written here (read-only data by relocation,
-//! data, BSS with the tables that `exeunt_early` builds in it, the boot stack) is cleaned and invalidated to the point of
-//! coherency before the first write and invalidated again before the MMU and the caches go on (Arm ARM, B2.8 "Mismatched
-//! memory attributes").
+//! Cache maintenance. Memory written with the D-cache off goes past the caches, so a line that a loader left there
+//! could hide it (a clean line) or overwrite it later (a dirty one). Therefore all that is written here (read-only data
+//! by relocation, data, BSS with the tables that `exeunt_early` builds in it, the boot stack) is cleaned and
+//! invalidated to the point of coherency before the first write and invalidated again before the MMU and the caches go
+//! on (Arm ARM, B2.8 "Mismatched memory attributes").
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
@@ -121,8 +121,8 @@ unsafe extern "C" fn relocate() {
         "ldp x3, x4, [x2], #16",
         "stp x3, x4, [x0], #16",
         "b 2b",
-        // Relocate, from the RELR table (ELF gABI, SHT_RELR): an even word is the address of a word to relocate, an odd one a
-        // bitmap of which of the 63 words behind the last are to be relocated too. x3 is the next word's place.
+        // Relocate, from the RELR table (ELF gABI, SHT_RELR): an even word is the address of a word to relocate, an odd
+        // one a bitmap of which of the 63 words behind the last are to be relocated too. x3 is the next word's place.
         "3: adrp x0, __relr_start",
         "add x0, x0, :lo12:__relr_start",
         "adrp x1, __relr_end",
@@ -150,12 +150,13 @@ unsafe extern "C" fn relocate() {
     )
 }
 
-/// Where PSCI starts every CPU but the boot CPU, and every CPU that wakes from a power-down state. In: x0 = physical address
-/// of this CPU's [`CpuBoot`]; EL2h, MMU and D-cache off, DAIF masked (Arm DEN0022, 6.4 "CPU_ON"). Out: `exeunt_secondary`,
-/// with everything in place and x0 = CNTPCT_EL0.
+/// Where PSCI starts every CPU but the boot CPU, and every CPU that wakes from a power-down state. In: x0 = physical
+/// address of this CPU's [`CpuBoot`]; EL2h, MMU and D-cache off, DAIF masked (Arm DEN0022, 6.4 "CPU_ON"). Out:
+/// `exeunt_secondary`, with everything in place and x0 = CNTPCT_EL0.
 ///
 /// # Safety
-/// Only firmware may start a CPU here, and only with the address of a [`CpuBoot`] that was cleaned to the point of coherency.
+/// Only firmware may start a CPU here, and only with the address of a [`CpuBoot`] that was cleaned to the point of
+/// coherency.
 #[unsafe(naked)]
 #[unsafe(link_section = ".text.beside_tables")]
 pub unsafe extern "C" fn secondary_entry() -> ! {
@@ -180,11 +181,11 @@ pub unsafe extern "C" fn secondary_entry() -> ! {
     )
 }
 
-/// Turns EL2's MMU and caches on and takes the stack and TPIDR_EL2 that belong to this CPU. In: x0 = [`CpuBoot`]. Keeps x19
-/// to x28; x29 and the stack are new, so that a backtrace ends here.
+/// Turns EL2's MMU and caches on and takes the stack and TPIDR_EL2 that belong to this CPU. In: x0 = [`CpuBoot`]. Keeps
+/// x19 to x28; x29 and the stack are new, so that a backtrace ends here.
 ///
-/// The TLB may hold anything after a reset, hence the invalidation before the MMU goes on. It is for this CPU alone, and so
-/// is the instruction cache's: others may be running.
+/// The TLB may hold anything after a reset, hence the invalidation before the MMU goes on. It is for this CPU alone,
+/// and so is the instruction cache's: others may be running.
 ///
 /// # Safety
 /// The tables map this code where it runs.

@@ -1,4 +1,5 @@
-//! The arm64 Image header, which makes Exeunt loadable by everything that loads Linux: QEMU's `-kernel` and U-Boot's `booti`.
+//! The arm64 Image header, which makes Exeunt loadable by everything that loads Linux: QEMU's `-kernel` and U-Boot's
+//! `booti`.
 //!
 //! The layout is that of Linux `Documentation/arch/arm64/booting.rst`, section 4. The linker script puts it first.
 

@@ -1,12 +1,13 @@
 //! `memset`, which the compiler calls wherever much is set to zero: tables, the CPUs' records.
 //!
-//! That of Rust's `compiler_builtins` writes eight bytes at a time, three instructions for each; with 32 CPUs that was a tenth of
-//! all instructions of the start. Written in assembly because a compiler makes a call of `memset` out of a loop that is one.
+//! That of Rust's `compiler_builtins` writes eight bytes at a time, three instructions for each; with 32 CPUs that was
+//! a tenth of all instructions of the start. Written in assembly because a compiler makes a call of `memset` out of a
+//! loop that is one.
 
 use core::arch::naked_asm;
 
-/// C's `memset`: sets `size` bytes from `place` on to the low byte of `value`, and returns `place`. With the MMU off all memory is
-/// Device memory, where every access has to be aligned.
+/// C's `memset`: sets `size` bytes from `place` on to the low byte of `value`, and returns `place`. With the MMU off
+/// all memory is Device memory, where every access has to be aligned.
 ///
 /// | register | holds |
 /// |---|---|

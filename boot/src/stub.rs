@@ -1,12 +1,14 @@
 //! The resident stub: EL2's vectors on a CPU that Exeunt has left and whose host or next payload has set none.
 //!
-//! It answers the stub calls as Linux's own `hyp-stub.S` does, and lives in Exeunt's reserved 2 MiB, which no kernel uses. It
-//! runs with EL2's MMU off, has no stack and writes no memory, so that nothing that the host or the next kernel does can break
-//! it. It knows REENTER besides, by which a CPU comes back to Exeunt. Position independent; of the
-//! host's registers it changes x0 to x4 only, of which a call that returns keeps x2 to x4; FAR_EL2, TPIDR_EL2 and SP_EL2 are its scratch.
+//! It answers the stub calls as Linux's own `hyp-stub.S` does, and lives in Exeunt's reserved 2 MiB, which no kernel
+//! uses. It runs with EL2's MMU off, has no stack and writes no memory, so that nothing that the host or the next
+//! kernel does can break it. It knows REENTER besides, by which a CPU comes back to Exeunt. Position independent; of
+//! the host's registers it changes x0 to x4 only, of which a call that returns keeps x2 to x4; FAR_EL2, TPIDR_EL2 and
+//! SP_EL2 are its scratch.
 //!
 //! Linux's stub hangs in a tight loop on every exception that is no synchronous one from EL1. Here the CPU leaves a
-//! breadcrumb in TPIDR_EL2 ([`BREADCRUMB`] plus the vector's offset) that a debugger or another CPU's dump can read, and sleeps.
+//! breadcrumb in TPIDR_EL2 ([`BREADCRUMB`] plus the vector's offset) that a debugger or another CPU's dump can read,
+//! and sleeps.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -21,8 +23,9 @@ pub const BREADCRUMB: u64 = u64::from_be_bytes(*b"exstub\0\0");
 /// Bit 16 of a fast call: the caller has no live SVE state (SMCCC 1.3). No part of the number.
 const SVE_HINT: u32 = 1 << 16;
 
-/// The bit in the second word of the symbol `exeunt_fast`, which the hypervisor defines and cleans, that says whether the CPU
-/// interface of the GIC is in system registers: ICH_VTR_EL2 is there. ID_AA64PFR0_EL1.GIC does not say whether they are in use.
+/// The bit in the second word of the symbol `exeunt_fast`, which the hypervisor defines and cleans, that says whether
+/// the CPU interface of the GIC is in system registers: ICH_VTR_EL2 is there. ID_AA64PFR0_EL1.GIC does not say whether
+/// they are in use.
 pub const HAS_ICH_VTR: u32 = 1;
 
 global_asm!(
@@ -45,9 +48,9 @@ global_asm!(
     "STUB_STOP 0x280",
     "STUB_STOP 0x300",
     "STUB_STOP 0x380",
-    // A synchronous exception from EL1 or EL0, AArch64. In: x0 = number, x1 to x4 = arguments. With stage 2 and all traps off nothing
-    // but an HVC comes here, as in Linux's stub. SET_VECTORS comes first, as it has the most to do: x1 must be a multiple of
-    // 2 KiB, in RAM that is the host's, most of which is the first range of the list.
+    // A synchronous exception from EL1 or EL0, AArch64. In: x0 = number, x1 to x4 = arguments. With stage 2 and all
+    // traps off nothing but an HVC comes here, as in Linux's stub. SET_VECTORS comes first, as it has the most to do:
+    // x1 must be a multiple of 2 KiB, in RAM that is the host's, most of which is the first range of the list.
     ".balign 0x80",
     "cbnz x0, exeunt_stub_call",
     "tst x1, #0x7ff",
@@ -82,8 +85,8 @@ global_asm!(
     "mov x4, x1",
     "mov x1, x3",
     "br x4",
-    // SET_VECTORS, outside the first range. The registers of the exception are not needed before the ERET, so FAR_EL2 can hold x2
-    // meanwhile.
+    // SET_VECTORS, outside the first range. The registers of the exception are not needed before the ERET, so FAR_EL2
+    // can hold x2 meanwhile.
     "exeunt_stub_search:",
     "msr far_el2, x2",
     "msr tpidr_el2, x3",
@@ -134,9 +137,9 @@ global_asm!(
     "b.eq exeunt_reenter",
     "mrs x1, far_el2",
     "b exeunt_stub_refused",
-    // REENTER: x1 is in FAR_EL2. Which CPU is this? Its TPIDR_EL2 may have been in other hands; its MPIDR has not. EL2's MMU goes on
-    // with the three registers x0 to x2 alone, all others are the host's; x2 waits in SP_EL2, which has no use before that. TPIDR_EL2 is the
-    // address of the CPU's `CpuBoot`.
+    // REENTER: x1 is in FAR_EL2. Which CPU is this? Its TPIDR_EL2 may have been in other hands; its MPIDR has not.
+    // EL2's MMU goes on with the three registers x0 to x2 alone, all others are the host's; x2 waits in SP_EL2, which
+    // has no use before that. TPIDR_EL2 is the address of the CPU's `CpuBoot`.
     "exeunt_reenter:",
     "mov sp, x2",
     "mrs x0, mpidr_el1",
@@ -200,16 +203,17 @@ global_asm!(
 pub const MAX_RANGES: usize = 34;
 
 /// The host's RAM as the resident stub knows it: first address and end of each range; an end of 0 behind the last. The
-/// hypervisor defines it as the symbol `exeunt_host_ram`, fills it in before any CPU can come to the stub, and cleans it to the
-/// point of coherency, because the stub reads it with the MMU off.
+/// hypervisor defines it as the symbol `exeunt_host_ram`, fills it in before any CPU can come to the stub, and cleans
+/// it to the point of coherency, because the stub reads it with the MMU off.
 #[repr(C, align(64))]
 pub struct HostRam(pub [[u64; 2]; MAX_RANGES + 1]);
 
 /// Most CPUs that [`CpuList`] has room for.
 pub const MAX_CPUS: usize = 128;
 
-/// The CPUs as REENTER knows them: affinity fields of MPIDR_EL1, and the address of the CPU's [`CpuBoot`]; an affinity of
-/// all ones behind the last. The hypervisor defines it as the symbol `exeunt_cpu_list`, under the same conditions as [`HostRam`].
+/// The CPUs as REENTER knows them: affinity fields of MPIDR_EL1, and the address of the CPU's [`CpuBoot`]; an affinity
+/// of all ones behind the last. The hypervisor defines it as the symbol `exeunt_cpu_list`, under the same conditions as
+/// [`HostRam`].
 #[repr(C, align(64))]
 pub struct CpuList(pub [[u64; 2]; MAX_CPUS + 1]);
 

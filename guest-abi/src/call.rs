@@ -1,14 +1,14 @@
 //! The caller's side on AArch64: functions that issue the calls.
 //!
-//! Owns the `hvc` instruction and what it may change. Every function here tells the compiler that the call changes x0 to x18
-//! and memory: that is the stub ABI's contract (Linux `Documentation/virt/kvm/arm/hyp-abi.rst`), and a call of Exeunt's own is
-//! answered under it, too, where Exeunt has left. x19 to x30, SP and the SIMD registers stay; the exception return restores the
-//! condition flags. The `hvc` uses no stack.
+//! Owns the `hvc` instruction and what it may change. Every function here tells the compiler that the call changes x0
+//! to x18 and memory: that is the stub ABI's contract (Linux `Documentation/virt/kvm/arm/hyp-abi.rst`), and a call of
+//! Exeunt's own is answered under it, too, where Exeunt has left. x19 to x30, SP and the SIMD registers stay; the
+//! exception return restores the condition flags. The `hvc` uses no stack.
 //!
 //! # Safety of all of these
 //!
-//! The CPU is at EL1, and EL2 exists and has vectors that answer. Without EL2 the instruction is undefined; so it is at EL0. What
-//! else a call needs stands with it.
+//! The CPU is at EL1, and EL2 exists and has vectors that answer. Without EL2 the instruction is undefined; so it is at
+//! EL0. What else a call needs stands with it.
 
 use core::arch::asm;
 
@@ -19,13 +19,14 @@ use crate::vendor::{self, Failure, Policy, Summary, Version};
 ///
 /// # Safety
 ///
-/// See [the module](self). The call does what its number says: it may write memory that the arguments name, replace EL2's vectors
-/// or never return.
+/// See [the module](self). The call does what its number says: it may write memory that the arguments name, replace
+/// EL2's vectors or never return.
 #[inline]
 #[must_use]
 pub unsafe fn hvc(registers: [u64; 5]) -> [u64; 4] {
     let [mut x0, mut x1, mut x2, mut x3, x4] = registers;
-    // SAFETY: the caller vouches for the call; every register that it may change is named, and memory counts as changed.
+    // SAFETY: the caller vouches for the call; every register that it may change is named, and memory counts as
+    // changed.
     unsafe {
         asm!(
             "hvc #0",
@@ -76,7 +77,8 @@ pub unsafe fn set_vectors(table: u64) -> Result<(), Refused> {
     stub_result(unsafe { hvc([stub::SET_VECTORS, table, 0, 0, 0]) }).map(|_| ())
 }
 
-/// [`stub::SOFT_RESTART`]: enters `entry`, a physical address, at EL2 with x0 to x2 = `arguments`. Returns only when refused.
+/// [`stub::SOFT_RESTART`]: enters `entry`, a physical address, at EL2 with x0 to x2 = `arguments`. Returns only when
+/// refused.
 ///
 /// # Safety
 ///
@@ -211,9 +213,8 @@ pub struct Status {
     pub described: u64,
 }
 
-/// [`vendor::STATUS`] into the `size` bytes at the physical address `buffer`: a [`StatusHeader`](crate::record::StatusHeader) and
-/// [`StatusCpu`](crate::record::StatusCpu)s from CPU `first`
-/// on.
+/// [`vendor::STATUS`] into the `size` bytes at the physical address `buffer`: a
+/// [`StatusHeader`](crate::record::StatusHeader) and [`StatusCpu`](crate::record::StatusCpu)s from CPU `first` on.
 ///
 /// # Errors
 ///
@@ -229,7 +230,8 @@ pub unsafe fn status(buffer: u64, size: u64, first: u64) -> Result<Status, Failu
     Ok(Status { record_size, summary: Summary(summary), described })
 }
 
-/// [`vendor::RESTART_POLICY`]: sets the policies that `which` names (0: none) and gives both, for kexec and for a crash.
+/// [`vendor::RESTART_POLICY`]: sets the policies that `which` names (0: none) and gives both, for kexec and for a
+/// crash.
 ///
 /// # Errors
 ///
@@ -291,7 +293,8 @@ pub struct WayBack {
 ///
 /// See [the module](self).
 pub unsafe fn way_back() -> Result<WayBack, Failure> {
-    // SAFETY: while Exeunt is live the call changes nothing; at its table it brings it back, which is what the table is for.
+    // SAFETY: while Exeunt is live the call changes nothing; at its table it brings it back, which is what the table is
+    // for.
     let x = unsafe { vendor_call(vendor::REENTER, [0; 3]) };
     vendor::results(x).map(|[vectors, number, _]| WayBack { vectors, number })
 }
@@ -304,8 +307,8 @@ pub unsafe fn way_back() -> Result<WayBack, Failure> {
 ///
 /// # Safety
 ///
-/// See [the module](self). `way` came from [`way_back`] since the machine's last reset, and its memory was left alone. The CPU is in
-/// a stub: nobody else lives at its EL2.
+/// See [the module](self). `way` came from [`way_back`] since the machine's last reset, and its memory was left alone.
+/// The CPU is in a stub: nobody else lives at its EL2.
 pub unsafe fn reenter(way: WayBack) -> Result<(), Failure> {
     // SAFETY: the table is the one that Exeunt named.
     unsafe { set_vectors(way.vectors) }.map_err(|Refused(code)| Failure::Absent(code))?;

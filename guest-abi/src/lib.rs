@@ -1,8 +1,8 @@
 //! The contract between a host and EL2: call numbers, result codes, records, and the caller's side.
 //!
-//! Exeunt, the guests that test it and the tools that read its records all take these definitions from here. The crate has
-//! no dependency and allocates nothing. It never decides anything: what a call does in which state is the hypervisor's, and is
-//! written down in [`table`], from which `docs/abi.md` is rendered.
+//! Exeunt, the guests that test it and the tools that read its records all take these definitions from here. The crate
+//! has no dependency and allocates nothing. It never decides anything: what a call does in which state is the
+//! hypervisor's, and is written down in [`table`], from which `docs/abi.md` is rendered.
 //!
 //! | module | what it owns |
 //! |---|---|

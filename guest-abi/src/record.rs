@@ -1,7 +1,7 @@
 //! The records that calls write into the caller's memory: fixed layout, little-endian, versioned.
 //!
-//! Owns the layouts. A record is read and written through bytes, so that neither side needs `unsafe` or the right alignment.
-//! Each has a table of its fields for the documentation.
+//! Owns the layouts. A record is read and written through bytes, so that neither side needs `unsafe` or the right
+//! alignment. Each has a table of its fields for the documentation.
 
 /// One field of a record.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +57,10 @@ impl<T: Plain + Copy + Default, const N: usize> Plain for [T; N] {
 }
 
 macro_rules! record {
-    ($(#[doc = $doc:literal])* $name:ident: $size:literal bytes; $($(#[doc = $meaning:literal])* $field:ident: $type:ty,)*) => {
+    (
+        $(#[doc = $doc:literal])* $name:ident: $size:literal bytes;
+        $($(#[doc = $meaning:literal])* $field:ident: $type:ty,)*
+    ) => {
         $(#[doc = $doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[repr(C)]
@@ -109,8 +112,8 @@ macro_rules! record {
 /// [`StatusHeader::magic`]: "EXST" in memory.
 pub const STATUS_MAGIC: u32 = u32::from_le_bytes(*b"EXST");
 
-/// [`StatusHeader::version`]. A reader that knows version n reads any later one too: fields are only ever added, at the end of the
-/// header or of a CPU's part, whose sizes the header says.
+/// [`StatusHeader::version`]. A reader that knows version n reads any later one too: fields are only ever added, at the
+/// end of the header or of a CPU's part, whose sizes the header says.
 pub const STATUS_VERSION: u16 = 1;
 
 /// Counters of exits in [`StatusCpu::exits`] that there is room for.
@@ -173,7 +176,8 @@ record! {
     flags: u16,
     /// 0
     reserved: u32,
-    /// exits to EL2 by class: smc, hvc, data abort, instruction abort, system register, wfx, other, interrupt; four unused
+    /// exits to EL2 by class: smc, hvc, data abort, instruction abort, system register, wfx, other, interrupt; four
+    /// unused
     exits: [u64; EXIT_CLASSES],
     /// VBAR_EL2 that the host has set, 0 if none
     host_vectors: u64,

@@ -1,6 +1,7 @@
 //! Function identifiers of the Arm SMC Calling Convention, as far as Exeunt's own calls need them.
 //!
-//! Owns the layout of an identifier. Source: Arm DEN0028, section 2.5; Linux `include/linux/arm-smccc.h` has the same fields.
+//! Owns the layout of an identifier. Source: Arm DEN0028, section 2.5; Linux `include/linux/arm-smccc.h` has the same
+//! fields.
 
 /// Bit 31: a fast call.
 pub const FAST: u32 = 1 << 31;
@@ -13,7 +14,8 @@ pub const SVE_HINT: u32 = 1 << 16;
 /// The owner of the vendor-specific hypervisor range (Linux `ARM_SMCCC_OWNER_VENDOR_HYP`).
 pub const OWNER_VENDOR_HYPERVISOR: u32 = 6;
 
-/// Function number of the standard query for the number of calls (Linux `ARM_SMCCC_FUNC_QUERY_CALL_UID` is the next one).
+/// Function number of the standard query for the number of calls (Linux `ARM_SMCCC_FUNC_QUERY_CALL_UID` is the next
+/// one).
 pub const QUERY_CALL_COUNT: u16 = 0xff00;
 /// Function number of the standard query for the UID.
 pub const QUERY_CALL_UID: u16 = 0xff01;

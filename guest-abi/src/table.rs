@@ -1,4 +1,5 @@
-//! The contract as data: every call with what it answers in each state, the codes, the records, and what a caller must expect.
+//! The contract as data: every call with what it answers in each state, the codes, the records, and what a caller must
+//! expect.
 //!
 //! Owns the wording. `docs/abi.md` is rendered from it (`tests/docs.rs`), and nothing at EL2 uses it. What stands in
 //! `CALLS` is what Exeunt's tests check on a machine; whoever changes an answer changes it here, too.
@@ -43,23 +44,24 @@ impl State {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Stub => {
-                "VBAR_EL2 is the resident stub's, in Exeunt's memory; no stage 2, no EL2 MMU, no stack. So is a CPU that Exeunt has \
-                 left and whose host has installed no vectors of its own"
+                "VBAR_EL2 is the resident stub's, in Exeunt's memory; no stage 2, no EL2 MMU, no stack. So is a CPU \
+                 that Exeunt has left and whose host has installed no vectors of its own"
             }
             Self::LiveEl1 => {
-                "Exeunt's vectors, stage 2 and traps are in force. The host's first instruction ran at EL1 (`entry=el1`)"
+                "Exeunt's vectors, stage 2 and traps are in force. The host's first instruction ran at EL1 \
+                 (`entry=el1`)"
             }
             Self::LiveEl2 => {
-                "the same, but the host's first instruction ran at virtual EL2 (`entry=el2`). The host is at EL1 now; while it is still in \
-                 virtual EL2, an HVC goes to the vectors that it has set itself"
+                "the same, but the host's first instruction ran at virtual EL2 (`entry=el2`). The host is at EL1 now; \
+                 while it is still in virtual EL2, an HVC goes to the vectors that it has set itself"
             }
             Self::Leaving => {
-                "between two of the others, in either direction. The host runs no instruction on this CPU meanwhile; should one be \
-                 made to, vectors are there that answer as in `Stub`"
+                "between two of the others, in either direction. The host runs no instruction on this CPU meanwhile; \
+                 should one be made to, vectors are there that answer as in `Stub`"
             }
             Self::Gone => {
-                "Exeunt has left, and VBAR_EL2 is the host's own stub, its KVM or the next payload. Whoever that is answers; the table \
-                 says what Linux's stub does"
+                "Exeunt has left, and VBAR_EL2 is the host's own stub, its KVM or the next payload. Whoever that is \
+                 answers; the table says what Linux's stub does"
             }
         }
     }
@@ -128,7 +130,8 @@ pub const CALLS: &[CallDoc] = &[
         purpose: "install a vector table at EL2",
         inputs: &[(
             "x1",
-            "physical address of the table, 2 KiB aligned, in the host's RAM; after Exeunt has left also the one that REENTER names",
+            "physical address of the table, 2 KiB aligned, in the host's RAM; after Exeunt has left also the one that \
+             REENTER names",
         )],
         outputs: &[("x0", "0")],
         clobbers: NO_CLOBBERS,
@@ -166,8 +169,10 @@ pub const CALLS: &[CallDoc] = &[
         clobbers: NO_CLOBBERS,
         answers: [
             "enters x1 at EL2, unchecked",
-            "policy `leave`: Exeunt goes from this CPU, and x1 is entered at EL2. Policy `resident`: x1 is entered at EL1 under Exeunt",
-            "policy `leave`: Exeunt goes from this CPU, and x1 is entered at EL2. Policy `resident`: x1 is entered at virtual EL2",
+            "policy `leave`: Exeunt goes from this CPU, and x1 is entered at EL2. Policy `resident`: x1 is entered at \
+             EL1 under Exeunt",
+            "policy `leave`: Exeunt goes from this CPU, and x1 is entered at EL2. Policy `resident`: x1 is entered at \
+             virtual EL2",
             "as in `Stub`",
             "enters x1 at EL2, unchecked",
         ],
@@ -189,7 +194,8 @@ pub const CALLS: &[CallDoc] = &[
         answers: [
             "0",
             "Exeunt leaves this CPU: stage 2, EL2's MMU and traps off, VBAR_EL2 the resident stub's; 0",
-            "Exeunt leaves this CPU: stage 2, EL2's MMU and traps off, VBAR_EL2 the host's if it has set any, else the resident stub's; 0",
+            "Exeunt leaves this CPU: stage 2, EL2's MMU and traps off, VBAR_EL2 the host's if it has set any, else the \
+             resident stub's; 0",
             "0",
             "0",
         ],
@@ -303,7 +309,8 @@ pub const CALLS: &[CallDoc] = &[
             ("w0", "0"),
             (
                 "w1",
-                "flags: for STATUS the version of its record, for RESTART_POLICY bit n for each policy with the number n, otherwise 0",
+                "flags: for STATUS the version of its record, for RESTART_POLICY bit n for each policy with the number \
+                 n, otherwise 0",
             ),
         ],
         clobbers: NO_CLOBBERS,
@@ -366,7 +373,8 @@ pub const CALLS: &[CallDoc] = &[
             (LOCKED, "after LOCK"),
             (
                 BUSY,
-                "another CPU is leaving, coming back or being started at this moment, or its host is still in virtual EL2",
+                "another CPU is leaving, coming back or being started at this moment, or its host is still in virtual \
+                 EL2",
             ),
             (
                 Error::TimedOut.name(),
@@ -380,8 +388,8 @@ pub const CALLS: &[CallDoc] = &[
         name: "LOCK",
         family: Family::Exeunt,
         known_to: ABI_1_0,
-        purpose: "until the machine is reset, nobody can make Exeunt leave: RESET_VECTORS and LEAVE are refused, a soft restart is \
-                  `resident`, EL2 is not lent to KVM",
+        purpose: "until the machine is reset, nobody can make Exeunt leave: RESET_VECTORS and LEAVE are refused, a \
+                  soft restart is `resident`, EL2 is not lent to KVM",
         inputs: NONE,
         outputs: &[("w0", "0, also when it was locked before")],
         clobbers: NO_CLOBBERS,
@@ -537,8 +545,8 @@ pub const CAUTIONS: &[Named] = &[
     ),
     (
         "Exeunt's own call answers STUB_ERR",
-        "A stub is there, and Exeunt is not, or not on this CPU. As a version or a UID this value means nothing: compare all four \
-         registers of CALL_UID before anything else",
+        "A stub is there, and Exeunt is not, or not on this CPU. As a version or a UID this value means nothing: \
+         compare all four registers of CALL_UID before anything else",
     ),
     (
         "There is no EL2",
@@ -546,34 +554,39 @@ pub const CAUTIONS: &[Named] = &[
     ),
     (
         "x0 to x18 may change",
-        "`hyp-abi.rst` allows it of stub calls, and who answers after Exeunt may use that. Exeunt itself changes what the tables say",
+        "`hyp-abi.rst` allows it of stub calls, and who answers after Exeunt may use that. Exeunt itself changes what \
+         the tables say",
     ),
     (
         "A call acts on the calling CPU",
-        "All stub calls do, and REENTER at its table. Mask interrupts, or pin the caller, between two calls that belong together. LEAVE, LOCK \
-         and RESTART_POLICY are the machine's",
+        "All stub calls do, and REENTER at its table. Mask interrupts, or pin the caller, between two calls that \
+         belong together. LEAVE, LOCK and RESTART_POLICY are the machine's",
     ),
     (
         "kexec or crash?",
-        "The stub ABI does not say. Exeunt takes SOFT_RESTART for a kexec if the host has called SET_VECTORS on this CPU, as Linux 6.1 \
-         and 6.12 do before the copy of the new kernel, and for a crash otherwise. Linux 5.10 does not call it",
+        "The stub ABI does not say. Exeunt takes SOFT_RESTART for a kexec if the host has called SET_VECTORS on this \
+         CPU, as Linux 6.1 and 6.12 do before the copy of the new kernel, and for a crash otherwise. Linux 5.10 does \
+         not call it",
     ),
     (
         "The immediate of the HVC",
-        "Not looked at for numbers with bit 31 clear, as by Linux's stub. With bit 31 set it must be 0, else NOT_SUPPORTED",
+        "Not looked at for numbers with bit 31 clear, as by Linux's stub. With bit 31 set it must be 0, else \
+         NOT_SUPPORTED",
     ),
     (
         "High word of x0",
-        "A stub call's number is all of x0. A function identifier is the low word; bit 16 in it is SMCCC's hint about SVE, and ignored",
+        "A stub call's number is all of x0. A function identifier is the low word; bit 16 in it is SMCCC's hint about \
+         SVE, and ignored",
     ),
     (
         "Buffers",
-        "Exeunt writes through Normal Write-Back memory and cleans what it wrote to the point of coherency. A caller with its MMU and \
-         caches on needs nothing more; one with its MMU off must have no dirty line there",
+        "Exeunt writes through Normal Write-Back memory and cleans what it wrote to the point of coherency. A caller \
+         with its MMU and caches on needs nothing more; one with its MMU off must have no dirty line there",
     ),
     (
         "SMC",
-        "Exeunt's own calls are for HVC. By SMC their numbers are NOT_SUPPORTED in `Live`, and firmware's business elsewhere",
+        "Exeunt's own calls are for HVC. By SMC their numbers are NOT_SUPPORTED in `Live`, and firmware's business \
+         elsewhere",
     ),
     ("EL0", "HVC is undefined there, whatever the number"),
 ];

@@ -1,96 +1,102 @@
 //! Exeunt's own calls: fast calls of the SMC Calling Convention in the vendor-specific hypervisor range.
 //!
-//! Owns their numbers, arguments, results and errors. A call is `hvc #0` with the function identifier in w0. Results come in x0
-//! to x3; a register that a call does not name as a result stays as it was, and after an error that is all but x0. Unlike stub
-//! calls, most of them concern the whole machine.
+//! Owns their numbers, arguments, results and errors. A call is `hvc #0` with the function identifier in w0. Results
+//! come in x0 to x3; a register that a call does not name as a result stays as it was, and after an error that is all
+//! but x0. Unlike stub calls, most of them concern the whole machine.
 //!
-//! Identifiers with [`CALL_64`](crate::smccc::CALL_64) take and give 64-bit values: those that pass an address or a position.
-//! The others use the low words only. Each call has one identifier; the other convention's is unknown.
+//! Identifiers with [`CALL_64`](crate::smccc::CALL_64) take and give 64-bit values: those that pass an address or a
+//! position. The others use the low words only. Each call has one identifier; the other convention's is unknown.
 //!
-//! Exeunt's functions are numbered from 0x4500 ("E" in the high byte), because KVM's calls from the host to EL2 are in the same
-//! range from 0 on (0xc6000000 is its first: Linux `arch/arm64/include/asm/kvm_asm.h`), and a host may issue those while
-//! Exeunt is there.
+//! Exeunt's functions are numbered from 0x4500 ("E" in the high byte), because KVM's calls from the host to EL2 are in
+//! the same range from 0 on (0xc6000000 is its first: Linux `arch/arm64/include/asm/kvm_asm.h`), and a host may issue
+//! those while Exeunt is there.
 //!
-//! Whether Exeunt is there: [`CALL_UID`] gives [`UID`]. All calls work in `Live`, at whichever level the host was entered. In `Stub`,
-//! and after Exeunt has left, whoever has EL2 answers: a stub with [`STUB_ERR`], another hypervisor usually with -1.
+//! Whether Exeunt is there: [`CALL_UID`] gives [`UID`]. All calls work in `Live`, at whichever level the host was
+//! entered. In `Stub`, and after Exeunt has left, whoever has EL2 answers: a stub with [`STUB_ERR`], another hypervisor
+//! usually with -1.
 //!
 //! Source of the rules for identifiers, the three queries and -1: Arm DEN0028 (SMCCC). All else is Exeunt's own.
 
 use crate::smccc::{QUERY_CALL_COUNT, QUERY_CALL_UID, QUERY_REVISION, hypervisor_call_32, hypervisor_call_64};
 use crate::stub::STUB_ERR;
 
-/// How many calls there are in the range, the three queries not counted. In: nothing. Out: w0. Clobbers and errors: none.
+/// How many calls there are in the range, the three queries not counted. In: nothing. Out: w0. Clobbers and errors:
+/// none.
 pub const CALL_COUNT: u32 = hypervisor_call_32(QUERY_CALL_COUNT);
 
-/// Who answers the range. In: nothing. Out: w0 to w3 = [`UID`]'s bytes, in their order, 4 to a register, the first in the
-/// low-order byte. Clobbers and errors: none.
+/// Who answers the range. In: nothing. Out: w0 to w3 = [`UID`]'s bytes, in their order, 4 to a register, the first in
+/// the low-order byte. Clobbers and errors: none.
 pub const CALL_UID: u32 = hypervisor_call_32(QUERY_CALL_UID);
 
 /// Revision of the contract. In: nothing. Out: w0 = [`ABI_MAJOR`], w1 = [`ABI_MINOR`]. Clobbers and errors: none.
 pub const REVISION: u32 = hypervisor_call_32(QUERY_REVISION);
 
-/// Versions. In: nothing. Out: w0 = the contract's, [`ABI_MAJOR`] in bits \[30:16\] and [`ABI_MINOR`] in bits \[15:0\], the format of
-/// SMCCC_VERSION; w1 = Exeunt's own, see [`Version`]. Clobbers and errors: none.
+/// Versions. In: nothing. Out: w0 = the contract's, [`ABI_MAJOR`] in bits \[30:16\] and [`ABI_MINOR`] in bits \[15:0\],
+/// the format of SMCCC_VERSION; w1 = Exeunt's own, see [`Version`]. Clobbers and errors: none.
 pub const VERSION: u32 = hypervisor_call_32(0x4500);
 
-/// What is known of a call. In: w1 = a function identifier of this range. Out: w0 = 0, w1 = the call's flags (0 if nothing is
-/// said of them). Errors: [`Error::NotSupported`]: unknown identifier.
+/// What is known of a call. In: w1 = a function identifier of this range. Out: w0 = 0, w1 = the call's flags (0 if
+/// nothing is said of them). Errors: [`Error::NotSupported`]: unknown identifier.
 pub const FEATURES: u32 = hypervisor_call_32(0x4501);
 
 /// State of the machine, in registers and, if the caller wants it, per CPU in a record.
 ///
-/// - In: x1 = address of a buffer, 8-byte aligned; x2 = its size in bytes, or 0 for none; x3 = number of the first CPU to
-///   describe. The buffer is RAM of the host's and lies within one page of 4 KiB ([`PAGE`]).
-/// - Out: x0 = 0; x1 = size of the record with all CPUs; x2 = [`Summary`]; x3 = CPUs that were described. The buffer holds a
-///   [`StatusHeader`](crate::record::StatusHeader) and as many [`StatusCpu`](crate::record::StatusCpu) as have room.
-/// - Errors: [`Error::InvalidParameter`]: a buffer that is misaligned, smaller than the header, across a page boundary or not the
-///   host's RAM; a first CPU that there is not. Nothing is written then.
+/// - In: x1 = address of a buffer, 8-byte aligned; x2 = its size in bytes, or 0 for none; x3 = number of the first CPU
+///   to describe. The buffer is RAM of the host's and lies within one page of 4 KiB ([`PAGE`]).
+/// - Out: x0 = 0; x1 = size of the record with all CPUs; x2 = [`Summary`]; x3 = CPUs that were described. The buffer
+///   holds a [`StatusHeader`](crate::record::StatusHeader) and as many [`StatusCpu`](crate::record::StatusCpu) as have
+///   room.
+/// - Errors: [`Error::InvalidParameter`]: a buffer that is misaligned, smaller than the header, across a page boundary
+///   or not the host's RAM; a first CPU that there is not. Nothing is written then.
 /// - FEATURES' flags: the version of the record, [`crate::record::STATUS_VERSION`].
 pub const STATUS: u32 = hypervisor_call_64(0x4502);
 
 /// Read and set what becomes of Exeunt at a soft restart, for a kexec and for a crash apart.
 ///
-/// - In: w1 = which ([`RESTART_KEXEC`] | [`RESTART_CRASH`]) to set, 0 to read only; w2 = the [`Policy`], not looked at if w1 is 0.
+/// - In: w1 = which ([`RESTART_KEXEC`] | [`RESTART_CRASH`]) to set, 0 to read only; w2 = the [`Policy`], not looked at
+///   if w1 is 0.
 /// - Out: w0 = 0, w1 = policy for kexec, w2 = policy for a crash, both as they are now.
-/// - Errors: [`Error::InvalidParameter`]: other bits in w1, other values in w2. [`Error::Locked`]: to `Leave` after LOCK. The
-///   policies stay as they were then.
+/// - Errors: [`Error::InvalidParameter`]: other bits in w1, other values in w2. [`Error::Locked`]: to `Leave` after
+///   LOCK. The policies stay as they were then.
 /// - FEATURES' flags: bit n is set if the policy with the number n can be had.
 pub const RESTART_POLICY: u32 = hypervisor_call_32(0x4503);
 
-/// Exeunt leaves, on all CPUs that it is on. Who calls is one of them; the others are caught wherever they are, and all go on
-/// where they were.
+/// Exeunt leaves, on all CPUs that it is on. Who calls is one of them; the others are caught wherever they are, and all
+/// go on where they were.
 ///
 /// - In: nothing. Out: w0 = 0, w1 = how many CPUs Exeunt left with this call.
-/// - Errors, after each of which every CPU is as before: [`Error::Locked`]; [`Error::Busy`]: another CPU is leaving, coming back or
-///   being started at this moment, or its host is still in virtual EL2; [`Error::TimedOut`]: a CPU could not be caught.
+/// - Errors, after each of which every CPU is as before: [`Error::Locked`]; [`Error::Busy`]: another CPU is leaving,
+///   coming back or being started at this moment, or its host is still in virtual EL2; [`Error::TimedOut`]: a CPU could
+///   not be caught.
 pub const LEAVE: u32 = hypervisor_call_32(0x4504);
 
-/// From now on, until the machine is reset, nobody can make Exeunt leave: RESET_VECTORS, LEAVE and a policy `Leave` are refused,
-/// a soft restart is `Resident`, and EL2 is not lent to KVM. Again: nothing changes.
+/// From now on, until the machine is reset, nobody can make Exeunt leave: RESET_VECTORS, LEAVE and a policy `Leave` are
+/// refused, a soft restart is `Resident`, and EL2 is not lent to KVM. Again: nothing changes.
 ///
 /// - In: nothing. Out: w0 = 0.
-/// - Errors: [`Error::Busy`]: a LEAVE is under way. [`Error::WrongState`]: Exeunt has left a CPU already, so that a promise for the
-///   machine would not be true.
+/// - Errors: [`Error::Busy`]: a LEAVE is under way. [`Error::WrongState`]: Exeunt has left a CPU already, so that a
+///   promise for the machine would not be true.
 pub const LOCK: u32 = hypervisor_call_32(0x4505);
 
 /// The way back for a CPU that Exeunt has left.
 ///
 /// - In: nothing. Out: x0 = 0, x1 = physical address of a vector table, x2 = the number to call there.
-/// - `Live`: gives these and changes nothing. After Exeunt has left a CPU: SET_VECTORS to x1, then HVC with x2 in x0; the CPU is
-///   `Live` then, and the call has given the same results. The table is the resident stub's: until the second call it answers as
-///   that does, and a CPU that is there anyway needs the second call only.
-/// - Errors: at the table, [`Error::Busy`]: a LEAVE is under way; the CPU stays outside. Elsewhere after Exeunt has left:
-///   [`STUB_ERR`].
+/// - `Live`: gives these and changes nothing. After Exeunt has left a CPU: SET_VECTORS to x1, then HVC with x2 in x0;
+///   the CPU is `Live` then, and the call has given the same results. The table is the resident stub's: until the
+///   second call it answers as that does, and a CPU that is there anyway needs the second call only.
+/// - Errors: at the table, [`Error::Busy`]: a LEAVE is under way; the CPU stays outside. Elsewhere after Exeunt has
+///   left: [`STUB_ERR`].
 pub const REENTER: u32 = hypervisor_call_64(0x4506);
 
 /// Copy from Exeunt's log.
 ///
-/// - In: x1 = position: how many bytes of the log, counted from its start, come before the first wanted; x2 = address of a
-///   buffer; x3 = its size in bytes, 0 for a look without one. The buffer is RAM of the host's and lies within one page of 4 KiB.
-/// - Out: x0 = 0, x1 = bytes copied, x2 = the position to go on from, x3 = bytes from the wanted position on that had been
-///   overwritten and are lost. With a size of 0, x2 = x1 + lost.
-/// - Errors: [`Error::InvalidParameter`]: a position past the log's end; a buffer that crosses a page boundary or is not the host's
-///   RAM. Nothing is written then.
+/// - In: x1 = position: how many bytes of the log, counted from its start, come before the first wanted; x2 = address
+///   of a buffer; x3 = its size in bytes, 0 for a look without one. The buffer is RAM of the host's and lies within one
+///   page of 4 KiB.
+/// - Out: x0 = 0, x1 = bytes copied, x2 = the position to go on from, x3 = bytes from the wanted position on that had
+///   been overwritten and are lost. With a size of 0, x2 = x1 + lost.
+/// - Errors: [`Error::InvalidParameter`]: a position past the log's end; a buffer that crosses a page boundary or is
+///   not the host's RAM. Nothing is written then.
 pub const LOG_READ: u32 = hypervisor_call_64(0x4507);
 
 /// Every call of the range but the three queries.
@@ -301,7 +307,8 @@ impl Summary {
 
 /// Why a call of Exeunt's failed. Negative in x0 (in w0 for the 32-bit convention; Exeunt sign-extends it in both).
 ///
-/// The first two have SMCCC's numbers (DEN0028, "Return codes"; Linux `include/linux/arm-smccc.h`), the others are Exeunt's.
+/// The first two have SMCCC's numbers (DEN0028, "Return codes"; Linux `include/linux/arm-smccc.h`), the others are
+/// Exeunt's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
 pub enum Error {
@@ -363,8 +370,8 @@ impl Error {
 pub enum Failure {
     /// Exeunt, or another hypervisor that keeps to the SMC Calling Convention, refused.
     Refused(Error),
-    /// Whoever answered does not know the call: x0 of the answer. [`STUB_ERR`] comes from a stub: Exeunt is not there, or not on
-    /// this CPU.
+    /// Whoever answered does not know the call: x0 of the answer. [`STUB_ERR`] comes from a stub: Exeunt is not there,
+    /// or not on this CPU.
     Absent(u64),
 }
 

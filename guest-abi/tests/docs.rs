@@ -11,20 +11,21 @@ use guest_abi::vendor::CpuState;
 const HEAD: &str = "\
 # The ABI of EL2
 
-How a host talks to EL2 under Exeunt, and after Exeunt. This page is rendered from the crate `guest-abi`, which guests and tools can
-use as it is: numbers, types, records and, for AArch64, functions that issue the calls.
+How a host talks to EL2 under Exeunt, and after Exeunt. This page is rendered from the crate `guest-abi`, which guests
+and tools can use as it is: numbers, types, records and, for AArch64, functions that issue the calls.
 
-A call is `hvc #0` from EL1 with its number in x0. There are two kinds, and neither can be mistaken for the other: the **stub calls** of
-Linux, small numbers that a kernel issues which was entered at EL2 and went on to EL1; and **Exeunt's own**, fast calls of the SMC
-Calling Convention in the vendor-specific hypervisor range (owner 6). Why the first are as they are: [history](history.md). What
-others answer: [peers](peers.md).
+A call is `hvc #0` from EL1 with its number in x0. There are two kinds, and neither can be mistaken for the other: the
+**stub calls** of Linux, small numbers that a kernel issues which was entered at EL2 and went on to EL1; and **Exeunt's
+own**, fast calls of the SMC Calling Convention in the vendor-specific hypervisor range (owner 6). Why the first are as
+they are: [history](history.md). What others answer: [peers](peers.md).
 
 How a host comes to make the first: [virtual EL2](virtual-el2.md). What happens behind those by which Exeunt goes, and
 comes back: [leaving](leaving.md).
 
-A call may be made at any moment, with the MMU on or off, interrupts masked or not, from EL1t or EL1h; no stack is used. All registers
-that a call does not name stay as they were: x0 to x30, SP, SIMD, and the system registers of EL1. With another immediate than 0 the
-stub calls are answered all the same, as by Linux's stub, and fast calls are NOT_SUPPORTED while Exeunt is live.
+A call may be made at any moment, with the MMU on or off, interrupts masked or not, from EL1t or EL1h; no stack is
+used. All registers that a call does not name stay as they were: x0 to x30, SP, SIMD, and the system registers of EL1.
+With another immediate than 0 the stub calls are answered all the same, as by Linux's stub, and fast calls are
+NOT_SUPPORTED while Exeunt is live.
 ";
 
 /// A line of a table.
@@ -111,8 +112,8 @@ fn page() -> String {
         row(out, [&(state as u8), &state.words()]);
     }
     out.push_str(
-        "\nRecords are little-endian. Fields are only ever added, at a record's end; a reader goes by the sizes in the header, and by the \
-         version for what the fields mean.\n",
+        "\nRecords are little-endian. Fields are only ever added, at a record's end; a reader goes by the sizes in the \
+         header, and by the version for what the fields mean.\n",
     );
     for record in RECORDS {
         write!(out, "\n### {}, {} bytes, {}\n\n", record.name, record.size, record.place).expect("a string has room");
