@@ -82,8 +82,8 @@ impl Counters {
         Self { exits: [const { AtomicU64::new(0) }; Exit::ALL.len()] }
     }
 
-    /// Counts one exit. Only the CPU that these counters belong to may call it: a load and a store, no read-modify-write, so
-    /// that another writer's count would be lost. Readers see old or new, never a torn number.
+    /// Counts one exit. Only the CPU that these counters belong to may call it: a load and a store, no
+    /// read-modify-write, so that another writer's count would be lost. Readers see old or new, never a torn number.
     pub fn count(&self, exit: Exit) {
         let counter = &self.exits[exit as usize];
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);

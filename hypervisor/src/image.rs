@@ -1,7 +1,8 @@
 //! The header of an arm64 Linux Image, and where such an image may be.
 //!
-//! Owns the questions "can this be started?" and "does it get in anything's way?". Touches no memory: it sees the header's bytes
-//! and address ranges. "booting.rst" is Linux's Documentation/arch/arm64/booting.rst, of which section 4 defines the header.
+//! Owns the questions "can this be started?" and "does it get in anything's way?". Touches no memory: it sees the
+//! header's bytes and address ranges. "booting.rst" is Linux's Documentation/arch/arm64/booting.rst, of which section 4
+//! defines the header.
 
 use core::fmt;
 
@@ -72,8 +73,8 @@ impl Pages {
         }
     }
 
-    /// Whether a CPU with this ID_AA64MMFR0_EL1 has the granule at stage 1: TGran4, bits 31:28, and TGran64, bits 27:24, are negative
-    /// where it is missing, and TGran16, bits 23:20, is 0 there.
+    /// Whether a CPU with this ID_AA64MMFR0_EL1 has the granule at stage 1: TGran4, bits 31:28, and TGran64, bits
+    /// 27:24, are negative where it is missing, and TGran16, bits 23:20, is 0 there.
     const fn are_in(self, id_aa64mmfr0_el1: u64) -> bool {
         match self {
             Self::K4 => id_aa64mmfr0_el1 >> 28 & 0xf < 8,
@@ -134,7 +135,8 @@ pub enum ImageError {
     Compressed,
     /// A big-endian kernel.
     BigEndian,
-    /// The CPU has no pages of the kernel's size. Linux would stop before it can say anything (`__no_granule_support` in head.S).
+    /// The CPU has no pages of the kernel's size. Linux would stop before it can say anything (`__no_granule_support`
+    /// in head.S).
     NoSuchPages(Pages),
     /// Not `text_offset` bytes behind a multiple of 2 MiB.
     Misaligned {
@@ -191,7 +193,8 @@ impl fmt::Display for ImageError {
             }
             Self::Misaligned { start, text_offset } => write!(
                 f,
-                "the host's kernel is at {start:#x}, but has to be at a multiple of 2 MiB plus its text_offset, {text_offset:#x}"
+                "the host's kernel is at {start:#x}, but has to be at a multiple of 2 MiB plus its text_offset, \
+                 {text_offset:#x}"
             ),
             Self::OutsideMemory { part, start, size } => {
                 write!(f, "{part} takes {size:#x} bytes from {start:#x} on, and not all of that is RAM")
@@ -201,7 +204,8 @@ impl fmt::Display for ImageError {
             }
             Self::TooFarApart { kernel, initrd } => write!(
                 f,
-                "the host's kernel at {kernel} and its initrd at {initrd} do not lie within 32 GiB, which arm64 Linux wants"
+                "the host's kernel at {kernel} and its initrd at {initrd} do not lie within 32 GiB, which arm64 Linux \
+                 wants"
             ),
         }
     }
@@ -210,8 +214,8 @@ impl fmt::Display for ImageError {
 impl core::error::Error for ImageError {}
 
 impl Image {
-    /// Reads the header of the image file that begins with `header` and has `file_size` bytes. `header` is at least the file's
-    /// first [`HEADER_SIZE`] bytes, or all of a shorter file.
+    /// Reads the header of the image file that begins with `header` and has `file_size` bytes. `header` is at least the
+    /// file's first [`HEADER_SIZE`] bytes, or all of a shorter file.
     ///
     /// # Errors
     ///
@@ -253,13 +257,13 @@ impl Image {
         }
     }
 
-    /// Says whether the image can be started at `start`, and returns the memory that it takes there. Its first address is the
-    /// entry point.
+    /// Says whether the image can be started at `start`, and returns the memory that it takes there. Its first address
+    /// is the entry point.
     ///
     /// # Errors
     ///
-    /// [`ImageError::Misaligned`], [`ImageError::OutsideMemory`], [`ImageError::Overlap`] and [`ImageError::TooFarApart`], also
-    /// if it is not the image that is in the wrong place.
+    /// [`ImageError::Misaligned`], [`ImageError::OutsideMemory`], [`ImageError::Overlap`] and
+    /// [`ImageError::TooFarApart`], also if it is not the image that is in the wrong place.
     pub fn check_placement(&self, start: u64, surroundings: &Surroundings) -> Result<Region, ImageError> {
         let Surroundings { exeunt, initrd, tree, memory } = *surroundings;
         if !start.wrapping_sub(self.text_offset).is_multiple_of(BASE_ALIGNMENT) {

@@ -1,15 +1,15 @@
 //! The entry to an exception at EL1 that Exeunt causes, computed as hardware would do it.
 //!
-//! Owns the arithmetic: registers in, registers out. It reads and writes no register; [`crate::trap`] asks for the values and
-//! the EL2 binary stores them. Source: Arm ARM (DDI 0487), shared pseudocode `AArch64.TakeException`, `AArch64.Abort` and
-//! `AArch64.Undefined`; layouts of SPSR_EL1 and ESR_EL1 from the registers' own
-//! pages.
+//! Owns the arithmetic: registers in, registers out. It reads and writes no register; [`crate::trap`] asks for the
+//! values and the EL2 binary stores them. Source: Arm ARM (DDI 0487), shared pseudocode `AArch64.TakeException`,
+//! `AArch64.Abort` and `AArch64.Undefined`; layouts of SPSR_EL1 and ESR_EL1 from the registers' own pages.
 
 use crate::syndrome::{
     Abort, EC_SHIFT, ExceptionClass, FaultKind, IL, ISS_CM, ISS_FNV, ISS_FSC_MASK, ISS_WNR, ISS2_GCS,
 };
 
-/// PSTATE as SPSR_ELx holds it (Arm ARM, "SPSR_EL1"). Where the layouts of AArch32 and AArch64 differ, the name says so.
+/// PSTATE as SPSR_ELx holds it (Arm ARM, "SPSR_EL1"). Where the layouts of AArch32 and AArch64 differ, the name says
+/// so.
 pub mod pstate {
     /// M\[4:0\]: the mode; bit 4 set means AArch32.
     pub const MODE_MASK: u64 = 0x1f;
@@ -126,9 +126,9 @@ pub enum Exception {
         abort: Abort,
         /// FAR_EL2.
         far: u64,
-        /// If the fault was on an access of a stage 1 walk: at which level that access was, -1 to 3. The syndrome does not
-        /// tell, its level is the one of stage 2; a walk of the host's tables does ([`crate::paging`]). `None` is taken for
-        /// 3, the one level that a walk of every granule and every size has.
+        /// If the fault was on an access of a stage 1 walk: at which level that access was, -1 to 3. The syndrome does
+        /// not tell, its level is the one of stage 2; a walk of the host's tables does ([`crate::paging`]). `None` is
+        /// taken for 3, the one level that a walk of every granule and every size has.
         stage1_level: Option<i8>,
     },
 }
@@ -159,9 +159,9 @@ pub const fn is_el0(spsr: u64) -> bool {
 
 /// Takes `exception` to EL1, as `AArch64.TakeException` does.
 ///
-/// SPSR_EL1 is SPSR_EL2 bit for bit: both are copies of the same PSTATE, and FEAT_NV, which would change one, is never on.
-/// PSTATE.SS was in it when the CPU trapped, so that a step of the instruction stays in order. BTYPE stays in SPSR_EL1 (the
-/// Arm ARM leaves that open for these classes), it is 0 in the new PSTATE.
+/// SPSR_EL1 is SPSR_EL2 bit for bit: both are copies of the same PSTATE, and FEAT_NV, which would change one, is never
+/// on. PSTATE.SS was in it when the CPU trapped, so that a step of the instruction stays in order. BTYPE stays in
+/// SPSR_EL1 (the Arm ARM leaves that open for these classes), it is 0 in the new PSTATE.
 #[must_use]
 pub const fn take_exception(origin: &Origin, features: PstateFeatures, exception: Exception) -> Entry {
     let el0 = is_el0(origin.spsr);
@@ -196,8 +196,8 @@ pub const fn take_exception(origin: &Origin, features: PstateFeatures, exception
 
 /// The PSTATE that an exception to EL1 with AArch64 begins with.
 const fn entry_pstate(origin: &Origin, features: PstateFeatures, el0: bool) -> u64 {
-    // Flags and DIT live through an exception and have the same place in both layouts. IL, SS, UAO, BTYPE, PPEND and PACM
-    // become 0, and with AArch32 also everything that AArch64 does not know.
+    // Flags and DIT live through an exception and have the same place in both layouts. IL, SS, UAO, BTYPE, PPEND and
+    // PACM become 0, and with AArch32 also everything that AArch64 does not know.
     let mut new = origin.spsr & (pstate::NZCV | pstate::DIT);
     new |= pstate::DAIF | pstate::EL1H;
     if features.pan && (origin.spsr & pstate::PAN != 0 || origin.sctlr & SCTLR_SPAN == 0) {
@@ -223,10 +223,11 @@ const fn entry_pstate(origin: &Origin, features: PstateFeatures, el0: bool) -> u
 
 /// ESR_EL1 for an abort that stage 2 caused, as if the bus had answered with an external abort.
 ///
-/// From ESR_EL2 stay CM, WnR and the GCS bit of ISS2: they describe the access. ISV and the fields that it makes valid are 0,
-/// as for every external abort at EL1; S1PTW and the level of stage 2 mean nothing to EL1; EA and SET are 0 (no IMPLEMENTATION
-/// DEFINED type, recoverable); FnV is 0, FAR is valid, but for a real external abort that has said otherwise. An exclusive or atomic access that the memory does not support keeps
-/// its own code, so that the kernel can tell it from a bad address.
+/// From ESR_EL2 stay CM, WnR and the GCS bit of ISS2: they describe the access. ISV and the fields that it makes valid
+/// are 0, as for every external abort at EL1; S1PTW and the level of stage 2 mean nothing to EL1; EA and SET are 0 (no
+/// IMPLEMENTATION DEFINED type, recoverable); FnV is 0, FAR is valid, but for a real external abort that has said
+/// otherwise. An exclusive or atomic access that the memory does not support keeps its own code, so that the kernel can
+/// tell it from a bad address.
 const fn abort_syndrome(abort: Abort, el0: bool, stage1_level: Option<i8>) -> u64 {
     let class = match (abort.is_instruction(), el0) {
         (true, true) => ExceptionClass::InstructionAbortLower,
@@ -254,8 +255,8 @@ const fn fault_status(abort: Abort, stage1_level: Option<i8>) -> u64 {
     }
 }
 
-/// Moves a trapped instruction's PC and PSTATE past it, as if it had been executed: PC by its length, PSTATE.BTYPE and SS to
-/// 0, and the IT state of AArch32 one on. Returns the new PC and PSTATE.
+/// Moves a trapped instruction's PC and PSTATE past it, as if it had been executed: PC by its length, PSTATE.BTYPE and
+/// SS to 0, and the IT state of AArch32 one on. Returns the new PC and PSTATE.
 #[must_use]
 pub const fn skip_instruction(pc: u64, spsr: u64, is_32bit: bool) -> (u64, u64) {
     let next = pc.wrapping_add(if is_32bit { 4 } else { 2 });

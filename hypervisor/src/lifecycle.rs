@@ -1,33 +1,35 @@
 //! Whose EL2 is, on each CPU, and at which level the host is entered.
 //!
-//! Owns these two decisions and the state that they rest on, so that there is one place for each. It touches no register.
+//! Owns these two decisions and the state that they rest on, so that there is one place for each. It touches no
+//! register.
 //!
 //! # The states, and who answers a call in each
 //!
 //! | state | vectors at VBAR_EL2 | the host can call | who answers |
 //! |---|---|---|---|
-//! | `Outside` | Exeunt's, whose EL1 half would run; before power-up none | no: EL2 runs, EL1 has not been entered | nobody has to |
+//! | `Outside` | Exeunt's, whose EL1 half would run; at first none | no: EL1 has not been entered | nobody has to |
 //! | `Live` | Exeunt's | yes | Exeunt |
 //! | `Leaving` | Exeunt's | no: the host is held inside an exception that EL2 handles | it is held until the decision |
 //! | `Stub` | the resident stub's | yes | the resident stub |
 //! | `Gone` | the host's own, or the next payload's | yes | they |
 //!
-//! There is no window between two of them in which a call could find vectors that do not answer. A call needs EL1 to run on this
-//! CPU, and EL1 runs only after an ERET; each transition happens in EL2 between an exception and an ERET, and each ERET has
-//! one of the three answering tables in VBAR_EL2:
+//! There is no window between two of them in which a call could find vectors that do not answer. A call needs EL1 to
+//! run on this CPU, and EL1 runs only after an ERET; each transition happens in EL2 between an exception and an ERET,
+//! and each ERET has one of the three answering tables in VBAR_EL2:
 //!
-//! - *`Outside` to `Live`.* `boot` installs Exeunt's vectors before anything else; the host is entered after all is set up.
+//! - *`Outside` to `Live`.* `boot` installs Exeunt's vectors before anything else; the host is entered after all is set
+//!   up.
 //! - *`Live` to `Leaving` and back.* Nothing changes in the registers.
-//! - *`Leaving` to `Stub` or `Gone`.* The new VBAR_EL2 is written first, then stage 2, traps and MMU go, then the ERET. The resident stub
-//!   needs none of what goes, and neither do Linux's vectors, which are made for an EL2 without MMU.
+//! - *`Leaving` to `Stub` or `Gone`.* The new VBAR_EL2 is written first, then stage 2, traps and MMU go, then the ERET.
+//!   The resident stub needs none of what goes, and neither do Linux's vectors, which are made for an EL2 without MMU.
 //! - *`Stub` or `Gone` to `Outside`.* REENTER's table is the resident stub. SET_VECTORS to it is one MSR VBAR_EL2 in
 //!   whatever stub is there, and REENTER begins by installing Exeunt's vectors.
 //!
-//! KVM has such a window, between its init vectors and its real ones, and there the calls of a dying kernel meet a table that knows
-//! only some of them.
+//! KVM has such a window, between its init vectors and its real ones, and there the calls of a dying kernel meet a
+//! table that knows only some of them.
 //!
-//! An exception from EL2 itself is no call. In Exeunt's code it is a fault of Exeunt's and ends in its panic; from the moment VBAR_EL2
-//! is the stub's, it leaves a breadcrumb there (`boot/src/stub.rs`).
+//! An exception from EL2 itself is no call. In Exeunt's code it is a fault of Exeunt's and ends in its panic; from the
+//! moment VBAR_EL2 is the stub's, it leaves a breadcrumb there (`boot/src/stub.rs`).
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -37,8 +39,8 @@ use crate::inject::pstate;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum State {
-    /// Not set up: the CPU was never started, or it is between power-up and the host's entry. A CPU that is off stays in the
-    /// state in which it went ([`crate::psci`] knows that it is off) and is here again when it arrives.
+    /// Not set up: the CPU was never started, or it is between power-up and the host's entry. A CPU that is off stays
+    /// in the state in which it went ([`crate::psci`] knows that it is off) and is here again when it arrives.
     Outside = 0,
     /// Exeunt's: its vectors, its translation and the traps for the host are in place.
     Live = 1,
@@ -88,8 +90,8 @@ impl LifeCycle {
         State::ALL.get(usize::from(self.0.load(Ordering::Acquire))).copied().unwrap_or(State::Outside)
     }
 
-    /// EL2 belongs to nobody yet: the CPU has come up, or has come back by REENTER, or the payload that it ran is no more. Whatever
-    /// EL2 was before, it is set up anew.
+    /// EL2 belongs to nobody yet: the CPU has come up, or has come back by REENTER, or the payload that it ran is no
+    /// more. Whatever EL2 was before, it is set up anew.
     pub fn begin(&self) {
         self.0.store(State::Outside as u8, Ordering::Release);
     }
@@ -130,8 +132,8 @@ impl LifeCycle {
         self.change(State::Leaving, if to_others { State::Gone } else { State::Stub })
     }
 
-    /// One CPU does all of this, so that a load and a store are enough; the check is against mistakes. Release: who reads the new
-    /// state sees what was done before.
+    /// One CPU does all of this, so that a load and a store are enough; the check is against mistakes. Release: who
+    /// reads the new state sees what was done before.
     fn change(&self, from: State, to: State) -> Result<(), WrongState> {
         let state = self.state();
         if state != from {
@@ -169,8 +171,8 @@ impl core::fmt::Display for EntryLevel {
 }
 
 impl EntryLevel {
-    /// SPSR_EL2 for the ERET to the host's entry: SP_ELx, D, A, I and F masked (booting.rst, "CPU mode"). Virtual EL2 runs at
-    /// EL0.
+    /// SPSR_EL2 for the ERET to the host's entry: SP_ELx, D, A, I and F masked (booting.rst, "CPU mode"). Virtual EL2
+    /// runs at EL0.
     #[must_use]
     pub const fn spsr(self) -> u64 {
         match self {

@@ -1,7 +1,8 @@
 //! Exeunt's own options, from `/chosen/bootargs`: words separated by spaces, each an option's name or `name=value`.
 //!
-//! [`OPTIONS`] is the one table: the parser, the messages and the documentation come from it. To add an option, add a field to
-//! [`Options`] and a row to the table. Owns nothing else; what an option does is up to whoever reads [`Options`].
+//! [`OPTIONS`] is the one table: the parser, the messages and the documentation come from it. To add an option, add a
+//! field to [`Options`] and a row to the table. Owns nothing else; what an option does is up to whoever reads
+//! [`Options`].
 
 use core::fmt::{self, Write as _};
 
@@ -82,8 +83,8 @@ pub struct ValueDoc {
 pub const OPTIONS: &[OptionDoc] = &[
     OptionDoc {
         name: "log",
-        help: "how much Exeunt says on the console, also once the host runs; without it, all that is worth knowing at start, and \
-               warnings and errors from then on",
+        help: "how much Exeunt says on the console, also once the host runs; without it, all that is worth knowing at \
+               start, and warnings and errors from then on",
         values: &[
             ValueDoc { name: "error", help: "what went wrong", set: |o| o.log = Some(LevelFilter::Error) },
             ValueDoc { name: "warn", help: "and what looks wrong", set: |o| o.log = Some(LevelFilter::Warn) },
@@ -104,8 +105,8 @@ pub const OPTIONS: &[OptionDoc] = &[
             ValueDoc { name: "el1", help: "EL1, as under any hypervisor", set: |o| o.entry = EntryLevel::El1 },
             ValueDoc {
                 name: "el2",
-                help: "virtual EL2: the host believes that EL2 is its own, and makes the stub calls (the default; a CPU on which HCR_EL2.E2H \
-                       cannot be 0 has none, and its host is entered at EL1)",
+                help: "virtual EL2: the host believes that EL2 is its own, and makes the stub calls (the default; a \
+                       CPU on which HCR_EL2.E2H cannot be 0 has none, and its host is entered at EL1)",
                 set: |o| o.entry = EntryLevel::VirtualEl2,
             },
         ],
@@ -139,8 +140,8 @@ pub const OPTIONS: &[OptionDoc] = &[
             },
             ValueDoc {
                 name: "lend",
-                help: "each CPU on which it asks for EL2 is given up to it; `kvm-arm.mode=nvhe` is put in front of the host's command \
-                       line, for CPUs that come up afterwards",
+                help: "each CPU on which it asks for EL2 is given up to it; `kvm-arm.mode=nvhe` is put in front of the \
+                       host's command line, for CPUs that come up afterwards",
                 set: |o| o.kvm = Kvm::Lend,
             },
         ],
@@ -345,8 +346,8 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_named_beside_what_would_be() {
-        let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident kvm=hide|lend stats \
-                     selftest=write-text|write-rodata|run-data|stack-overflow|slow-leave|panic";
+        let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident \
+                     kvm=hide|lend stats selftest=write-text|write-rodata|run-data|stack-overflow|slow-leave|panic";
         assert_eq!(refused("stats root=/dev/vda"), format!("unknown option 'root=/dev/vda'{known}"));
         assert_eq!(refused("entry=el3"), format!("option 'entry' has no value 'el3' in this version{known}"));
         assert_eq!(refused("log"), format!("option 'log' needs a value{known}"));

@@ -1,7 +1,7 @@
 //! A limit on how often something is said.
 //!
-//! Owns the decision and the count of what was swallowed; the caller owns the clock and the printing. Time comes in as ticks
-//! of the system counter (CNTPCT_EL0), which all CPUs share.
+//! Owns the decision and the count of what was swallowed; the caller owns the clock and the printing. Time comes in as
+//! ticks of the system counter (CNTPCT_EL0), which all CPUs share.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,9 +30,10 @@ impl RateLimit {
 
     /// Asks to say one line at time `now`, when at most `burst` may be said in every `interval` ticks.
     ///
-    /// `Some(n)`: say it; `n` others were swallowed before it and are now accounted for. `None`: swallow it, it was counted.
-    /// An `interval` of 0 (the counter's frequency is not known yet) limits nothing. Windows are counted from tick 0, so
-    /// that two bursts can meet at the border of two windows: at most `2 * burst` lines in any `interval` ticks.
+    /// `Some(n)`: say it; `n` others were swallowed before it and are now accounted for. `None`: swallow it, it was
+    /// counted. An `interval` of 0 (the counter's frequency is not known yet) limits nothing. Windows are counted from
+    /// tick 0, so that two bursts can meet at the border of two windows: at most `2 * burst` lines in any `interval`
+    /// ticks.
     #[must_use]
     pub fn allow(&self, now: u64, interval: u64, burst: u16) -> Option<u64> {
         let fresh = now.checked_div(interval).map(|window| (window << COUNT_BITS) >> COUNT_BITS);
@@ -49,8 +50,8 @@ impl RateLimit {
                 })
                 .is_ok()
         });
-        // The count belongs to whoever takes it out: no line is reported twice and none is lost. The order towards `state`
-        // does not matter, because both are only counted.
+        // The count belongs to whoever takes it out: no line is reported twice and none is lost. The order towards
+        // `state` does not matter, because both are only counted.
         if taken {
             Some(self.suppressed.swap(0, Ordering::Relaxed))
         } else {

@@ -1,9 +1,10 @@
 //! Which call is whose: function identifiers of HVC and SMC.
 //!
-//! Owns the decision who answers a call: the stub ABI, the PSCI proxy, Exeunt's own calls, firmware, or nobody. It answers none itself.
+//! Owns the decision who answers a call: the stub ABI, the PSCI proxy, Exeunt's own calls, firmware, or nobody. It
+//! answers none itself.
 //!
-//! Source: Arm SMC Calling Convention, DEN0028 (the layout of identifiers is in section 2.5), and for the stub calls Linux
-//! `Documentation/virt/kvm/arm/hyp-abi.rst`.
+//! Source: Arm SMC Calling Convention, DEN0028 (the layout of identifiers is in section 2.5), and for the stub calls
+//! Linux `Documentation/virt/kvm/arm/hyp-abi.rst`.
 
 /// Bit 31: a fast call; clear, a yielding call.
 pub const CALL_FAST: u32 = 1 << 31;
@@ -13,12 +14,13 @@ pub const CALL_64: u32 = 1 << 30;
 pub const OWNER_SHIFT: u32 = 24;
 /// Bits \[23:17\] of a fast call: reserved, 0.
 pub const RESERVED: u32 = 0x7f << 17;
-/// Bit 16 of a fast call: the caller has no live SVE or SME state, which tells firmware that it need not save any (SMCCC 1.3).
-/// Linux sets it in any call, PSCI included (`arch/arm64/kernel/smccc-call.S`); it is no part of the function's number.
+/// Bit 16 of a fast call: the caller has no live SVE or SME state, which tells firmware that it need not save any
+/// (SMCCC 1.3). Linux sets it in any call, PSCI included (`arch/arm64/kernel/smccc-call.S`); it is no part of the
+/// function's number.
 pub const SVE_HINT: u32 = 1 << 16;
 
-/// The result of a call that nobody knows: -1, in all 64 bits of x0 (DEN0028, "Unknown Function Identifier"). x1 to x17 stay
-/// as they were.
+/// The result of a call that nobody knows: -1, in all 64 bits of x0 (DEN0028, "Unknown Function Identifier"). x1 to x17
+/// stay as they were.
 pub const NOT_SUPPORTED: u64 = u64::MAX;
 
 /// The owning entities that the decision tells apart (DEN0028, table "Owning Entity Numbers"). 5 are the standard
@@ -70,9 +72,9 @@ pub const fn function_id(x0: u64) -> u32 {
     if id & CALL_FAST != 0 { id & !SVE_HINT } else { id }
 }
 
-/// Whether this x0 of an HVC is a call from Linux to its own KVM at EL2: `KVM_HOST_SMCCC_ID` (`arch/arm64/include/asm/kvm_asm.h`, since
-/// 5.10), HVC64 fast calls of the vendor-specific hypervisor service with numbers from 0 on. KVM has some forty; Exeunt's own begin
-/// at 0x4500.
+/// Whether this x0 of an HVC is a call from Linux to its own KVM at EL2: `KVM_HOST_SMCCC_ID`
+/// (`arch/arm64/include/asm/kvm_asm.h`, since 5.10), HVC64 fast calls of the vendor-specific hypervisor service with
+/// numbers from 0 on. KVM has some forty; Exeunt's own begin at 0x4500.
 #[must_use]
 pub const fn is_kvm(x0: u64) -> bool {
     const FIRST: u32 = CALL_FAST | CALL_64 | owner::VENDOR_HYPERVISOR << OWNER_SHIFT;
@@ -83,18 +85,18 @@ pub const fn is_kvm(x0: u64) -> bool {
 
 /// Decides who answers the call with this x0 and this immediate.
 ///
-/// - HVC without bit 31 in the low word of x0 is the stub ABI's: Linux's stub compares all of x0 with its few numbers and
-///   never looks at the immediate (`arch/arm64/kernel/hyp-stub.S`).
+/// - HVC without bit 31 in the low word of x0 is the stub ABI's: Linux's stub compares all of x0 with its few numbers
+///   and never looks at the immediate (`arch/arm64/kernel/hyp-stub.S`).
 /// - SMCCC calls have the immediate 0. Others are nobody's.
 /// - Yielding SMCs are a trusted OS's, whatever the owner bits say (DEN0028, table "SMC and HVC yielding calls").
 /// - PSCI is the same by either conduit; so are the architecture's own calls (SMCCC_VERSION, ARCH_FEATURES and the
 ///   workarounds that it tells about), which only firmware can answer.
-/// - All other fast calls by HVC belong to a hypervisor, and Exeunt's own have the vendor-specific range. By SMC they belong to
-///   firmware, but for the hypervisor owners, which firmware must not be asked, the owners that DEN0028 reserves, and SDEI: its handlers
-///   are entered at EL2 when there is one, so that a registration by the host would make firmware run the host's handler with
-///   EL2's rights.
-/// - Fast calls with reserved bits set are nobody's: firmware that ignores these bits cannot be talked into PSCI past the
-///   proxy, nor can one that still knows the numbers of PSCI 0.1 (QEMU's 0x95c1ba5e to 0x95c1ba61).
+/// - All other fast calls by HVC belong to a hypervisor, and Exeunt's own have the vendor-specific range. By SMC they
+///   belong to firmware, but for the hypervisor owners, which firmware must not be asked, the owners that DEN0028
+///   reserves, and SDEI: its handlers are entered at EL2 when there is one, so that a registration by the host would
+///   make firmware run the host's handler with EL2's rights.
+/// - Fast calls with reserved bits set are nobody's: firmware that ignores these bits cannot be talked into PSCI past
+///   the proxy, nor can one that still knows the numbers of PSCI 0.1 (QEMU's 0x95c1ba5e to 0x95c1ba61).
 #[must_use]
 pub const fn classify(conduit: Conduit, x0: u64, immediate: u16) -> Call {
     let id = function_id(x0);

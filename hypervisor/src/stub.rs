@@ -3,10 +3,10 @@
 //! Owns the answer by number and entry level (the table in `docs/abi.md`), and the arguments' validation. It changes
 //! nothing: what an answer asks for is done by the caller, in the EL2 binary.
 //!
-//! The rule behind every case: a host that was entered at virtual EL2 gets exactly what Linux's own stub would have given it
-//! (`arch/arm64/kernel/hyp-stub.S`), and where Exeunt cannot or must not do that, HVC_STUB_ERR with no register changed but x0.
-//! Linux goes on from there: both of its SOFT_RESTART callers fall through to a plain branch at EL1
-//! (`cpu-reset.S`, `relocate_kernel.S`).
+//! The rule behind every case: a host that was entered at virtual EL2 gets exactly what Linux's own stub would have
+//! given it (`arch/arm64/kernel/hyp-stub.S`), and where Exeunt cannot or must not do that, HVC_STUB_ERR with no
+//! register changed but x0. Linux goes on from there: both of its SOFT_RESTART callers fall through to a plain branch
+//! at EL1 (`cpu-reset.S`, `relocate_kernel.S`).
 
 use guest_abi::stub;
 
@@ -56,8 +56,8 @@ pub enum Answer {
 pub fn answer(x: &[u64; 18], context: &Context) -> Answer {
     const REFUSED: Answer = Answer::Return(stub::STUB_ERR);
     let [number, address, ..] = *x;
-    // A host that was entered at EL1 owns no EL2 to give vectors to, and Linux never asks there. What needs no EL2 of its own
-    // is answered all the same.
+    // A host that was entered at EL1 owns no EL2 to give vectors to, and Linux never asks there. What needs no EL2 of
+    // its own is answered all the same.
     let owns_el2 = context.entry == EntryLevel::VirtualEl2;
     let usable = |alignment| address.is_multiple_of(alignment) && (context.is_host_ram)(address);
     match number {

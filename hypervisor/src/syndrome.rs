@@ -9,7 +9,8 @@ use core::fmt;
 
 /// ESR_ELx.EC, bits \[31:26\]: the exception class.
 pub const EC_SHIFT: u32 = 26;
-/// ESR_ELx.IL, bit \[25\]: set if the instruction that trapped is 32 bits long, and for classes where its length is not known.
+/// ESR_ELx.IL, bit \[25\]: set if the instruction that trapped is 32 bits long, and for classes where its length is not
+/// known.
 pub const IL: u64 = 1 << 25;
 /// ESR_ELx.ISS, bits \[24:0\]: what the class makes of it.
 pub const ISS_MASK: u64 = (1 << 25) - 1;
@@ -18,7 +19,8 @@ pub const CLASSES: usize = 64;
 
 macro_rules! exception_classes {
     ($($(#[$doc:meta])* $name:ident = $value:literal, $words:literal;)*) => {
-        /// ESR_ELx.EC: every class that the architecture defines for AArch64 state (Arm ARM D24.2, table "EC encoding").
+        /// ESR_ELx.EC: every class that the architecture defines for AArch64 state (Arm ARM D24.2, table "EC
+        /// encoding").
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub enum ExceptionClass {
@@ -29,7 +31,8 @@ macro_rules! exception_classes {
             /// Every class, in the order of its number.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// The class with this number, if the architecture defines one. Bits above the six of ESR_ELx.EC make it unknown.
+            /// The class with this number, if the architecture defines one. Bits above the six of ESR_ELx.EC make it
+            /// unknown.
             #[must_use]
             pub const fn from_bits(bits: u8) -> Option<Self> {
                 match bits {
@@ -251,7 +254,8 @@ impl Esr {
 pub const ISS_ISV: u64 = 1 << 24;
 /// ISS.VNCR, bit \[13\] of a data abort: the access was one that FEAT_NV2 made out of a register access.
 pub const ISS_VNCR: u64 = 1 << 13;
-/// ISS.FnV, bit \[10\] of an abort: FAR_ELx holds nothing, valid for synchronous external aborts that are not on a walk.
+/// ISS.FnV, bit \[10\] of an abort: FAR_ELx holds nothing, valid for synchronous external aborts that are not on a
+/// walk.
 pub const ISS_FNV: u64 = 1 << 10;
 /// ISS.EA, bit \[9\] of an abort: IMPLEMENTATION DEFINED type of an external abort.
 pub const ISS_EA: u64 = 1 << 9;
@@ -266,8 +270,8 @@ pub const ISS_FSC_MASK: u64 = 0x3f;
 /// ISS2.GCS, bit \[8\] of ISS2 (bit 40 of the register): the access was to a Guarded Control Stack.
 pub const ISS2_GCS: u64 = 1 << 40;
 
-/// The syndrome of an instruction or data abort (Arm ARM D24.2, "ISS encoding for an exception from an Instruction Abort",
-/// "... from a Data Abort").
+/// The syndrome of an instruction or data abort (Arm ARM D24.2, "ISS encoding for an exception from an Instruction
+/// Abort", "... from a Data Abort").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abort {
     esr: u64,
@@ -429,8 +433,8 @@ pub struct Fault {
     pub level: Option<i8>,
 }
 
-/// DFSC and IFSC by number (Arm ARM D24.2, table "DFSC encoding"; instruction aborts use a subset). The negative levels are
-/// those of FEAT_LPA2 (-1) and FEAT_D128 (-2), and are not in order.
+/// DFSC and IFSC by number (Arm ARM D24.2, table "DFSC encoding"; instruction aborts use a subset). The negative levels
+/// are those of FEAT_LPA2 (-1) and FEAT_D128 (-2), and are not in order.
 static FAULTS: [Fault; 64] = fault_table();
 
 const fn fault_table() -> [Fault; 64] {
@@ -477,8 +481,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The syndrome of a trapped MSR, MRS or system instruction (Arm ARM D24.2, "ISS encoding for an exception from MSR, MRS, or
-/// System instruction execution in AArch64 state").
+/// The syndrome of a trapped MSR, MRS or system instruction (Arm ARM D24.2, "ISS encoding for an exception from MSR,
+/// MRS, or System instruction execution in AArch64 state").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SystemAccess(u32);
 

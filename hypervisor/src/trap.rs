@@ -1,22 +1,23 @@
 //! What the host does that reaches EL2, and what it gets for it.
 //!
-//! Owns the table of handlers by exception class. A handler answers *handled*, *unhandled* or *forbidden*; whatever is not
-//! handled becomes an exception at EL1 and a line in the log, never a panic. Registers come and go through [`Vcpu`], all else
-//! through [`Machine`].
+//! Owns the table of handlers by exception class. A handler answers *handled*, *unhandled* or *forbidden*; whatever is
+//! not handled becomes an exception at EL1 and a line in the log, never a panic. Registers come and go through
+//! [`Vcpu`], all else through [`Machine`].
 //!
 //! | class | answer |
 //! |---|---|
 //! | WFI, WFE | skipped: a CPU may always return from either at once |
-//! | HVC | the stub ABI, Exeunt's own calls, the PSCI proxy, firmware or NOT_SUPPORTED, by function identifier ([`crate::smccc`]) |
-//! | SMC | the same but for the stub ABI and Exeunt's own calls; the PC is moved past it, since a trap leaves it there |
+//! | HVC | the stub ABI, Exeunt's own calls, the PSCI proxy, firmware or NOT_SUPPORTED ([`crate::smccc`]) |
+//! | SMC | the same except the stub ABI and Exeunt's own calls; the PC is moved past it, since a trap leaves it there |
 //! | data and instruction aborts | *forbidden*: a synchronous external abort at EL1 |
-//! | system registers | a read of an ID register while HCR_EL2.TID3 is set: its value, as the host is to see it; else *unhandled* |
+//! | system registers | an ID register read (HCR_EL2.TID3): its value, as the host is to see it; else *unhandled* |
 //! | all others | *unhandled*: the instruction is undefined at EL1 |
 //!
-//! The others are instructions that a trap control of EL2 stops and nobody emulates (other system registers, SVE, SME, pointer
-//! authentication, ...), where an undefined instruction is what a CPU without the feature gives; the same instructions from
-//! AArch32 at EL0; and classes that cannot come from a lower Exception level with HCR_EL2 as [`crate::features`] sets it
-//! (AArch32 HVC and SMC: RW is set; BRK, SVC, breakpoints, alignment faults: TGE and MDCR_EL2.TDE are clear).
+//! The others are instructions that a trap control of EL2 stops and nobody emulates (other system registers, SVE, SME,
+//! pointer authentication, ...), where an undefined instruction is what a CPU without the feature gives; the same
+//! instructions from AArch32 at EL0; and classes that cannot come from a lower Exception level with HCR_EL2 as
+//! [`crate::features`] sets it (AArch32 HVC and SMC: RW is set; BRK, SVC, breakpoints, alignment faults: TGE and
+//! MDCR_EL2.TDE are clear).
 
 use log::warn;
 
@@ -63,13 +64,14 @@ pub trait Vcpu {
     fn read_id(&self, register: Encoding) -> Option<u64>;
     /// Answers the stub call in x0 to x4 ([`crate::stub`]). Does not return here if Exeunt leaves for it.
     fn stub_call(&mut self);
-    /// Answers the call of Exeunt's own in x0 to x3 ([`crate::own_calls`]). Does not return here if Exeunt leaves for it.
+    /// Answers the call of Exeunt's own in x0 to x3 ([`crate::own_calls`]). Does not return here if Exeunt leaves for
+    /// it.
     fn own_call(&mut self);
-    /// The host has called its KVM at EL2, which is not there. Does not return here if EL2 is lent to it. True: the host will make the
-    /// call again.
+    /// The host has called its KVM at EL2, which is not there. Does not return here if EL2 is lent to it. True: the
+    /// host will make the call again.
     fn kvm_call(&mut self) -> bool;
-    /// At which level the host's stage 1 walk for `far` reads its descriptor at `ipa`, if a walk finds that out. Asked for
-    /// faults on such a walk only. `ipa` is known to the 4 KiB page.
+    /// At which level the host's stage 1 walk for `far` reads its descriptor at `ipa`, if a walk finds that out. Asked
+    /// for faults on such a walk only. `ipa` is known to the 4 KiB page.
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8>;
 }
 
@@ -121,8 +123,8 @@ impl<V: Vcpu, M: Machine> Table<V, M> {
     };
 }
 
-/// Answers a synchronous exception from EL1 or EL0. Afterwards the host goes on at ELR_EL2; a PSCI call that turns the CPU
-/// off does not return.
+/// Answers a synchronous exception from EL1 or EL0. Afterwards the host goes on at ELR_EL2; a PSCI call that turns the
+/// CPU off does not return.
 pub fn dispatch<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) {
     let row = Table::<V, M>::ROWS[usize::from(esr.class_bits()) % CLASSES];
     let outcome = row(cpu, machine, esr);
@@ -191,8 +193,8 @@ pub const fn fault_ipa(hpfar: u64) -> u64 {
     (hpfar & 0xffff_ffff_fff0) << 8
 }
 
-/// Whether HPFAR_EL2 was written: translation, access flag and address size faults, and any fault on a stage 1 walk. For a
-/// permission fault on the access itself the architecture does not promise it.
+/// Whether HPFAR_EL2 was written: translation, access flag and address size faults, and any fault on a stage 1 walk.
+/// For a permission fault on the access itself the architecture does not promise it.
 const fn has_ipa(abort: crate::syndrome::Abort) -> bool {
     abort.on_stage1_walk()
         || matches!(abort.fault().kind, FaultKind::Translation | FaultKind::AccessFlag | FaultKind::AddressSize)
@@ -212,7 +214,8 @@ fn skip<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {
     Outcome::Handled
 }
 
-/// Only ID registers trap (TID3), and only while Exeunt hides something in one; anything else is a trap that nobody asked for.
+/// Only ID registers trap (TID3), and only while Exeunt hides something in one; anything else is a trap that nobody
+/// asked for.
 fn system_register<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
     let Some(access) = esr.system_access() else { return Outcome::Unhandled };
     match cpu.read_id(access.encoding()) {
@@ -235,8 +238,8 @@ fn hvc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
     Outcome::Handled
 }
 
-/// An SMC that HCR_EL2.TSC traps leaves ELR_EL2 at it. It is moved on first: a call that wakes up elsewhere never comes back
-/// here, one that does comes back to the next instruction.
+/// An SMC that HCR_EL2.TSC traps leaves ELR_EL2 at it. It is moved on first: a call that wakes up elsewhere never comes
+/// back here, one that does comes back to the next instruction.
 fn smc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
     let outcome = skip(cpu, machine, esr);
     call(cpu, machine, Conduit::Smc, esr.immediate());

@@ -11,8 +11,9 @@ const HEAD: &str = "\
 # Exeunt's own options
 
 They ride on Exeunt's own command line, `/chosen/bootargs` of the device tree that the loader gives (QEMU: `-append`;
-`make run EXEUNT='...'`), separated by spaces. The host's command line is that of its module and none of Exeunt's business. An
-option that is not known, or a value that is not, is an error with the list of those that are, and the machine goes off.
+`make run EXEUNT='...'`), separated by spaces. The host's command line is that of its module and none of Exeunt's
+business. An option that is not known, or a value that is not, is an error with the list of those that are, and the
+machine goes off.
 
 | option | what it does |
 |---|---|

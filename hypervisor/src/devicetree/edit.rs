@@ -1,11 +1,11 @@
 //! The changes to the tree, in place, before the host gets it.
 //!
-//! What the host must not see is cut out, what it needs is put in, and the rest moves together: no FDT_NOP stays behind, because
-//! not every reader copes with one (to the `fdt` crate a tree ends there). All changes are planned and counted before the first
-//! byte is written, so that a tree without room for them stays as it is.
+//! What the host must not see is cut out, what it needs is put in, and the rest moves together: no FDT_NOP stays
+//! behind, because not every reader copes with one (to the `fdt` crate a tree ends there). All changes are planned and
+//! counted before the first byte is written, so that a tree without room for them stays as it is.
 //!
-//! To add another node or property: one more [`Put`], what it writes in [`Writer::put`] (which also counts it), and where it
-//! goes in [`Plan::make`].
+//! To add another node or property: one more [`Put`], what it writes in [`Writer::put`] (which also counts it), and
+//! where it goes in [`Plan::make`].
 
 use super::names::{Name, Names};
 use super::platform::{Cells, Layout, List, Platform, Region, Reserved, Span};
@@ -20,11 +20,11 @@ pub struct Edits {
     pub initrd: Option<Region>,
     /// Take the GIC's interrupt translation services out, and what refers to them.
     ///
-    /// Linux cannot turn LPIs off once they are on. Over a kexec without EFI, which would keep their tables reserved, they
-    /// overwrite the next kernel's memory; a kernel that knows of no ITS never turns them on.
+    /// Linux cannot turn LPIs off once they are on. Over a kexec without EFI, which would keep their tables reserved,
+    /// they overwrite the next kernel's memory; a kernel that knows of no ITS never turns them on.
     pub hide_its: bool,
-    /// Words for the host's command line, which come before its own, so that of two that contradict each other the host's counts.
-    /// May be empty.
+    /// Words for the host's command line, which come before its own, so that of two that contradict each other the
+    /// host's counts. May be empty.
     pub arguments: &'static [u8],
 }
 
@@ -37,18 +37,18 @@ impl Edits {
     }
 }
 
-/// Changes the tree at the start of `buffer`, of which `platform` is the scan, and returns how many bytes of it are in use now.
-/// The total size that the header says is more, if there was room left: what lies in between has no meaning.
+/// Changes the tree at the start of `buffer`, of which `platform` is the scan, and returns how many bytes of it are in
+/// use now. The total size that the header says is more, if there was room left: what lies in between has no meaning.
 ///
 /// - The kernel's and the RAM disk's module nodes go.
-/// - `/chosen/bootargs`, which was Exeunt's, becomes the kernel module's, or goes if that has none. [`Edits::arguments`] stand in
-///   front of it.
+/// - `/chosen/bootargs`, which was Exeunt's, becomes the kernel module's, or goes if that has none.
+///   [`Edits::arguments`] stand in front of it.
 /// - `linux,initrd-start` and `-end` are set, or go.
 /// - `/reserved-memory` gets Exeunt's memory.
 /// - The ITS nodes go, and each `msi-map` and `msi-parent` that refers to one, if [`Edits::hide_its`] says so.
 ///
-/// The total size grows only if the tree has no room left. `buffer` may be longer than the tree and is the limit for that.
-/// Offsets in `platform` are those of the tree before the edit: do not use it with the tree afterwards.
+/// The total size grows only if the tree has no room left. `buffer` may be longer than the tree and is the limit for
+/// that. Offsets in `platform` are those of the tree before the edit: do not use it with the tree afterwards.
 ///
 /// # Errors
 ///
@@ -102,7 +102,8 @@ pub fn edit(buffer: &mut [u8], platform: &Platform, edits: &Edits) -> Result<usi
     Ok(needed)
 }
 
-/// Puts the last `length` bytes before the others: the result of [`slice::rotate_right`] at a tenth of its size, for a few bytes.
+/// Puts the last `length` bytes before the others: the result of [`slice::rotate_right`] at a tenth of its size, for a
+/// few bytes.
 fn put_last_first(bytes: &mut [u8], length: usize) {
     bytes.reverse();
     for half in <[_; 2]>::from(bytes.split_at_mut(length)) {
@@ -145,8 +146,8 @@ enum Put {
     ReservedChild,
 }
 
-/// A change at one place: something goes, or something comes. Offsets and lengths are in bytes; all but `to` are those of the
-/// tree after the [`Lift`] and before everything else.
+/// A change at one place: something goes, or something comes. Offsets and lengths are in bytes; all but `to` are those
+/// of the tree after the [`Lift`] and before everything else.
 #[derive(Clone, Copy, Debug)]
 struct Splice {
     at: u32,
@@ -198,7 +199,8 @@ impl Lift {
     }
 }
 
-/// How many splices there can be: one for each ITS node and for each reference to one, five others that go and four that come.
+/// How many splices there can be: one for each ITS node and for each reference to one, five others that go and four
+/// that come.
 const MAX_SPLICES: usize = Platform::MAX_ITS + Platform::MAX_MSI + 9;
 
 /// A constant, so that it is not put together on the stack first.
@@ -255,7 +257,8 @@ impl Plan<'_> {
         match layout.reserved {
             None => self.put(chosen.end, Put::ReservedMemory)?,
             Some(reserved) => {
-                // Linux's __reserved_mem_check_root (drivers/of/of_reserved_mem.c) wants the root's cells, and `ranges`.
+                // Linux's __reserved_mem_check_root (drivers/of/of_reserved_mem.c) wants the root's cells, and
+                // `ranges`.
                 let Cells { address, size } = layout.root_cells;
                 if reserved.address_cells.is_some_and(|cells| cells != address)
                     || reserved.size_cells.is_some_and(|cells| cells != size)
@@ -321,8 +324,9 @@ impl Plan<'_> {
 
     /// Moves everything that stays to where it goes.
     ///
-    /// The parts keep their order, so that a part which moves down never lands on one further up that has not moved, nor one
-    /// that moves up on one further down: first all that move down, from the bottom, then all that move up, from the top.
+    /// The parts keep their order, so that a part which moves down never lands on one further up that has not moved,
+    /// nor one that moves up on one further down: first all that move down, from the bottom, then all that move up,
+    /// from the top.
     fn move_what_stays(&self, buffer: &mut [u8], used: u32) {
         let part = |index: usize, splice: &Splice| {
             let end = self.splices.get(index + 1).map_or(used, |next| next.at);
@@ -346,8 +350,8 @@ impl Plan<'_> {
 /// Whether the `msi-map` or `msi-parent` with this value refers to one of the ITS nodes (Linux's bindings
 /// pci/pci-msi.txt and interrupt-controller/msi.txt).
 fn refers_to_its(value: &[u8], is_map: bool, layout: &Layout) -> bool {
-    // An entry of a map is: first requester ID, phandle, first MSI specifier, length. A parent is a phandle and as many cells as
-    // the controller's `#msi-cells` says: 1 for the ITS, 0 or absent for those with which it is not mixed.
+    // An entry of a map is: first requester ID, phandle, first MSI specifier, length. A parent is a phandle and as many
+    // cells as the controller's `#msi-cells` says: 1 for the ITS, 0 or absent for those with which it is not mixed.
     let (first, step) = if is_map { (1, 4) } else { (0, 2) };
     let cells = value.as_chunks().0;
     let mut phandles = cells.iter().skip(first).step_by(step).map(|cell| Some(u32::from_be_bytes(*cell)));

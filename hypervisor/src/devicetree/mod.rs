@@ -1,15 +1,17 @@
 //! The flattened device tree: what Exeunt reads from it, and the changes that it makes before the host sees it.
 //!
-//! Owns: [`scan`], one pass that checks the whole structure and fills a [`Platform`]; [`edit`], which changes the tree in place;
-//! [`machine`], the name for the log. Works on byte slices alone and never touches the memory that a tree describes.
+//! Owns: [`scan`], one pass that checks the whole structure and fills a [`Platform`]; [`edit`], which changes the tree
+//! in place; [`machine`], the name for the log. Works on byte slices alone and never touches the memory that a tree
+//! describes.
 //!
 //! Terms and layout are those of the Devicetree Specification v0.4, chapter 5 ("DTSpec" in comments here).
 //!
 //! # Which library does what
 //!
-//! `fdt` checks the header, walks the memory reservation block and reads the root node's properties. The pass over the structure
-//! block and the edit are own code, because start-up has 200,000 instructions for everything. Measured on the tree that QEMU makes
-//! for `virt` with 32 CPUs and GICv3 (120 nodes, 413 properties, 12 KiB) with callgrind, x86-64, opt-level 3:
+//! `fdt` checks the header, walks the memory reservation block and reads the root node's properties. The pass over the
+//! structure block and the edit are own code, because start-up has 200,000 instructions for everything. Measured on the
+//! tree that QEMU makes for `virt` with 32 CPUs and GICv3 (120 nodes, 413 properties, 12 KiB) with callgrind, x86-64,
+//! opt-level 3:
 //!
 //! | what | instructions |
 //! |---|---|
@@ -21,9 +23,9 @@
 //! | [`scan`] | 82,000 |
 //! | [`edit`] | 8,000 |
 //!
-//! On the target, counted in QEMU's trace, [`scan`] takes 73,000 and [`edit`] 10,000. The libraries spend it on strings, byte by
-//! byte, for every property that they pass. Besides, `fdt` panics on corrupt trees, and `dtoolkit` cannot add a node. In the tests
-//! both read the same trees, as independent witnesses of what the code here does.
+//! On the target, counted in QEMU's trace, [`scan`] takes 73,000 and [`edit`] 10,000. The libraries spend it on
+//! strings, byte by byte, for every property that they pass. Besides, `fdt` panics on corrupt trees, and `dtoolkit`
+//! cannot add a node. In the tests both read the same trees, as independent witnesses of what the code here does.
 
 mod edit;
 mod names;

@@ -1,7 +1,7 @@
 //! The property names that Exeunt knows, and where a tree's strings block has them.
 //!
-//! A property refers to its name by an offset into the strings block, and equal names share one. So strings are compared once
-//! for each name, and not for each property.
+//! A property refers to its name by an offset into the strings block, and equal names share one. So strings are
+//! compared once for each name, and not for each property.
 
 /// Defines [`Name`] and its texts.
 macro_rules! names {
@@ -117,8 +117,8 @@ impl Names {
         Some(name)
     }
 
-    /// The offset of `name` for a property that is to be written. One that the tree lacks goes to the end of the strings block,
-    /// whose size is `*block`.
+    /// The offset of `name` for a property that is to be written. One that the tree lacks goes to the end of the
+    /// strings block, whose size is `*block`.
     pub fn offset_for_writing(&mut self, name: Name, block: &mut u32) -> u32 {
         let at = &mut self.at[name as usize];
         if *at == ABSENT {
@@ -141,7 +141,8 @@ impl Names {
 ///
 /// Direct-mapped: an offset has one place, and the later of two that share it wins.
 pub(super) struct Cache {
-    /// The offset in the upper 24 bits, and below it one more than the name's number, [`Self::UNKNOWN`], or 0 for nothing yet.
+    /// The offset in the upper 24 bits, and below it one more than the name's number, [`Self::UNKNOWN`], or 0 for
+    /// nothing yet.
     places: [u32; Self::PLACES],
 }
 
@@ -155,7 +156,8 @@ impl Cache {
     /// Nothing is known yet.
     pub const EMPTY: Self = Self { places: [0; Self::PLACES] };
 
-    /// Which of the known names stands at `offset`, if any. `strings` must end with a NUL, and be no longer than a tree may be.
+    /// Which of the known names stands at `offset`, if any. `strings` must end with a NUL, and be no longer than a tree
+    /// may be.
     #[inline]
     pub fn look_up(&mut self, names: &mut Names, strings: &[u8], offset: u32) -> Option<Name> {
         let place = &mut self.places[offset as usize % Self::PLACES];

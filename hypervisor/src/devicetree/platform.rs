@@ -238,8 +238,9 @@ impl Platform {
         layout: Layout::EMPTY,
     };
 
-    /// What a static holds until [`scan`](super::scan) overwrites all of it. It means nothing; but where [`Platform::EMPTY`] has
-    /// bytes that are not zero, which would put kilobytes of zeroes around them into the image, this has zeroes too.
+    /// What a static holds until [`scan`](super::scan) overwrites all of it. It means nothing; but where
+    /// [`Platform::EMPTY`] has bytes that are not zero, which would put kilobytes of zeroes around them into the image,
+    /// this has zeroes too.
     pub const UNREAD: Self = Self {
         psci: Some(Conduit::Smc),
         gic: Some(Gic::V2(Gicv2 { distributor: 0, cpu_interface: 0 })),

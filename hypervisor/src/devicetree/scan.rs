@@ -1,16 +1,18 @@
 //! The pass over a flattened tree.
 //!
-//! It visits every token of the structure block once, checks that the block is well formed, and notes what Exeunt needs. Whatever
-//! the bytes are, it neither panics nor reads outside the slice, and its work is bounded by the slice's length.
+//! It visits every token of the structure block once, checks that the block is well formed, and notes what Exeunt
+//! needs. Whatever the bytes are, it neither panics nor reads outside the slice, and its work is bounded by the slice's
+//! length.
 //!
-//! A node's properties come in any order, so a node is judged when the last of them has been seen: at its first child or its end.
+//! A node's properties come in any order, so a node is judged when the last of them has been seen: at its first child
+//! or its end.
 
 use super::names::{Cache, Name, Names};
 use super::platform::{Cells, Chosen, Conduit, Gic, Gicv2, Its, Module, Msi, Platform, Region, Reserved, Span, Value};
 use super::{MAX_SIZE, TreeError, token, words};
 
-/// Levels of nodes that are looked at, the root included. Nodes below are only checked to be well formed: the deepest ones that
-/// matter here, consoles and MSI users behind some buses, are at about half of that.
+/// Levels of nodes that are looked at, the root included. Nodes below are only checked to be well formed: the deepest
+/// ones that matter here, consoles and MSI users behind some buses, are at about half of that.
 const MAX_DEPTH: usize = 16;
 
 /// Levels below the root at which a console is looked for.
@@ -126,7 +128,8 @@ impl Header {
         if version < VERSION || compatible > VERSION {
             return Err(TreeError::Version { version });
         }
-        // The blocks stand in the order in which the specification wants them, apart from each other. `edit` relies on it.
+        // The blocks stand in the order in which the specification wants them, apart from each other. `edit` relies on
+        // it.
         let in_order = reservations as usize >= super::HEADER_SIZE
             && reservations <= structure
             && structure.checked_add(struct_size).is_some_and(|end| end <= strings)
@@ -366,8 +369,8 @@ impl<'a> Scanner<'a> {
         let mut rest = words;
         while let Some((word, behind)) = rest.split_first() {
             let word = u32::from_le(*word);
-            // The high bit of the first byte that is 0, and perhaps more above it. Below that bit there is the name's end, and
-            // what is above it is padding, which may be anything.
+            // The high bit of the first byte that is 0, and perhaps more above it. Below that bit there is the name's
+            // end, and what is above it is padding, which may be anything.
             let zero = word.wrapping_sub(LOW_BITS) & !word & HIGH_BITS;
             if word & HIGH_BITS & zero.wrapping_sub(1) & !zero != 0 {
                 break;
@@ -511,8 +514,8 @@ impl<'a> Scanner<'a> {
         };
         let parent = self.frames[above];
         if parent.kind == Kind::Cpus {
-            // As Linux's of_get_next_cpu_node (drivers/of/base.c): a CPU that is "disabled" can be turned on, one that is "fail"
-            // cannot.
+            // As Linux's of_get_next_cpu_node (drivers/of/base.c): a CPU that is "disabled" can be turned on, one that
+            // is "fail" cannot.
             let is_cpu = node.device == Device::Cpu
                 || self.name(name as usize).split(|&byte| byte == b'@').next() == Some(b"cpu");
             return if is_cpu && !node.failed { self.cpu(node, parent.cells) } else { Ok(()) };
@@ -610,8 +613,8 @@ impl<'a> Scanner<'a> {
 
     /// An enabled CPU.
     fn cpu(&mut self, node: &Node, cells: Cells) -> Result<(), TreeError> {
-        /// The bits of MPIDR_EL1 that tell CPUs apart: Aff3 (39:32), Aff2, Aff1, Aff0 (23:0). Linux's binding (cpus.yaml) wants
-        /// all others 0 in `reg`.
+        /// The bits of MPIDR_EL1 that tell CPUs apart: Aff3 (39:32), Aff2, Aff1, Aff0 (23:0). Linux's binding
+        /// (cpus.yaml) wants all others 0 in `reg`.
         const AFFINITY: u64 = 0xff_00ff_ffff;
         let mut values = self.numbers(node.reg);
         let mpidr = match (cells, values.next(cells.address), values.is_empty()) {

@@ -1,8 +1,9 @@
 //! Bytes as words.
 //!
-//! Owns the one thing that cannot be said without `unsafe` here: that bytes at a multiple of 4 are 32-bit words. It matters because
-//! EL2 is built with strict alignment. What the compiler does not know to be aligned it reads byte by byte, at four times the
-//! instructions, and so does its `memmove` when the distance is no multiple of 8: 22 instructions for 8 bytes.
+//! Owns the one thing that cannot be said without `unsafe` here: that bytes at a multiple of 4 are 32-bit words. It
+//! matters because EL2 is built with strict alignment. What the compiler does not know to be aligned it reads byte by
+//! byte, at four times the instructions, and so does its `memmove` when the distance is no multiple of 8: 22
+//! instructions for 8 bytes.
 
 /// `bytes` as words, if they are aligned and a whole number of words.
 pub(super) fn view(bytes: &[u8]) -> Option<&[u32]> {
@@ -82,7 +83,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn moves_are_like_those_of_the_library(length in 0usize..300, places: [prop::sample::Index; 3], skew in 0usize..4) {
+        fn moves_are_like_those_of_the_library(
+            length in 0usize..300,
+            places: [prop::sample::Index; 3],
+            skew in 0usize..4,
+        ) {
             let mut expected = (0..length + 4).map(|byte| byte as u8).collect::<Vec<_>>();
             let mut moved = expected.clone();
             let start = places[0].index(length / 4 + 1) * 4;

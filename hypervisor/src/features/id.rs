@@ -1,13 +1,13 @@
 //! What a CPU says of itself: its ID registers, and the features that they tell of.
 //!
-//! Owns the list of registers that have to be read, with their encodings, and where in them each feature is found. The values
-//! come from whoever can execute MRS. Fields and the features that they tell of: Arm ARM (DDI 0487L.a), D24.2.
+//! Owns the list of registers that have to be read, with their encodings, and where in them each feature is found. The
+//! values come from whoever can execute MRS. Fields and the features that they tell of: Arm ARM (DDI 0487L.a), D24.2.
 
 use crate::inject::PstateFeatures;
 use crate::syndrome::Encoding;
 
-/// Calls the macro `$callback` with every ID register, as `Name, "words", op0, op1, CRn, CRm, op2;`. With it the EL2 binary
-/// makes its MRS instructions, and this file its enum, out of the same list.
+/// Calls the macro `$callback` with every ID register, as `Name, "words", op0, op1, CRn, CRm, op2;`. With it the EL2
+/// binary makes its MRS instructions, and this file its enum, out of the same list.
 #[macro_export]
 macro_rules! id_registers {
     ($callback:ident) => {
@@ -41,8 +41,8 @@ macro_rules! id_registers {
 
 macro_rules! id_register_enum {
     ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
-        /// A register that tells what the CPU has. Those of the ID space (op0 3, op1 0, CRn 0) are there on every CPU and
-        /// read as zero where the architecture had not defined them yet; the others come with a feature.
+        /// A register that tells what the CPU has. Those of the ID space (op0 3, op1 0, CRn 0) are there on every CPU
+        /// and read as zero where the architecture had not defined them yet; the others come with a feature.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub enum IdRegister {

@@ -1,25 +1,25 @@
 //! What EL2 has to be set to, so that a host at EL1 has everything that the CPU shows it.
 //!
-//! Owns the decision which register gets which value, from the CPU's ID registers; it reads and writes none. The rule: a
-//! feature that the host sees in its ID registers works at EL1 and EL0 as if EL2 were not there. What EL2 keeps for itself is
-//! stage 2 translation and the trap of SMC; what virtual EL2 adds (TGE, TID3) is [`crate::virtual_el2`]'s.
+//! Owns the decision which register gets which value, from the CPU's ID registers; it reads and writes none. The rule:
+//! a feature that the host sees in its ID registers works at EL1 and EL0 as if EL2 were not there. What EL2 keeps for
+//! itself is stage 2 translation and the trap of SMC; what virtual EL2 adds (TGE, TID3) is [`crate::virtual_el2`]'s.
 //!
-//! Sources: "booting" is Linux `Documentation/arch/arm64/booting.rst`, "Linux" what its `arch/arm64/include/asm/el2_setup.h`
-//! writes before it drops to EL1 (6.12, and 7.2 for features that 6.12 does not know). Bits are the Arm ARM's (DDI 0487L.a,
-//! D24.2).
+//! Sources: "booting" is Linux `Documentation/arch/arm64/booting.rst`, "Linux" what its
+//! `arch/arm64/include/asm/el2_setup.h` writes before it drops to EL1 (6.12, and 7.2 for features that 6.12 does not
+//! know). Bits are the Arm ARM's (DDI 0487L.a, D24.2).
 //!
 //! | feature | register and bits | why |
 //! |---|---|---|
-//! | every CPU | HCR_EL2 VM, RW, TSC, SWIO | stage 2, AArch64, PSCI; the host's DC ISW must not drop lines of Exeunt's |
+//! | every CPU | HCR_EL2 VM, RW, TSC, SWIO | stage 2, AArch64, PSCI; the host's DC ISW must not drop Exeunt's lines |
 //! | | CNTHCTL_EL2 EL1PCTEN, EL1PCEN; CNTVOFF_EL2 0 | booting, Linux: the physical counter and timer too |
 //! | | CNTHP_CTL_EL2 0 | EL2's own timer, which firmware may have used |
 //! | | HSTR_EL2 0, VPIDR_EL2, VMPIDR_EL2 | Linux: no CP15 traps, the host reads the CPU's own identity |
 //! | | CPTR_EL2 TFP, TTA, TCPAC, TAM 0 | booting, Linux: floating point, trace, CPACR_EL1, activity monitors |
 //! | | MDCR_EL2 HPMN = PMCR_EL0.N, all traps 0 | Linux: all event counters are the host's |
 //! | | SCTLR_EL1 | booting: MMU and caches off, little-endian, the fields that are RES1 without their feature set |
-//! | SVE | CPTR_EL2 TZ 0, ISB, ZCR_EL2 LEN all ones | booting, Linux: any vector length; with TZ set EL2's own ZCR_EL2 traps |
+//! | SVE | CPTR_EL2 TZ 0, ISB, ZCR_EL2 LEN all ones | booting, Linux: any vector length; with TZ set ZCR_EL2 traps |
 //! | SME | CPTR_EL2 TSM 0, ISB, SMCR_EL2 LEN all ones | booting, Linux |
-//! | | SCTLR_EL2 EnTP2, HFGxTR_EL2 nTPIDR2_EL0, nSMPRI_EL1 | booting ([`SCTLR_EL2_ENTP2`]: the caller keeps SCTLR_EL2) |
+//! | | SCTLR_EL2 EnTP2, HFGxTR_EL2 nTPIDR2_EL0, nSMPRI_EL1 | booting ([`SCTLR_EL2_ENTP2`]: the caller has SCTLR_EL2) |
 //! | SME, FA64, SME2 | SMCR_EL2 FA64, EZT0 | booting |
 //! | SME priorities | SMPRIMAP_EL2 0, SMPRI_EL1 0 | Linux: defined, not what the reset left |
 //! | PAuth | HCR_EL2 APK, API | booting: keys and instructions trap otherwise |
@@ -28,34 +28,35 @@
 //! | RAS | VSESR_EL2 0 | the syndrome of a virtual SError, of which there is none |
 //! | CSV2_2, CSV2_1p2 | HCR_EL2 EnSCXT | SCXTNUM_EL1 and _EL0 trap otherwise |
 //! | HCX | HCRX_EL2, all of the below | the register's reset leaves the features off |
-//! | MOPS | HCRX_EL2 MSCEn; MCE2 stays 0 | booting. MCE2 is for hypervisors that move a guest between CPUs; Exeunt does not |
+//! | MOPS | HCRX_EL2 MSCEn; MCE2 stays 0 | booting. MCE2 is for hypervisors that move a guest between CPUs |
 //! | TCR2 | HCRX_EL2 TCR2En, TCR2_EL1 0 | booting |
 //! | SCTLR2 | HCRX_EL2 SCTLR2En, SCTLR2_EL1 0 (*) | traps otherwise |
 //! | FPMR, GCS, LS64, LS64_V | HCRX_EL2 EnFPM, GCSEn, EnALS, EnASR | booting |
 //! | LS64_ACCDATA | HCRX_EL2 EnAS0, HFGxTR_EL2 nACCDATA_EL1 | traps otherwise |
 //! | D128, SYSREG128 | HCRX_EL2 D128En, EnIDCP128 | 128-bit registers trap otherwise |
-//! | THE | HCRX_EL2 PTTWI, HFGxTR_EL2 nRCWMASK_EL1, HFGxTR2_EL2 nRCWSMASK_EL1 | traps, or the host's own control has no effect |
+//! | THE | HCRX_EL2 PTTWI, HFGxTR_EL2 nRCWMASK_EL1, HFGxTR2_EL2 nRCWSMASK_EL1 | traps, or no effect otherwise |
 //! | PAuth_LR, SRMASK | HCRX_EL2 PACMEn, SRMASKEn | the host's own controls have no effect, or trap |
 //! | GCS | GCSCR_EL2, GCSCR_EL1, GCSCRE0_EL1 0; HFGxTR_EL2 nGCS_*, HFGITR_EL2 nGCS* | booting |
-//! | S1PIE, S1POE, S2POE, AIE | HFGxTR_EL2 nPIR*, nPOR*, nS2POR_EL1, nMAIR2_EL1, nAMAIR2_EL1 | booting for S1PIE, else the same reason |
-//! | FGT | HFGxTR_EL2, HFGITR_EL2, HDFGxTR_EL2: positive bits 0, every *n* bit of a feature that is there 1 | booting, Linux |
+//! | S1PIE | HFGxTR_EL2 nPIR* | booting |
+//! | S1POE, S2POE, AIE | HFGxTR_EL2 nPOR*, nS2POR_EL1, nMAIR2_EL1, nAMAIR2_EL1 | the registers trap otherwise |
+//! | FGT | HFGxTR_EL2, HFGITR_EL2, HDFGxTR_EL2: positive bits 0, *n* bits of what is there 1 | booting, Linux |
 //! | FGT2 | HFGxTR2_EL2, HFGITR2_EL2, HDFGxTR2_EL2, in the same way | booting, Linux |
 //! | AMU | HAFGRTR_EL2 0 (with FGT); AMCNTENSETx_EL0 all counters (*) | booting |
-//! | SPE | MDCR_EL2 E2PB 0b11; PMSCR_EL2 PCT, PA unless PMBIDR_EL1.P | Linux: the buffer is EL1's, with physical addresses |
+//! | SPE | MDCR_EL2 E2PB 0b11; PMSCR_EL2 PCT, PA unless PMBIDR_EL1.P | Linux: EL1's buffer, with physical addresses |
 //! | TRBE | MDCR_EL2 E2TB 0b11 | Linux: the trace buffer is EL1's |
 //! | TRF | TRFCR_EL2 0 (*) | no trace of EL2, timestamps as TRFCR_EL1 says |
 //! | BRBE | BRBCR_EL2 CC, MPRED; HDFGxTR_EL2 nBRB*, HFGITR_EL2 nBRB* | booting |
-//! | PMU, its later parts | MDCR_EL2 MTPME, EnSPM, PMEE, PMSSE; HDFGxTR2_EL2 nPM*, nSPM* | booting for PMUv3p9, else the same reason |
+//! | PMU, its later parts | MDCR_EL2 MTPME, EnSPM, PMEE, PMSSE; HDFGxTR2_EL2 nPM*, nSPM* | PMUv3p9: booting; or traps |
 //! | Debugv8p9, STEP2 | MDCR_EL2 EBWE, EnSTEPOP; HDFGxTR2_EL2 nMDSELR_EL1, nMDSTEPOP_EL1 | trap otherwise |
 //! | LOR | LORC_EL1 0 | Linux: no limited ordering region |
 //! | MPAM | MPAM2_EL2 EnMPAMSM, all else 0; MPAMHCR_EL2 0 if MPAMIDR_EL1 has it | Linux: default partition, no traps |
 //! | ECV | CNTHCTL_EL2 ECV 0; CNTPOFF_EL2 0 (*) | the physical counter without an offset |
-//! | GICv3 CPU interface | ICC_SRE_EL2 Enable, DIB, DFB, SRE; ISB; ICH_HCR_EL2 0 | booting, Linux; ICH_HCR_EL2 is undefined with SRE 0 |
+//! | GICv3 CPU interface | ICC_SRE_EL2 Enable, DIB, DFB, SRE; ISB; ICH_HCR_EL2 0 | booting, Linux; the last needs SRE |
 //! | GICv5 CPU interface | ICH_HFGRTR_EL2, ICH_HFGWTR_EL2, ICH_HFGITR_EL2, ICH_VCTLR_EL2 En | booting, Linux |
 //!
 //! (*) Written only where there is no EL3. With one, EL3 decides whether EL2 may touch the register at all, and neither
-//! booting nor Linux asks of firmware that it may: a trap to EL3 this early ends the machine without a word. What firmware
-//! keeps from EL2 it keeps from the host; what it opens, it has initialised.
+//! booting nor Linux asks of firmware that it may: a trap to EL3 this early ends the machine without a word. What
+//! firmware keeps from EL2 it keeps from the host; what it opens, it has initialised.
 //!
 //! FEAT_TME, which the architecture has withdrawn, stays closed.
 
@@ -110,7 +111,8 @@ mod hcrx {
 
 /// CPTR_EL2 (Arm ARM D24.2), in both of its layouts.
 mod cptr {
-    /// HCR_EL2.E2H 0: the bits that are RES1, with TZ and TSM, which are RES1 without their feature (Linux `CPTR_NVHE_EL2_RES1`).
+    /// HCR_EL2.E2H 0: the bits that are RES1, with TZ and TSM, which are RES1 without their feature (Linux
+    /// `CPTR_NVHE_EL2_RES1`).
     pub const RES1: u64 = 0x33ff;
     /// HCR_EL2.E2H 0: SVE traps.
     pub const TZ: u64 = 1 << 8;
@@ -144,12 +146,12 @@ mod mdcr {
     pub const ENSTEPOP: u64 = 1 << 50;
 }
 
-/// SCTLR_EL2.EnTP2 (Arm ARM D24.2): TPIDR2_EL0 does not trap. To be set with [`Feature::Sme`] (booting); the rest of SCTLR_EL2
-/// is the caller's, who runs under it.
+/// SCTLR_EL2.EnTP2 (Arm ARM D24.2): TPIDR2_EL0 does not trap. To be set with [`Feature::Sme`] (booting); the rest of
+/// SCTLR_EL2 is the caller's, who runs under it.
 pub const SCTLR_EL2_ENTP2: u64 = 1 << 60;
 
-/// SCTLR_EL1 as the host finds it: bits 29 LSMAOE, 28 nTLSMD, 23 SPAN, 22 EIS, 20 TSCXT, 11 EOS, each of which is RES1 without
-/// its feature; all else 0, MMU and caches off (Linux `INIT_SCTLR_EL1_MMU_OFF`, with SPAN).
+/// SCTLR_EL1 as the host finds it: bits 29 LSMAOE, 28 nTLSMD, 23 SPAN, 22 EIS, 20 TSCXT, 11 EOS, each of which is RES1
+/// without its feature; all else 0, MMU and caches off (Linux `INIT_SCTLR_EL1_MMU_OFF`, with SPAN).
 pub const SCTLR_EL1_AT_ENTRY: u64 = 0x30d0_0800;
 
 /// CNTHCTL_EL2.EL1PCTEN and EL1PCEN: the physical counter and timer do not trap.
@@ -303,8 +305,8 @@ pub fn hcr_el2(ids: &IdRegisters) -> u64 {
 /// What the CPU's GIC is, as the device tree says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gic {
-    /// GICv2, or a later one in its compatibility mode: the CPU interface is in memory, and ICC_SRE_EL2 is left alone, which
-    /// firmware keeps at 0 for this mode (booting).
+    /// GICv2, or a later one in its compatibility mode: the CPU interface is in memory, and ICC_SRE_EL2 is left alone,
+    /// which firmware keeps at 0 for this mode (booting).
     V2,
     /// GICv3 or later: the CPU interface is in system registers.
     V3,
@@ -319,9 +321,9 @@ pub enum Step {
     Isb,
 }
 
-/// Tells, step by step, what this CPU has to write before it enters the host at EL1; `step` does it. Every CPU, each time
-/// that it comes up: with its own ID registers, and with VTTBR_EL2 and VTCR_EL2 set, because HCR_EL2, the last of EL2's own,
-/// turns stage 2 on. The exception return into the host makes the last steps take effect.
+/// Tells, step by step, what this CPU has to write before it enters the host at EL1; `step` does it. Every CPU, each
+/// time that it comes up: with its own ID registers, and with VTTBR_EL2 and VTCR_EL2 set, because HCR_EL2, the last of
+/// EL2's own, turns stage 2 on. The exception return into the host makes the last steps take effect.
 ///
 /// A register is named only if the CPU has it and lets EL2 have it.
 pub fn set_up(ids: &IdRegisters, gic: Gic, mut step: impl FnMut(Step)) {

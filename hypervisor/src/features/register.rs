@@ -4,8 +4,9 @@
 
 use crate::syndrome::Encoding;
 
-/// Calls the macro `$callback` with every register, as `Name, "words", op0, op1, CRn, CRm, op2;`. With it the EL2 binary makes
-/// its MSR instructions, and this file its enum, out of the same list. Encodings: Arm ARM (DDI 0487), D24.2.
+/// Calls the macro `$callback` with every register, as `Name, "words", op0, op1, CRn, CRm, op2;`. With it the EL2
+/// binary makes its MSR instructions, and this file its enum, out of the same list. Encodings: Arm ARM (DDI 0487),
+/// D24.2.
 #[macro_export]
 macro_rules! el2_registers {
     ($callback:ident) => {

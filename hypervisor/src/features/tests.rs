@@ -1,11 +1,12 @@
-//! The set-up for the CPU models of the tests, with ID values that a program at EL2 read from QEMU 10.0.2, and for CPUs that
-//! have more than any model.
+//! The set-up for the CPU models of the tests, with ID values that a program at EL2 read from QEMU 10.0.2, and for CPUs
+//! that have more than any model.
 
 use proptest::prelude::*;
 
 use super::IdRegister as Id;
 use super::Register as R;
 use super::*;
+use crate::tests::cases;
 
 type Values = &'static [(Id, u64)];
 
@@ -389,7 +390,7 @@ fn a_register_is_read_only_if_what_was_read_before_says_that_it_is_there() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 3000 }) })]
+    #![proptest_config(cases(3000, 16))]
 
     /// Whatever a CPU says of itself: each register once, in an order in which no write traps to EL2 itself, no trap of
     /// positive polarity, and the bits that a host needs to live at all.

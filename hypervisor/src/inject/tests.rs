@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::syndrome::Esr;
+use crate::tests::cases;
 
 /// A CPU with everything.
 const ALL: PstateFeatures =
@@ -157,7 +158,8 @@ fn a_skipped_instruction_counts_as_executed() {
     assert_eq!(skip_instruction(0x1000, spsr, false), (0x1002, 0x30), "no block");
 }
 
-/// The rules once more, by the list in the Arm ARM's section on exception entry: the state before, changed field by field.
+/// The rules once more, by the list in the Arm ARM's section on exception entry: the state before, changed field by
+/// field.
 fn second_opinion(origin: &Origin, features: PstateFeatures) -> u64 {
     let aarch32 = origin.spsr & 0x10 != 0;
     let from_el1 = !aarch32 && origin.spsr >> 2 & 3 == 1;
@@ -191,7 +193,7 @@ fn any_spsr() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 4000 }) })]
+    #![proptest_config(cases(4000, 16))]
 
     #[test]
     fn any_entry_follows_the_rules(
@@ -226,7 +228,10 @@ proptest! {
                 prop_assert_eq!(taken.far_not_valid(), abort.far_not_valid() && !abort.on_stage1_walk());
                 let kind = taken.fault().kind;
                 prop_assert_eq!(kind == FaultKind::ExternalOnWalk, abort.on_stage1_walk());
-                prop_assert!(matches!(kind, FaultKind::External | FaultKind::ExternalOnWalk | FaultKind::ExclusiveOrAtomic));
+                prop_assert!(matches!(
+                    kind,
+                    FaultKind::External | FaultKind::ExternalOnWalk | FaultKind::ExclusiveOrAtomic
+                ));
             }
         }
     }

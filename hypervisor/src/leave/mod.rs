@@ -1,43 +1,46 @@
 //! LEAVE: how all CPUs are brought to leave at once, wherever they are.
 //!
-//! Owns the protocol between the CPU that calls LEAVE, the *leaver*, and all others, as two state machines of which each step does
-//! one thing that another CPU can see: [`Leaver`] and [`held`]. The EL2 binary steps them in loops; the tests step them in every order
-//! (`tests.rs`). Stage 2, interrupts and time come through [`Room`].
+//! Owns the protocol between the CPU that calls LEAVE, the *leaver*, and all others, as two state machines of which
+//! each step does one thing that another CPU can see: [`Leaver`] and [`held`]. The EL2 binary steps them in loops; the
+//! tests step them in every order (`tests.rs`). Stage 2, interrupts and time come through [`Room`].
 //!
 //! # How
 //!
 //! 1. The leaver announces itself: its own state is `Leaving`, then the control word says that a LEAVE is under way
 //!    ([`Control::begin_leave`]), which excludes another LEAVE, LOCK, RESET_VECTORS and REENTER.
-//! 2. It takes stage 2 away from everybody and wakes those that sleep. A CPU that runs the host faults at its next instruction fetch,
-//!    also with all interrupts masked. A CPU that comes to EL2 for anything, the fault included, finds the control word and is
-//!    *held*: its state becomes `Leaving`, and its PC is at the instruction that brought it here, which it will execute again.
-//! 3. When every CPU that is on is held, or was left before, the leaver gives stage 2 back and then its verdict: leave. Each CPU that is
-//!    held leaves by itself. If time runs out or a CPU objects, the verdict is: stay.
-//! 4. When none is held any more, the leaver takes the verdict back, ends the LEAVE in the control word, and goes the same way.
+//! 2. It takes stage 2 away from everybody and wakes those that sleep. A CPU that runs the host faults at its next
+//!    instruction fetch, also with all interrupts masked. A CPU that comes to EL2 for anything, the fault included,
+//!    finds the control word and is *held*: its state becomes `Leaving`, and its PC is at the instruction that brought
+//!    it here, which it will execute again.
+//! 3. When every CPU that is on is held, or was left before, the leaver gives stage 2 back and then its verdict: leave.
+//!    Each CPU that is held leaves by itself. If time runs out or a CPU objects, the verdict is: stay.
+//! 4. When none is held any more, the leaver takes the verdict back, ends the LEAVE in the control word, and goes the
+//!    same way.
 //!
 //! # Meetings
 //!
-//! *Another LEAVE, LOCK, RESET_VECTORS.* The control word decides who is first. Who comes to EL2 with such a call afterwards is held
-//! before the call is looked at, and makes it again when the LEAVE is over: then the stub answers, or Exeunt if it stayed. So is the
-//! second of two that announce a LEAVE at the same time.
+//! *Another LEAVE, LOCK, RESET_VECTORS.* The control word decides who is first. Who comes to EL2 with such a call
+//! afterwards is held before the call is looked at, and makes it again when the LEAVE is over: then the stub answers,
+//! or Exeunt if it stayed. So is the second of two that announce a LEAVE at the same time.
 //!
-//! *CPU_ON.* Whoever makes it before the LEAVE is announced is in EL2 with it, and comes out to a stage 2 that is gone: held. Its
-//! target is being started, which the leaver waits for: it arrives, enters the host, faults, and is held. Since the leaver looks at one CPU
-//! after the other, a CPU_ON that gets to firmware meanwhile has it begin to look anew. A CPU_ON that comes later is
-//! made again by the stub's host, to firmware.
+//! *CPU_ON.* Whoever makes it before the LEAVE is announced is in EL2 with it, and comes out to a stage 2 that is gone:
+//! held. Its target is being started, which the leaver waits for: it arrives, enters the host, faults, and is held.
+//! Since the leaver looks at one CPU after the other, a CPU_ON that gets to firmware meanwhile has it begin to look
+//! anew. A CPU_ON that comes later is made again by the stub's host, to firmware.
 //!
-//! *A CPU that is on its way through virtual EL2* cannot be left: the host there believes that it is at EL2, and has not yet
-//! set it up. It objects, and the LEAVE fails with Busy.
+//! *A CPU that is on its way through virtual EL2* cannot be left: the host there believes that it is at EL2, and has
+//! not yet set it up. It objects, and the LEAVE fails with Busy.
 //!
-//! *CPU_OFF.* The caller is `Off` for the proxy before firmware is asked, and never comes back to the host: the leaver need not wait
-//! for it. If firmware refuses, it comes back to a stage 2 that is gone, or to one that is back again; in the first case it is held,
-//! and follows the verdict while there is one. In the second it stays under Exeunt alone, and the count that LEAVE gives does not
-//! include it.
+//! *CPU_OFF.* The caller is `Off` for the proxy before firmware is asked, and never comes back to the host: the leaver
+//! need not wait for it. If firmware refuses, it comes back to a stage 2 that is gone, or to one that is back again; in
+//! the first case it is held, and follows the verdict while there is one. In the second it stays under Exeunt alone,
+//! and the count that LEAVE gives does not include it.
 //!
-//! *Crash on another CPU.* Its SOFT_RESTART is a call like the others: it is made again after the LEAVE, at the latest after
-//! [`PATIENCE_MS`].
+//! *Crash on another CPU.* Its SOFT_RESTART is a call like the others: it is made again after the LEAVE, at the latest
+//! after [`PATIENCE_MS`].
 //!
-//! *A CPU that was left before* does not concern the LEAVE. If it calls REENTER meanwhile, it gets Busy and stays outside.
+//! *A CPU that was left before* does not concern the LEAVE. If it calls REENTER meanwhile, it gets Busy and stays
+//! outside.
 
 #[cfg(test)]
 mod tests;
@@ -49,8 +52,8 @@ use guest_abi::vendor::Error;
 use crate::lifecycle::{LifeCycle, State};
 use crate::own_calls::control::Control;
 
-/// How long a LEAVE waits for all CPUs to be caught, in milliseconds. CPUs that spin with interrupts masked were seen to arrive
-/// within 100 ms under emulation; on hardware it is the time of a broadcast TLB invalidation.
+/// How long a LEAVE waits for all CPUs to be caught, in milliseconds. CPUs that spin with interrupts masked were seen
+/// to arrive within 100 ms under emulation; on hardware it is the time of a broadcast TLB invalidation.
 pub const PATIENCE_MS: u64 = 2000;
 
 /// What the leaver has decided.
@@ -187,14 +190,16 @@ pub enum Leaver {
     Depart(End),
     /// The control word says that it is over.
     End(End),
-    /// Another LEAVE was announced first, and may have seen this CPU's state: it is held, as if it had come with any other call.
+    /// Another LEAVE was announced first, and may have seen this CPU's state: it is held, as if it had come with any
+    /// other call.
     Overtaken,
     /// It is over. With an error the CPU is `Live` again, otherwise it has to go.
     Over(End),
 }
 
 impl Leaver {
-    /// The next step of CPU number `this`, whose life cycle is `life`, and whose EL2 will have vectors of others if `to_others`.
+    /// The next step of CPU number `this`, whose life cycle is `life`, and whose EL2 will have vectors of others if
+    /// `to_others`.
     #[must_use]
     pub fn step<C: Cpus, R: Room>(self, this: usize, life: &LifeCycle, to_others: bool, world: &World<C, R>) -> Self {
         match self {
@@ -320,8 +325,8 @@ pub fn hold(life: &LifeCycle, stop: &WorldStop, can_be_left: bool) -> bool {
 
 /// All further steps. A CPU that cannot be left stays, whatever the verdict: it may have come too late to object.
 pub fn held(life: &LifeCycle, control: &Control, stop: &WorldStop, can_be_left: bool) -> Fate {
-    // In this order: a LEAVE that is over by now had its verdict before, and whoever was held then has followed it. So without a
-    // verdict and without a LEAVE this CPU has come too late to be counted.
+    // In this order: a LEAVE that is over by now had its verdict before, and whoever was held then has followed it. So
+    // without a verdict and without a LEAVE this CPU has come too late to be counted.
     let under_way = control.is_leaving();
     match stop.verdict() {
         Verdict::Leave if can_be_left => {

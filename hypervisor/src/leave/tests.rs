@@ -1,9 +1,9 @@
 //! All orders of the steps by which CPUs leave, are made to leave, come back, go off and come up.
 //!
-//! Owns a model of the machine in which three CPUs may at any moment begin anything that concerns the life cycle. A state of it is a
-//! value; every step builds the shared structures anew from that value, runs the real code of one step, and reads them back. The search
-//! meets every state that can be reached, checks what must be true in each, and that from each there is a way to a machine at
-//! rest: nobody waits for ever.
+//! Owns a model of the machine in which three CPUs may at any moment begin anything that concerns the life cycle. A
+//! state of it is a value; every step builds the shared structures anew from that value, runs the real code of one
+//! step, and reads them back. The search meets every state that can be reached, checks what must be true in each, and
+//! that from each there is a way to a machine at rest: nobody waits for ever.
 //!
 //! Sequentially consistent; the orderings are argued where they stand.
 
@@ -345,7 +345,8 @@ impl Machine {
 
     fn check(&self) {
         let control = Control::from_word(self.control);
-        let in_leave = |cpu: &Cpu| matches!(cpu.at, At::Leaver(step) if !matches!(step, Leaver::Begin | Leaver::Announce | Leaver::Overtaken | Leaver::Over(_)));
+        let outside = |step| matches!(step, Leaver::Begin | Leaver::Announce | Leaver::Overtaken | Leaver::Over(_));
+        let in_leave = |cpu: &Cpu| matches!(cpu.at, At::Leaver(step) if !outside(step));
         assert_eq!(control.is_leaving(), self.cpus.iter().any(in_leave), "{self:?}");
         assert!(!self.hidden || control.is_leaving());
         for cpu in &self.cpus {

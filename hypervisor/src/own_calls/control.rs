@@ -1,8 +1,8 @@
 //! Who may make Exeunt leave, and when: restart policies, the lock, and departures that are under way or done.
 //!
-//! Owns one word. Everything that excludes each other is in it: LOCK promises that nobody leaves any more, so it must not
-//! succeed while somebody is on the way out, and nobody may set out once it has. A departure is therefore announced here before
-//! its first step, and whoever announces first wins. The steps themselves are not this file's.
+//! Owns one word. Everything that excludes each other is in it: LOCK promises that nobody leaves any more, so it must
+//! not succeed while somebody is on the way out, and nobody may set out once it has. A departure is therefore announced
+//! here before its first step, and whoever announces first wins. The steps themselves are not this file's.
 //!
 //! | | nothing under way | a LEAVE under way | CPUs outside | locked |
 //! |---|---|---|---|---|
@@ -43,9 +43,10 @@ pub enum Restart {
 }
 
 impl Restart {
-    /// Takes a SOFT_RESTART for one or the other, by whether the host has called SET_VECTORS on this CPU since EL2 was set up for it.
-    /// Linux 6.1 and 6.12 do so in a kexec, to get their vectors out of the way of the copy (`machine_kexec.c`), and never in a crash;
-    /// a KVM that installs its vectors by the same call is not under Exeunt any more when it restarts.
+    /// Takes a SOFT_RESTART for one or the other, by whether the host has called SET_VECTORS on this CPU since EL2 was
+    /// set up for it. Linux 6.1 and 6.12 do so in a kexec, to get their vectors out of the way of the copy
+    /// (`machine_kexec.c`), and never in a crash; a KVM that installs its vectors by the same call is not under Exeunt
+    /// any more when it restarts.
     #[must_use]
     pub const fn of(host_set_vectors: bool) -> Self {
         if host_set_vectors { Self::Kexec } else { Self::Crash }
@@ -142,15 +143,15 @@ impl Control {
         .map(|word| if word & (LOCKED | resident) != 0 { Policy::Resident } else { Policy::Leave })
     }
 
-    /// A CPU that was outside has come up anew, and under Exeunt: it went off outside, and a CPU under Exeunt has started it. A LEAVE
-    /// that is under way takes it along.
+    /// A CPU that was outside has come up anew, and under Exeunt: it went off outside, and a CPU under Exeunt has
+    /// started it. A LEAVE that is under way takes it along.
     pub fn come_up(&self) {
         // Never an error: the closure refuses nothing.
         let _ = self.update(|word| Ok(if word >> OUTSIDE_SHIFT == 0 { word } else { word - ONE_OUTSIDE }));
     }
 
-    /// A CPU on which Exeunt is not is about to come back. `was_left`: Exeunt had left it, so that it is one of those outside; it may
-    /// as well have been started without Exeunt's knowledge by one of them.
+    /// A CPU on which Exeunt is not is about to come back. `was_left`: Exeunt had left it, so that it is one of those
+    /// outside; it may as well have been started without Exeunt's knowledge by one of them.
     ///
     /// # Errors
     ///
@@ -217,8 +218,8 @@ impl Control {
         self.0.load(Ordering::Acquire)
     }
 
-    /// One step from a word to the next, or a refusal. Acquire and release: what a CPU did before its step is seen by those whose
-    /// step comes later.
+    /// One step from a word to the next, or a refusal. Acquire and release: what a CPU did before its step is seen by
+    /// those whose step comes later.
     fn update(&self, mut step: impl FnMut(u32) -> Result<u32, Error>) -> Result<u32, Error> {
         let mut word = self.load();
         loop {

@@ -1,17 +1,18 @@
 //! The last bytes of Exeunt's log, in a ring that any CPU may append to and read.
 //!
-//! Owns the ring. A byte's position is how many bytes were written before it since the start; the ring keeps the last ones. Nobody
-//! waits for anybody: writers claim a range of positions with one atomic addition and fill it; readers copy first and
-//! find out afterwards whether a writer was there meanwhile (a sequence lock without the waiting).
+//! Owns the ring. A byte's position is how many bytes were written before it since the start; the ring keeps the last
+//! ones. Nobody waits for anybody: writers claim a range of positions with one atomic addition and fill it; readers
+//! copy first and find out afterwards whether a writer was there meanwhile (a sequence lock without the waiting).
 //!
-//! - *claims* counts the writers that are at it, and the position behind the last claim. Bytes older than that position minus the
-//!   ring's size may be overwritten at any moment.
-//! - *published* is a position before which everything is written. The last writer to finish moves it to the end of the claims
-//!   that it saw; while writers overlap it stays where it was.
+//! - *claims* counts the writers that are at it, and the position behind the last claim. Bytes older than that position
+//!   minus the ring's size may be overwritten at any moment.
+//! - *published* is a position before which everything is written. The last writer to finish moves it to the end of the
+//!   claims that it saw; while writers overlap it stays where it was.
 //!
-//! A writer that dies in the middle (an exception at EL2) would keep the published position where it is for ever; whoever takes its
-//! place calls [`LogRing::abandon_writers`]. A writer that sleeps so long that others claim the whole ring meanwhile writes its
-//! bytes over theirs: wrong text, nothing worse. Exeunt's lines are written under a lock, so that neither happens but in a panic.
+//! A writer that dies in the middle (an exception at EL2) would keep the published position where it is for ever;
+//! whoever takes its place calls [`LogRing::abandon_writers`]. A writer that sleeps so long that others claim the whole
+//! ring meanwhile writes its bytes over theirs: wrong text, nothing worse. Exeunt's lines are written under a lock, so
+//! that neither happens but in a panic.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
@@ -94,8 +95,8 @@ impl<'a> LogRing<'a> {
         }
     }
 
-    /// Appends with plain loads and stores: for the one CPU that there is before EL2's MMU is on, when exclusive accesses are not
-    /// promised to work.
+    /// Appends with plain loads and stores: for the one CPU that there is before EL2's MMU is on, when exclusive
+    /// accesses are not promised to work.
     pub fn append_alone(&self, text: &[u8]) {
         let start = self.claims.load(Ordering::Relaxed);
         let end = start + text.len() as u64;

@@ -1,12 +1,12 @@
 //! The server's side of Exeunt's own calls, as far as it needs no register.
 //!
-//! Owns the way from x0 to x17 of a call to its answer: which call it is, whether its arguments can be, what the registers hold
-//! afterwards. The contract is [`guest_abi::vendor`]'s. What a call needs of the machine comes through [`Services`]; leaving is
-//! done by whoever called [`call`], because nothing can be done behind it.
+//! Owns the way from x0 to x17 of a call to its answer: which call it is, whether its arguments can be, what the
+//! registers hold afterwards. The contract is [`guest_abi::vendor`]'s. What a call needs of the machine comes through
+//! [`Services`]; leaving is done by whoever called [`call`], because nothing can be done behind it.
 //!
 //! | file | what it owns |
 //! |---|---|
-//! | `control.rs` | restart policies, the lock, and which departures they allow: one word, so that they exclude each other |
+//! | `control.rs` | restart policies, the lock, the departures that they allow, in one word: each excludes the others |
 //! | `log.rs` | the ring that keeps the log's last bytes |
 //! | `status.rs` | the record and the summary of STATUS |
 //!
@@ -56,12 +56,13 @@ pub trait Services: Machine {
     fn log(&self) -> &LogRing<'_>;
     /// Whether the byte at this address is RAM that the host may write to.
     fn is_host_ram(&self, address: u64) -> bool;
-    /// Makes the host's memory writable for the time that `fill` runs. Afterwards what was written is clean to the point of
-    /// coherency, so that a caller with its MMU off reads it, too.
+    /// Makes the host's memory writable for the time that `fill` runs. Afterwards what was written is clean to the
+    /// point of coherency, so that a caller with its MMU off reads it, too.
     fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink));
     /// Physical address of the vector table by which a CPU comes back.
     fn way_back(&self) -> u64;
-    /// Whether a CPU is on, by firmware's word, of which Exeunt has only heard that it is off: a CPU outside has started it.
+    /// Whether a CPU is on, by firmware's word, of which Exeunt has only heard that it is off: a CPU outside has
+    /// started it.
     fn has_strangers(&self) -> bool;
 }
 
@@ -95,7 +96,8 @@ impl Buffer {
         if size == 0 {
             return Ok(None);
         }
-        // Within a page nothing can overflow, and first and last byte being RAM makes RAM of all: stage 2 has no smaller pages.
+        // Within a page nothing can overflow, and first and last byte being RAM makes RAM of all: stage 2 has no
+        // smaller pages.
         let fits = size <= PAGE && address % PAGE <= PAGE - size;
         if fits && address.is_multiple_of(alignment) && is_host_ram(address) && is_host_ram(address + (size - 1)) {
             Ok(Some(Self { address, size: size as usize }))
@@ -206,8 +208,8 @@ pub enum Outcome {
     Leave,
 }
 
-/// Answers the call whose x0 to x17 are `x`: an HVC with a fast function identifier of the vendor-specific hypervisor range and
-/// the immediate 0.
+/// Answers the call whose x0 to x17 are `x`: an HVC with a fast function identifier of the vendor-specific hypervisor
+/// range and the immediate 0.
 #[inline]
 pub fn call<S: Services>(x: &mut [u64; 18], services: &S) -> Outcome {
     if smccc::function_id(x[0]) == vendor::VERSION {
@@ -308,7 +310,8 @@ fn serve<S: Services>(request: Request, services: &S) -> Answer {
 
 fn log_read<S: Services>(services: &S, position: u64, buffer: Option<Buffer>) -> Result<Answer, Error> {
     let log = services.log();
-    // The end only grows: what is refused here is refused before the buffer is touched, what passes is not refused below.
+    // The end only grows: what is refused here is refused before the buffer is touched, what passes is not refused
+    // below.
     let mut read = log.read(position, 0, &mut |_, _| ())?;
     if let Some(buffer) = buffer {
         services.with_buffer(buffer, |sink| {

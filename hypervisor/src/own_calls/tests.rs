@@ -490,7 +490,8 @@ fn a_writer_that_was_given_up_too_early_does_no_harm() {
     assert_eq!(log.end(), 9);
 }
 
-/// Writers append numbered lines of their own and readers follow: every line that is seen is whole, and each writer's come in order.
+/// Writers append numbered lines of their own and readers follow: every line that is seen is whole, and each writer's
+/// come in order.
 #[test]
 fn readers_see_whole_lines_while_writers_append() {
     const WRITERS: usize = 3;

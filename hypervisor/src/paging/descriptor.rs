@@ -1,7 +1,8 @@
-//! The shape of descriptors and levels that stage 1 and stage 2 have in common: VMSAv8-64, 4 KiB granule, 48-bit addresses.
+//! The shape of descriptors and levels that stage 1 and stage 2 have in common: VMSAv8-64, 4 KiB granule, 48-bit
+//! addresses.
 //!
-//! Arm ARM D8, "Translation table descriptor formats". Owns no state. Attributes of blocks and pages are in `stage1` and
-//! `stage2`; FEAT_LPA2 and FEAT_D128 formats are not used.
+//! Arm ARM D8, "Translation table descriptor formats". Owns no state. Attributes of blocks and pages are in `stage1`
+//! and `stage2`; FEAT_LPA2 and FEAT_D128 formats are not used.
 
 /// log2 of the granule.
 pub(super) const PAGE_SHIFT: u32 = 12;
@@ -59,7 +60,8 @@ pub(super) const fn table(address: u64) -> u64 {
     address | TABLE_OR_PAGE | VALID
 }
 
-/// The block or page descriptor at `level` with the given output address and attributes (which hold neither of bits 1:0).
+/// The block or page descriptor at `level` with the given output address and attributes (which hold neither of bits
+/// 1:0).
 pub(super) const fn leaf(level: u8, output: u64, attributes: u64) -> u64 {
     let kind = if level == LAST_LEVEL { TABLE_OR_PAGE | VALID } else { VALID };
     output | attributes | kind

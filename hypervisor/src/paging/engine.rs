@@ -1,10 +1,11 @@
 //! The table engine: changes a range of a translation table tree, and looks an address up in it.
 //!
-//! Owns the shape of the tree (which table at which level, when to split, when to free). Knows nothing of what attributes
-//! mean, and asks the `TableMemory` for every access. The order of writes that it keeps is promised in the module above.
+//! Owns the shape of the tree (which table at which level, when to split, when to free). Knows nothing of what
+//! attributes mean, and asks the `TableMemory` for every access. The order of writes that it keeps is promised in the
+//! module above.
 //!
-//! Everything is generic over the memory and recurses at most once per level. The loops over whole entries (`overwrite`,
-//! `fill`) are the ones that count at start-up: a 40-bit stage 2 has 1024 level-1 entries.
+//! Everything is generic over the memory and recurses at most once per level. The loops over whole entries
+//! (`overwrite`, `fill`) are the ones that count at start-up: a 40-bit stage 2 has 1024 level-1 entries.
 
 use core::ops::Range;
 
@@ -57,7 +58,8 @@ fn entry_base(level: u8, input: u64) -> u64 {
     input & !(entry_size(level) - 1)
 }
 
-/// What is to become of a range of input addresses. `first` and `last` (inclusive) are page-aligned at their outer edges.
+/// What is to become of a range of input addresses. `first` and `last` (inclusive) are page-aligned at their outer
+/// edges.
 struct Change {
     /// First input address.
     first: u64,
@@ -112,7 +114,8 @@ impl Change {
         }
     }
 
-    /// Whether `old`, which is not a table, already says for the entry of `input` what the change wants for a part of it.
+    /// Whether `old`, which is not a table, already says for the entry of `input` what the change wants for a part of
+    /// it.
     fn is_done(&self, level: u8, input: u64, old: u64) -> bool {
         self.descriptor(level, entry_base(level, input)).0 == old
     }
@@ -308,8 +311,8 @@ impl Tables {
         Table { address: self.root, level: self.start_level, base: 0 }
     }
 
-    /// The lowest table that is there and that holds all of the change, with what is around it. Most changes at start are a page or
-    /// two, and go down here once instead of twice.
+    /// The lowest table that is there and that holds all of the change, with what is around it. Most changes at start
+    /// are a page or two, and go down here once instead of twice.
     fn lowest_around<M: TableMemory>(&self, memory: &M, change: &Change) -> Table {
         let mut table = self.root_table();
         loop {
@@ -423,8 +426,8 @@ fn overwrite<M: TableMemory>(memory: &mut M, table: Table, indices: Range<usize>
     }
 }
 
-/// Makes a new table at `level` for the entry that `first..=last` is a part of: what `old`, the entry's block or invalid
-/// descriptor at the level above, says, with the change made. Returns its address; the caller links it.
+/// Makes a new table at `level` for the entry that `first..=last` is a part of: what `old`, the entry's block or
+/// invalid descriptor at the level above, says, with the change made. Returns its address; the caller links it.
 fn build<M: TableMemory>(
     memory: &mut M,
     spares: &mut Spares,
@@ -460,8 +463,8 @@ fn build<M: TableMemory>(
     new.address
 }
 
-/// The descriptors at `level` that together say what `old`, a block or invalid descriptor at the level above, says: the first one,
-/// and what to add for each next one.
+/// The descriptors at `level` that together say what `old`, a block or invalid descriptor at the level above, says: the
+/// first one, and what to add for each next one.
 fn split(level: u8, old: u64) -> (u64, u64) {
     if old & VALID == 0 { (0, 0) } else { (leaf(level, old & ADDRESS, old & !ADDRESS), entry_size(level)) }
 }

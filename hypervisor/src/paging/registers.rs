@@ -1,8 +1,9 @@
 //! The values of the registers that control the two translation regimes of EL2, as pure functions.
 //!
-//! VTCR_EL2 and VTTBR_EL2 (stage 2), TCR_EL2, TTBR0_EL2 and MAIR_EL2 (EL2 stage 1, HCR_EL2.E2H = 0). Writing them is the EL2
-//! binary's. The Arm ARM's register descriptions have the layouts. Walks are cacheable (Write-Back, Read- and Write-Allocate) and
-//! Inner Shareable in both regimes, so that tables need no cache maintenance once the caches are on.
+//! VTCR_EL2 and VTTBR_EL2 (stage 2), TCR_EL2, TTBR0_EL2 and MAIR_EL2 (EL2 stage 1, HCR_EL2.E2H = 0). Writing them is
+//! the EL2 binary's. The Arm ARM's register descriptions have the layouts. Walks are cacheable (Write-Back, Read- and
+//! Write-Allocate) and Inner Shareable in both regimes, so that tables need no cache maintenance once the caches are
+//! on.
 
 use super::descriptor::{MAX_OUTPUT_BITS, PAGE_SHIFT, STRIDE};
 
@@ -51,8 +52,8 @@ impl PaRange {
     /// Sizes in bits by encoding, up to the 48 bits that the 4 KiB granule reaches without FEAT_LPA2.
     const BITS: [u32; 6] = [32, 36, 40, 42, 44, MAX_OUTPUT_BITS];
 
-    /// Takes the range from ID_AA64MMFR0_EL1 (PARange, bits 3:0). A CPU with more than 48 bits counts as one with 48, and
-    /// so does an encoding that is not defined yet: PARange grows with the size.
+    /// Takes the range from ID_AA64MMFR0_EL1 (PARange, bits 3:0). A CPU with more than 48 bits counts as one with 48,
+    /// and so does an encoding that is not defined yet: PARange grows with the size.
     #[must_use]
     pub const fn from_id_aa64mmfr0(id_aa64mmfr0_el1: u64) -> Self {
         let encoding = (id_aa64mmfr0_el1 & 0xf) as u8;
@@ -89,8 +90,8 @@ const fn common(input_bits: u32, output: PaRange) -> u64 {
     ((64 - input_bits) as u64) << T0SZ_SHIFT | IRGN0_WRITE_BACK | ORGN0_WRITE_BACK | SH0_INNER | TG0_4K | output.ps()
 }
 
-/// VTCR_EL2 for an IPA size of `ipa_bits` (at most 48), walks that begin at `start_level` (0 to 2), and outputs of at most
-/// `output`'s size. Hardware updates (HA, HD) are off, VMIDs have 8 bits, and FEAT_LPA2's DS is 0.
+/// VTCR_EL2 for an IPA size of `ipa_bits` (at most 48), walks that begin at `start_level` (0 to 2), and outputs of at
+/// most `output`'s size. Hardware updates (HA, HD) are off, VMIDs have 8 bits, and FEAT_LPA2's DS is 0.
 #[must_use]
 pub const fn vtcr_el2(ipa_bits: u32, start_level: u8, output: PaRange) -> u64 {
     VTCR_RES1 | common(ipa_bits, output) | ((2 - start_level) as u64) << VTCR_SL0_SHIFT
@@ -102,8 +103,8 @@ pub const fn vttbr_el2(root: u64, vmid: u8) -> u64 {
     (vmid as u64) << VTTBR_VMID_SHIFT | root
 }
 
-/// TCR_EL2 for a VA size of `va_bits` (25 to 48) and outputs of at most `output`'s size. Addresses have no tags (TBI = 0) and
-/// the hardware updates no flags (HA, HD = 0).
+/// TCR_EL2 for a VA size of `va_bits` (25 to 48) and outputs of at most `output`'s size. Addresses have no tags (TBI =
+/// 0) and the hardware updates no flags (HA, HD = 0).
 #[must_use]
 pub const fn tcr_el2(va_bits: u32, output: PaRange) -> u64 {
     TCR_EL2_RES1 | common(va_bits, output)

@@ -1,7 +1,8 @@
 //! Stage 1 of EL2: what Exeunt itself may do where. 48-bit virtual addresses, TTBR0_EL2, HCR_EL2.E2H = 0.
 //!
-//! Owns the attributes of stage-1 blocks and pages (Arm ARM D8, "Translation table descriptor formats", stage 1). Which of
-//! Exeunt's sections lies where is the EL2 binary's business. Memory that is not mapped faults: holes serve as guard pages.
+//! Owns the attributes of stage-1 blocks and pages (Arm ARM D8, "Translation table descriptor formats", stage 1). Which
+//! of Exeunt's sections lies where is the EL2 binary's business. Memory that is not mapped faults: holes serve as guard
+//! pages.
 
 use core::ops::Range;
 
@@ -67,8 +68,8 @@ impl Attributes {
 
 /// EL2's stage 1. Everything is unmapped to begin with.
 ///
-/// Each call takes the memory that the tables live in; what `map` and `unmap` guarantee, and what a caller owes while CPUs walk
-/// the tables, is in the text of the module above.
+/// Each call takes the memory that the tables live in; what `map` and `unmap` guarantee, and what a caller owes while
+/// CPUs walk the tables, is in the text of the module above.
 #[derive(Debug)]
 pub struct Stage1 {
     tables: Tables,
@@ -85,8 +86,8 @@ impl Stage1 {
         Ok(Self { tables, output: pa_range })
     }
 
-    /// Maps the virtual addresses `va` to the equally many physical addresses from `pa` on, whatever was there before. Blocks
-    /// are only possible where both have the same alignment.
+    /// Maps the virtual addresses `va` to the equally many physical addresses from `pa` on, whatever was there before.
+    /// Blocks are only possible where both have the same alignment.
     ///
     /// # Errors
     /// Each [`Error`] but `IpaSize`; nothing has changed then.

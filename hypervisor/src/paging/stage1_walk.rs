@@ -1,12 +1,13 @@
 //! Follows the *host's* EL1&0 stage-1 tables, to find at which level a walk of them faulted in stage 2.
 //!
-//! When stage 2 refuses the read (or the update) of a stage-1 descriptor, ESR_EL2 says so (S1PTW = 1) and HPFAR_EL2 says which
-//! page, but the level in ESR_EL2 is that of the stage-2 walk. The abort that the host is given, a synchronous external abort
-//! on a translation table walk, names the level of its own walk: this room finds it. Pure: registers come in as numbers, and
-//! memory through a closure. It changes nothing, and trusts nothing that it reads.
+//! When stage 2 refuses the read (or the update) of a stage-1 descriptor, ESR_EL2 says so (S1PTW = 1) and HPFAR_EL2
+//! says which page, but the level in ESR_EL2 is that of the stage-2 walk. The abort that the host is given, a
+//! synchronous external abort on a translation table walk, names the level of its own walk: this room finds it. Pure:
+//! registers come in as numbers, and memory through a closure. It changes nothing, and trusts nothing that it reads.
 //!
-//! Arm ARM D8, "Translation process" and "Translation table descriptor formats", and the register TCR_EL1; VMSAv8-64: 4, 16 and
-//! 64 KiB granules, FEAT_TTST, FEAT_LVA, FEAT_LPA and FEAT_LPA2. FEAT_D128, which needs TCR2_EL1, is not followed.
+//! Arm ARM D8, "Translation process" and "Translation table descriptor formats", and the register TCR_EL1; VMSAv8-64:
+//! 4, 16 and 64 KiB granules, FEAT_TTST, FEAT_LVA, FEAT_LPA and FEAT_LPA2. FEAT_D128, which needs TCR2_EL1, is not
+//! followed.
 
 /// log2 of the granularity of HPFAR_EL2.FIPA.
 const HPFAR_PAGE_SHIFT: u32 = 12;
@@ -127,8 +128,8 @@ impl Half {
             Granule::K4 | Granule::K16 if ds => Format::Lpa2,
             _ => Format::Bits48,
         };
-        // Beyond these limits the hardware may fault without a walk, or take the limit; there was a walk. 64 KiB pages have
-        // FEAT_LVA's limit, which no kernel uses on a CPU without it. The upper limits are FEAT_TTST's.
+        // Beyond these limits the hardware may fault without a walk, or take the limit; there was a walk. 64 KiB pages
+        // have FEAT_LVA's limit, which no kernel uses on a CPU without it. The upper limits are FEAT_TTST's.
         let smallest = if granule == Granule::K64 || format == Format::Lpa2 { 12 } else { 16 };
         let largest = if granule == Granule::K64 { 47 } else { 48 };
         let ia_size = 64 - (field(half, 5, 0) as u32).clamp(smallest, largest);
@@ -174,11 +175,12 @@ impl Half {
 ///
 /// - `va`: FAR_EL2. Bits 63:56 are ignored.
 /// - `page`: the IPA that HPFAR_EL2.FIPA stands for; bits 11:0 are ignored.
-/// - `read`: the descriptor at an IPA, as the host's walk would see it (so in the byte order of SCTLR_EL1.EE), or `None` where
-///   it cannot be read. It is asked for 8-byte-aligned addresses only, at most four times, and never in the page at `page`.
+/// - `read`: the descriptor at an IPA, as the host's walk would see it (so in the byte order of SCTLR_EL1.EE), or
+///   `None` where it cannot be read. It is asked for 8-byte-aligned addresses only, at most four times, and never in
+///   the page at `page`.
 ///
-/// `None` if no descriptor on the way lies in that page: the tables have been changed since, or the registers are not those
-/// of the walk. Of several levels whose descriptors share the page the walk has met the first one first.
+/// `None` if no descriptor on the way lies in that page: the tables have been changed since, or the registers are not
+/// those of the walk. Of several levels whose descriptors share the page the walk has met the first one first.
 pub fn faulting_level(
     registers: &Registers,
     va: u64,
@@ -281,8 +283,8 @@ mod tests {
             (if upper { half << 16 } else { half }) | other_off | ips << 32 | ds
         }
 
-        /// log2 of what table number `step` of a walk is aligned to: a page, but the first one to its size only, at least to
-        /// 64 bytes with 52-bit addresses.
+        /// log2 of what table number `step` of a walk is aligned to: a page, but the first one to its size only, at
+        /// least to 64 bytes with 52-bit addresses.
         fn table_alignment(self, step: usize) -> u32 {
             let first_size = self.va_bits + 3 - (self.page_bits - 3) * (self.levels() - 1) - self.page_bits;
             match step {

@@ -1,11 +1,11 @@
 //! Stage 2: the host's intermediate physical addresses (IPA), mapped one to one onto physical addresses.
 //!
-//! Owns which IPA sizes are possible, how the initial lookup level is chosen, and the attributes of stage-2 blocks and pages
-//! (Arm ARM D8, "Translation table descriptor formats", stage 2). Knows nothing of what lies where: the caller says what is
-//! RAM, what is a device and what is a hole.
+//! Owns which IPA sizes are possible, how the initial lookup level is chosen, and the attributes of stage-2 blocks and
+//! pages (Arm ARM D8, "Translation table descriptor formats", stage 2). Knows nothing of what lies where: the caller
+//! says what is RAM, what is a device and what is a hole.
 //!
-//! The attributes count as written here only while HCR_EL2.FWB is 0 (FEAT_S2FWB gives MemAttr another meaning) and VTCR_EL2 is
-//! the one of the [`Layout`].
+//! The attributes count as written here only while HCR_EL2.FWB is 0 (FEAT_S2FWB gives MemAttr another meaning) and
+//! VTCR_EL2 is the one of the [`Layout`].
 
 use core::ops::Range;
 
@@ -49,7 +49,8 @@ enum Memory {
 
 /// What kind of memory an IPA is, and what the host may do with it.
 ///
-/// There are two to begin with, [`Attributes::NORMAL`] and [`Attributes::DEVICE`]; from them permissions can only be taken away.
+/// There are two to begin with, [`Attributes::NORMAL`] and [`Attributes::DEVICE`]; from them permissions can only be
+/// taken away.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Attributes {
     memory: Memory,
@@ -140,8 +141,8 @@ impl Layout {
     /// The shape for `ipa_bits` on a CPU with `pa_range`; with CPUs of several kinds, the smallest of their ranges.
     ///
     /// # Errors
-    /// [`Error::IpaSize`] if `ipa_bits` is below [`MIN_IPA_BITS`], above [`MAX_IPA_BITS`] or above `pa_range`, to which the
-    /// architecture limits it (VTCR_EL2.T0SZ; pseudocode AArch64.S2MinTxSZ).
+    /// [`Error::IpaSize`] if `ipa_bits` is below [`MIN_IPA_BITS`], above [`MAX_IPA_BITS`] or above `pa_range`, to which
+    /// the architecture limits it (VTCR_EL2.T0SZ; pseudocode AArch64.S2MinTxSZ).
     pub const fn new(ipa_bits: u32, pa_range: PaRange) -> Result<Self, Error> {
         if ipa_bits < MIN_IPA_BITS || ipa_bits > pa_range.bits() {
             return Err(Error::IpaSize { bits: ipa_bits });
@@ -160,8 +161,9 @@ impl Layout {
 
     /// The initial lookup level: 1 up to 43 bits, with up to 16 concatenated tables, and 0 above.
     ///
-    /// Level 0 is invalid on CPUs with less than 44 bits of physical address (VTCR_EL2.SL0; pseudocode AArch64.S2InvalidSL), and
-    /// every CPU that can have an IPA size of 44 bits has them. Level 1 saves a memory access in each walk.
+    /// Level 0 is invalid on CPUs with less than 44 bits of physical address (VTCR_EL2.SL0; pseudocode
+    /// AArch64.S2InvalidSL), and every CPU that can have an IPA size of 44 bits has them. Level 1 saves a memory access
+    /// in each walk.
     #[must_use]
     pub const fn start_level(self) -> u8 {
         if self.ipa_bits <= MAX_LEVEL_1_BITS { 1 } else { 0 }
@@ -182,8 +184,8 @@ impl Layout {
 
 /// An identity stage 2. Everything is unmapped to begin with.
 ///
-/// Each call takes the memory that the tables live in; what `map` and `unmap` guarantee, and what a caller owes while CPUs walk
-/// the tables, is in the text of the module above.
+/// Each call takes the memory that the tables live in; what `map` and `unmap` guarantee, and what a caller owes while
+/// CPUs walk the tables, is in the text of the module above.
 #[derive(Debug)]
 pub struct Stage2 {
     tables: Tables,

@@ -4,10 +4,11 @@
 //!
 //! One atomic word for each CPU with two bits, each set and cleared by one party only:
 //!
-//! - `ON`, set by the CPU itself when it arrives, cleared by the CPU itself before it asks firmware for CPU_OFF. It says: this
-//!   CPU runs the host or sleeps in a suspend state, both of which PSCI calls on.
-//! - `CLAIMED`, set by the CPU whose CPU_ON won, cleared by that CPU if firmware refuses, else by the target when it arrives.
-//!   It says: someone's CPU_ON is between its decision and the target's arrival. Whoever sets it owns `pc` and `x0`.
+//! - `ON`, set by the CPU itself when it arrives, cleared by the CPU itself before it asks firmware for CPU_OFF. It
+//!   says: this CPU runs the host or sleeps in a suspend state, both of which PSCI calls on.
+//! - `CLAIMED`, set by the CPU whose CPU_ON won, cleared by that CPU if firmware refuses, else by the target when it
+//!   arrives. It says: someone's CPU_ON is between its decision and the target's arrival. Whoever sets it owns `pc` and
+//!   `x0`.
 //!
 //! | `ON` | `CLAIMED` | | CPU_ON answers |
 //! |---|---|---|---|
@@ -18,50 +19,52 @@
 //!
 //! # Why every order of events is well
 //!
-//! *Two CPU_ON for one CPU.* Both find 00; one compare-and-exchange wins and goes to 01, the other fails, looks again and
-//! finds 01 (ON_PENDING), or 10 if the target has arrived meanwhile (ALREADY_ON), or 00 if firmware refused the winner, in
-//! which case it claims in turn. `pc` and `x0` are written in 01 only, by the one claimant.
+//! *Two CPU_ON for one CPU.* Both find 00; one compare-and-exchange wins and goes to 01, the other fails, looks again
+//! and finds 01 (ON_PENDING), or 10 if the target has arrived meanwhile (ALREADY_ON), or 00 if firmware refused the
+//! winner, in which case it claims in turn. `pc` and `x0` are written in 01 only, by the one claimant.
 //!
 //! *CPU_ON, and firmware says no* (a CPU that it does not know, an internal failure). The claimant clears `CLAIMED`: 00
 //! again, and firmware's answer goes to the host. The target cannot arrive, since firmware did not start it.
 //!
-//! *CPU_ON while the target's CPU_OFF is in flight.* The target has cleared `ON` (00) and may or may not be off yet. The
-//! claimant goes to 01 and asks firmware, which alone knows. Off already: it is started, finds 01 and takes the claimant's
-//! entry. Not yet: firmware says ALREADY_ON, which is what the host would hear without Exeunt, and the claimant goes back
-//! to 00. In both cases the entry that the CPU finds when it arrives is that of the CPU_ON that succeeded.
+//! *CPU_ON while the target's CPU_OFF is in flight.* The target has cleared `ON` (00) and may or may not be off yet.
+//! The claimant goes to 01 and asks firmware, which alone knows. Off already: it is started, finds 01 and takes the
+//! claimant's entry. Not yet: firmware says ALREADY_ON, which is what the host would hear without Exeunt, and the
+//! claimant goes back to 00. In both cases the entry that the CPU finds when it arrives is that of the CPU_ON that
+//! succeeded.
 //!
-//! *CPU_OFF that firmware refuses* (DENIED: a trusted OS lives on this CPU). The CPU sets `ON` again: 00 to 10. If a CPU_ON
-//! claimed it in between, 01 becomes 11: firmware will say ALREADY_ON to that claimant, because the CPU never went off, and
-//! the claimant's clearing of `CLAIMED` leads to 10. Should the CPU try CPU_OFF once more before that, 11 becomes 01 again,
-//! and the claimant's call ends as under "in flight". No bit is ever set from an old reading of the other.
+//! *CPU_OFF that firmware refuses* (DENIED: a trusted OS lives on this CPU). The CPU sets `ON` again: 00 to 10. If a
+//! CPU_ON claimed it in between, 01 becomes 11: firmware will say ALREADY_ON to that claimant, because the CPU never
+//! went off, and the claimant's clearing of `CLAIMED` leads to 10. Should the CPU try CPU_OFF once more before that, 11
+//! becomes 01 again, and the claimant's call ends as under "in flight". No bit is ever set from an old reading of the
+//! other.
 //!
-//! *CPU_SUSPEND and SYSTEM_SUSPEND.* `ON` stays set, so that no CPU_ON gets through; the CPU writes its own `resume_pc` and
-//! `resume_x0`, which nobody else touches (`pc` and `x0` may belong to a claimant in 11). A call that returns, because the
-//! state was a standby state or an interrupt was pending, leaves everything as it was.
+//! *CPU_SUSPEND and SYSTEM_SUSPEND.* `ON` stays set, so that no CPU_ON gets through; the CPU writes its own `resume_pc`
+//! and `resume_x0`, which nobody else touches (`pc` and `x0` may belong to a claimant in 11). A call that returns,
+//! because the state was a standby state or an interrupt was pending, leaves everything as it was.
 //!
-//! *Arrival.* A CPU that comes through Exeunt's entry was started by a CPU_ON (`ON` is clear, `CLAIMED` set: CPU_ON needs a
-//! clear `ON`, and only arrival sets it) or woke from a suspend (`ON` is set; one that Exeunt has left would wake elsewhere). Neither: firmware started a CPU that nobody
-//! asked for, and [`super::Psci::arrive`] says so.
+//! *Arrival.* A CPU that comes through Exeunt's entry was started by a CPU_ON (`ON` is clear, `CLAIMED` set: CPU_ON
+//! needs a clear `ON`, and only arrival sets it) or woke from a suspend (`ON` is set; one that Exeunt has left would
+//! wake elsewhere). Neither: firmware started a CPU that nobody asked for, and [`super::Psci::arrive`] says so.
 //!
-//! *A CPU that Exeunt has left* (RESET_VECTORS, LEAVE) keeps its `ON`: it runs, as far as Exeunt knows. Should it go off, and a CPU
-//! under Exeunt turn it on, the caller asks firmware first, and goes from 10 to 11 if firmware says off: one caller can. It looks
-//! once more whether the CPU is still *left*, and clears `ON`: 01. Another one that heard "off" as well and is late finds 11 or 01, or 10
-//! because the target has arrived meanwhile. Since a CPU that arrives is no more *left* before it sets `ON`, the late one
-//! sees that, and takes its own bit back: ALREADY_ON.
+//! *A CPU that Exeunt has left* (RESET_VECTORS, LEAVE) keeps its `ON`: it runs, as far as Exeunt knows. Should it go
+//! off, and a CPU under Exeunt turn it on, the caller asks firmware first, and goes from 10 to 11 if firmware says off:
+//! one caller can. It looks once more whether the CPU is still *left*, and clears `ON`: 01. Another one that heard
+//! "off" as well and is late finds 11 or 01, or 10 because the target has arrived meanwhile. Since a CPU that arrives
+//! is no more *left* before it sets `ON`, the late one sees that, and takes its own bit back: ALREADY_ON.
 //!
 //! # Why the entry is seen
 //!
-//! From claimant to target: both have their MMU and caches on and are in one Inner Shareable domain. The claimant writes `pc`
-//! and `x0` and then makes the firmware call, which completes all its stores (DSB, the contract of [`super::Firmware`]) before
-//! firmware can start the target; so they are done before the target's first instruction. The language sees the same: the
-//! call is opaque code that the relaxed stores cannot be moved past.
+//! From claimant to target: both have their MMU and caches on and are in one Inner Shareable domain. The claimant
+//! writes `pc` and `x0` and then makes the firmware call, which completes all its stores (DSB, the contract of
+//! [`super::Firmware`]) before firmware can start the target; so they are done before the target's first instruction.
+//! The language sees the same: the call is opaque code that the relaxed stores cannot be moved past.
 //!
-//! From one arrival to the next claimant: arrival reads the entry and then sets `ON` (Release); CPU_OFF clears `ON` (Release,
-//! by the same CPU), and the compare-and-exchange of the next claimant reads what CPU_OFF wrote (Acquire). So nothing is
-//! overwritten before it was read. From a claimant that was refused to the next one: the same, by `unclaim`.
+//! From one arrival to the next claimant: arrival reads the entry and then sets `ON` (Release); CPU_OFF clears `ON`
+//! (Release, by the same CPU), and the compare-and-exchange of the next claimant reads what CPU_OFF wrote (Acquire). So
+//! nothing is overwritten before it was read. From a claimant that was refused to the next one: the same, by `unclaim`.
 //!
-//! A CPU that suspends reads its own stores when it wakes; that they reached memory is the work of firmware, which cleans
-//! the caches that a power-down loses before it powers them down.
+//! A CPU that suspends reads its own stores when it wakes; that they reached memory is the work of firmware, which
+//! cleans the caches that a power-down loses before it powers them down.
 
 use core::sync::atomic::{AtomicU64 as ConstantU64, Ordering};
 
@@ -166,8 +169,8 @@ impl Cpu {
         Ok(())
     }
 
-    /// CPU_ON for a CPU that Exeunt had left and that is off now, by firmware's word: as [`Self::claim`]. `is_left` tells whether
-    /// Exeunt has still not come back to it.
+    /// CPU_ON for a CPU that Exeunt had left and that is off now, by firmware's word: as [`Self::claim`]. `is_left`
+    /// tells whether Exeunt has still not come back to it.
     pub fn claim_left(&self, entry: HostEntry, is_left: impl Fn() -> bool) -> Result<(), ClaimError> {
         if self.state.compare_exchange(ON, ON | CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_err() {
             return self.claim(entry);

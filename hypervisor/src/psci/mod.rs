@@ -1,8 +1,8 @@
 //! The PSCI proxy: the host's power calls, on their way to firmware.
 //!
-//! Owns which call goes to firmware in which form, and (in [`cpus`]) which CPU is on. Every call that names a place where a
-//! CPU shall come up is changed so that it comes up in Exeunt, which then enters the host there. It executes no SMC itself:
-//! firmware is a trait, behind which the EL2 binary has the instruction and tests have a model.
+//! Owns which call goes to firmware in which form, and (in [`cpus`]) which CPU is on. Every call that names a place
+//! where a CPU shall come up is changed so that it comes up in Exeunt, which then enters the host there. It executes no
+//! SMC itself: firmware is a trait, behind which the EL2 binary has the instruction and tests have a model.
 //!
 //! Source: Arm Power State Coordination Interface, DEN0022 (the sections are those of 1.3, issue F.b).
 //!
@@ -11,11 +11,11 @@
 //! | PSCI_VERSION | 0.2, mandatory | forwarded |
 //! | CPU_SUSPEND | 0.2, mandatory | entry substituted |
 //! | CPU_OFF | 0.2, mandatory | recorded and forwarded |
-//! | CPU_ON | 0.2, mandatory | recorded, entry substituted; ALREADY_ON and ON_PENDING without asking firmware, but for a CPU that Exeunt has left |
+//! | CPU_ON | 0.2, mandatory | recorded, entry substituted; ALREADY_ON, ON_PENDING: Exeunt's, unless it left the CPU |
 //! | AFFINITY_INFO | 0.2, mandatory | forwarded: firmware alone knows when a CPU is really off |
 //! | MIGRATE, MIGRATE_INFO_TYPE, MIGRATE_INFO_UP_CPU | 0.2, optional | forwarded |
 //! | SYSTEM_OFF, SYSTEM_RESET | 0.2, mandatory | forwarded |
-//! | PSCI_FEATURES | 1.0, mandatory | forwarded if the call that it asks about is in this table, and for SMCCC_VERSION |
+//! | PSCI_FEATURES | 1.0, mandatory | forwarded for the calls of this table and SMCCC_VERSION |
 //! | CPU_FREEZE | 1.0, optional | NOT_SUPPORTED: it ends in a CPU_ON whose target was never seen to go off |
 //! | CPU_DEFAULT_SUSPEND | 1.0, optional | entry substituted |
 //! | NODE_HW_STATE | 1.0, optional | forwarded |
@@ -26,8 +26,9 @@
 //! | SYSTEM_OFF2 | 1.3, optional | forwarded |
 //! | any other number from 0 to 0x1f | | NOT_SUPPORTED |
 //!
-//! Registers: the answer is in x0, and x1 to x17 keep what the host had in them. Firmware may preserve or change x1 to x3, it
-//! would give back Exeunt's addresses in substituted calls; and firmware older than SMCCC 1.1 may change x4 to x17 as well.
+//! Registers: the answer is in x0, and x1 to x17 keep what the host had in them. Firmware may preserve or change x1 to
+//! x3, it would give back Exeunt's addresses in substituted calls; and firmware older than SMCCC 1.1 may change x4 to
+//! x17 as well.
 
 pub mod cpus;
 #[cfg(test)]
@@ -52,8 +53,8 @@ const AFFINITY_OFF: u32 = 1;
 pub trait Firmware {
     /// Makes the SMC with x0 to x17 from `registers` and leaves in it what came back.
     ///
-    /// All earlier stores of this CPU are complete before the SMC (DSB): a CPU that the call starts reads them. A call that
-    /// turns this CPU off does not return.
+    /// All earlier stores of this CPU are complete before the SMC (DSB): a CPU that the call starts reads them. A call
+    /// that turns this CPU off does not return.
     fn call(&self, registers: &mut [u64; 18]);
 }
 
@@ -154,7 +155,8 @@ type Answer = Result<u64, ErrorCode>;
 pub struct Psci {
     cpus: [cpus::Cpu; MAX_CPUS],
     count: AtomicUsize,
-    /// Firmware takes `power_state` in the extended StateID format (DEN0022, CPU_SUSPEND), where StateType is bit 30 and not 16.
+    /// Firmware takes `power_state` in the extended StateID format (DEN0022, CPU_SUSPEND), where StateType is bit 30
+    /// and not 16.
     extended_state: AtomicBool,
     /// A CPU was claimed since somebody last looked.
     claims: AtomicBool,
@@ -176,8 +178,8 @@ impl Psci {
     /// Takes the CPUs that the device tree lists (`reg` of each node, in its order, which makes the CPU numbers), asks
     /// firmware for the format of `power_state`, and marks the boot CPU as on. Returns the boot CPU's number.
     ///
-    /// `boot_mpidr` is MPIDR_EL1 of the boot CPU; its bits outside the affinity fields do not count. Once, before any other
-    /// CPU runs.
+    /// `boot_mpidr` is MPIDR_EL1 of the boot CPU; its bits outside the affinity fields do not count. Once, before any
+    /// other CPU runs.
     ///
     /// # Errors
     ///
@@ -191,7 +193,8 @@ impl Psci {
             if affinity & !MPIDR_AFFINITY != 0 {
                 return Err(InitError::NotAnAffinity(affinity));
             }
-            // Trees list their CPUs in rising order, so that this takes no time that grows with the square of their number.
+            // Trees list their CPUs in rising order, so that this takes no time that grows with the square of their
+            // number.
             let rises = highest.is_none_or(|highest| affinity > highest);
             if !rises && affinities[..number].contains(&affinity) {
                 return Err(InitError::Twice(affinity));
@@ -234,8 +237,9 @@ impl Psci {
         self.cpus.get(cpu).map_or(PowerState::Off, cpus::Cpu::power_state)
     }
 
-    /// CPU number `cpu`, which calls this itself, has come up at [`Environment::entry_point`] and has its MMU on. Returns
-    /// where the host goes on. `was_left`: Exeunt had left it, so that a suspend of its own would not have ended here. `None`: nobody asked for this CPU, it has no business in the host.
+    /// CPU number `cpu`, which calls this itself, has come up at [`Environment::entry_point`] and has its MMU on.
+    /// Returns where the host goes on. `was_left`: Exeunt had left it, so that a suspend of its own would not have
+    /// ended here. `None`: nobody asked for this CPU, it has no business in the host.
     #[must_use]
     pub fn arrive(&self, cpu: usize, was_left: bool) -> Option<HostEntry> {
         self.cpus.get(cpu)?.arrive(was_left)
@@ -252,8 +256,8 @@ impl Psci {
         self.claims.load(Ordering::Acquire)
     }
 
-    /// Whether a CPU is on, by firmware's word, of which the proxy has only heard that it is off: somebody has started it without
-    /// Exeunt. So it seems of a CPU_OFF that is in flight, too.
+    /// Whether a CPU is on, by firmware's word, of which the proxy has only heard that it is off: somebody has started
+    /// it without Exeunt. So it seems of a CPU_OFF that is in flight, too.
     pub fn has_strangers(&self, firmware: &impl Firmware) -> bool {
         let mut cpus = self.cpus[..self.count()].iter();
         cpus.any(|cpu| cpu.power_state() == PowerState::Off && !is_off(firmware, cpu.mpidr.load(Ordering::Relaxed)))
@@ -272,8 +276,8 @@ impl Psci {
         }
     }
 
-    /// Answers one call in the PSCI range that CPU number `cpu` made, by HVC or SMC, with x0 to x17 in `registers`. Of these
-    /// only x0 changes. Does not return if firmware does not.
+    /// Answers one call in the PSCI range that CPU number `cpu` made, by HVC or SMC, with x0 to x17 in `registers`. Of
+    /// these only x0 changes. Does not return if firmware does not.
     ///
     /// The function identifier is the low word of x0 without the SMCCC hint bit ([`crate::smccc`]).
     pub fn call(&self, cpu: usize, registers: &mut [u64; 18], env: &impl Environment, firmware: &impl Firmware) {
@@ -337,14 +341,16 @@ impl Psci {
     }
 
     fn cpu_on(&self, target: u64, entry: HostEntry, env: &impl Environment, firmware: &impl Firmware) -> Answer {
-        // The type checks that no bit outside the affinity fields is set. A 32-bit caller has cleared what it cannot name.
+        // The type checks that no bit outside the affinity fields is set. A 32-bit caller has cleared what it cannot
+        // name.
         let target = Mpidr::try_from(target).map_err(ErrorCode::from)?;
         let affinity = u64::from(target);
         let number = self.find(affinity).ok_or(ErrorCode::InvalidParameters)?;
         check(entry, env)?;
         let slot = &self.cpus[number];
         let claimed = if env.is_left(number) && slot.power_state() == PowerState::On {
-            // It was on when Exeunt left it. Firmware knows what became of it; if it is off, only a CPU_ON can change that.
+            // It was on when Exeunt left it. Firmware knows what became of it; if it is off, only a CPU_ON can change
+            // that.
             if is_off(firmware, affinity) {
                 slot.claim_left(entry, || env.is_left(number))
             } else {
@@ -364,15 +370,16 @@ impl Psci {
         call[2] = env.entry_point();
         call[3] = env.context(number);
         firmware.call(&mut call);
-        // From success on the slot is the target's: it may have arrived, gone off and been claimed anew before this line.
+        // From success on the slot is the target's: it may have arrived, gone off and been claimed anew before this
+        // line.
         if call[0] as u32 != 0 {
             slot.unclaim();
         }
         Ok(call[0])
     }
 
-    /// The entry is substituted for standby states too, although they ignore it: then no state that firmware takes for a
-    /// power-down one, whatever its number says, wakes up anywhere but in Exeunt.
+    /// The entry is substituted for standby states too, although they ignore it: then no state that firmware takes for
+    /// a power-down one, whatever its number says, wakes up anywhere but in Exeunt.
     fn suspend(
         &self,
         function: FunctionId,

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::tests::cases;
 use Conduit::{Hvc, Smc};
 
 #[test]
@@ -84,7 +85,7 @@ fn sdei_would_run_the_hosts_handlers_at_el2() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 4000 }) })]
+    #![proptest_config(cases(4000, 16))]
 
     #[test]
     fn only_the_stub_and_immediate_0_are_answered(smc: bool, x0: u64, immediate in 1_u16..) {

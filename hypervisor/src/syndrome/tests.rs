@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::tests::cases;
 
 fn words(esr: u64, far: u64) -> String {
     Esr::new(esr).with_far(far).to_string()
@@ -137,7 +138,7 @@ fn fault_status_codes_are_the_architectures() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 2000 }) })]
+    #![proptest_config(cases(2000, 16))]
 
     #[test]
     fn any_value_has_words_and_its_own_bits(bits: u64, far: u64) {
@@ -151,9 +152,18 @@ proptest! {
     }
 
     #[test]
-    fn a_register_access_gives_back_what_went_in(op0 in 0_u8..4, op1 in 0_u8..8, crn in 0_u8..16, crm in 0_u8..16, op2 in 0_u8..8, rt in 0_u8..32, read: bool) {
+    fn a_register_access_gives_back_what_went_in(
+        op0 in 0_u8..4,
+        op1 in 0_u8..8,
+        crn in 0_u8..16,
+        crm in 0_u8..16,
+        op2 in 0_u8..8,
+        rt in 0_u8..32,
+        read: bool,
+    ) {
         let field = |value: u8, shift: u32| u64::from(value) << shift;
-        let iss = field(op0, 20) | field(op2, 17) | field(op1, 14) | field(crn, 10) | field(rt, 5) | field(crm, 1) | u64::from(read);
+        let encoding = field(op0, 20) | field(op2, 17) | field(op1, 14) | field(crn, 10) | field(crm, 1);
+        let iss = encoding | field(rt, 5) | u64::from(read);
         let access = Esr::new(0x18 << 26 | IL | iss).system_access().unwrap();
         prop_assert_eq!(access.encoding(), Encoding { op0, op1, crn, crm, op2 });
         prop_assert_eq!((access.register(), access.is_read()), (rt, read));

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::inject::pstate;
 use crate::psci::PowerState;
+use crate::tests::cases;
 use guest_abi::stub::STUB_ERR;
 
 /// A CPU that has everything in fields.
@@ -348,12 +349,18 @@ fn the_log_says_what_happened_and_does_not_flood() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 16 } else { 4000 }) })]
+    #![proptest_config(cases(4000, 16))]
 
-    /// Whatever traps, from whatever state: no panic, and either the host goes on with an answer or it is at its vector with
-    /// its registers as they were.
+    /// Whatever traps, from whatever state: no panic, and either the host goes on with an answer or it is at its vector
+    /// with its registers as they were.
     #[test]
-    fn any_trap_is_answered(esr: u64, registers in prop::array::uniform18(any::<u64>()), elr: u64, spsr: u64, far: u64) {
+    fn any_trap_is_answered(
+        esr: u64,
+        registers in prop::array::uniform18(any::<u64>()),
+        elr: u64,
+        spsr: u64,
+        far: u64,
+    ) {
         let machine = FakeMachine::new();
         let mut cpu = FakeCpu { registers, elr, spsr, far, ..FakeCpu::new(0) };
         let walk = Esr::new(esr).abort().is_some_and(crate::syndrome::Abort::on_stage1_walk);

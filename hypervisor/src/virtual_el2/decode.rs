@@ -4,8 +4,8 @@
 //! instruction of EL2's own comes out as [`Operation::Other`].
 //!
 //! Source: Arm ARM (DDI 0487), C4.1.66 "Branches, Exception Generating and System instructions", and for words that the
-//! syndrome tells instead of memory D24.2 "ISS encoding for an exception from MSR, MRS, or System instruction execution in
-//! AArch64 state".
+//! syndrome tells instead of memory D24.2 "ISS encoding for an exception from MSR, MRS, or System instruction execution
+//! in AArch64 state".
 
 use crate::syndrome::{Encoding, SystemAccess};
 
@@ -143,8 +143,8 @@ const fn access(encoding: Encoding, rt: u8, is_read: bool) -> Operation {
     }
 }
 
-/// MSR (immediate): CRn is 4, Rt all ones, op1 and op2 name the field and CRm is the value. Everything else with op0 0 is a
-/// hint or a barrier, or changes flags only, and never comes to EL2.
+/// MSR (immediate): CRn is 4, Rt all ones, op1 and op2 name the field and CRm is the value. Everything else with op0 0
+/// is a hint or a barrier, or changes flags only, and never comes to EL2.
 const fn immediate_write(encoding: Encoding, rt: u8) -> Operation {
     if encoding.crn != 4 || rt != 31 {
         return Operation::Other;

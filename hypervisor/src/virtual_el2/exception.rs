@@ -1,8 +1,8 @@
 //! Exceptions that virtual EL2 takes to itself, and its exception returns.
 //!
-//! Owns both as computations on PSTATE. In hardware virtual EL2 runs at EL0: everything in PSTATE is as EL2's would be, but for
-//! M, which only Exeunt sees. Source: Arm ARM (DDI 0487), shared pseudocode `AArch64.TakeException`, `IllegalExceptionReturn`
-//! and `SetPSTATEFromPSR`.
+//! Owns both as computations on PSTATE. In hardware virtual EL2 runs at EL0: everything in PSTATE is as EL2's would be,
+//! but for M, which only Exeunt sees. Source: Arm ARM (DDI 0487), shared pseudocode `AArch64.TakeException`,
+//! `IllegalExceptionReturn` and `SetPSTATEFromPSR`.
 
 use crate::features::{Feature, IdRegister, IdRegisters};
 use crate::inject::{self, Exception, Origin, SCTLR_SPAN, pstate};
@@ -43,15 +43,16 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// What ESR_EL2 says of a class that is not emulated. Classes of instructions that only EL0 is kept from, or that a trap of
-    /// Exeunt's stops, are undefined.
+    /// What ESR_EL2 says of a class that is not emulated. Classes of instructions that only EL0 is kept from, or that a
+    /// trap of Exeunt's stops, are undefined.
     #[must_use]
     pub fn of(esr: Esr, far: u64) -> Self {
         use ExceptionClass as Class;
         match esr.class() {
             Some(Class::InstructionAbortLower | Class::DataAbortLower) => {
                 match esr.abort().map(|abort| abort.fault().kind) {
-                    // What stage 2 reports. With stage 1 off, an address size fault means an address that is not there either.
+                    // What stage 2 reports. With stage 1 off, an address size fault means an address that is not there
+                    // either.
                     Some(
                         FaultKind::Translation
                         | FaultKind::AccessFlag
@@ -116,8 +117,8 @@ pub struct Taken {
     pub pstate: u64,
 }
 
-/// Takes an exception from virtual EL2 to virtual EL2, as [`inject::take_exception`] does from EL1 to EL1: the arithmetic is the
-/// same but for M, and for PSTATE.PAN, which an exception to an EL2 without FEAT_VHE leaves alone.
+/// Takes an exception from virtual EL2 to virtual EL2, as [`inject::take_exception`] does from EL1 to EL1: the
+/// arithmetic is the same but for M, and for PSTATE.PAN, which an exception to an EL2 without FEAT_VHE leaves alone.
 #[must_use]
 pub fn take(ids: &IdRegisters, state: &State, cause: Cause) -> Taken {
     let origin = Origin {
@@ -155,8 +156,8 @@ pub fn take(ids: &IdRegisters, state: &State, cause: Cause) -> Taken {
     }
 }
 
-/// The syndrome of an exception that did not change the Exception level: the aborts and the debug exceptions, which have two
-/// classes each, get the other one, whose number is one more.
+/// The syndrome of an exception that did not change the Exception level: the aborts and the debug exceptions, which
+/// have two classes each, get the other one, whose number is one more.
 fn same_level(esr: Esr) -> u64 {
     use ExceptionClass as Class;
     let lower = matches!(
@@ -189,8 +190,8 @@ pub enum Target {
     Illegal,
 }
 
-/// Looks at SPSR_EL2 as `IllegalExceptionReturn` does. `now` is the current PSTATE, `hcr` and `gcscr` are virtual EL2's HCR_EL2
-/// and GCSCR_EL2.
+/// Looks at SPSR_EL2 as `IllegalExceptionReturn` does. `now` is the current PSTATE, `hcr` and `gcscr` are virtual EL2's
+/// HCR_EL2 and GCSCR_EL2.
 #[must_use]
 pub fn target(ids: &IdRegisters, spsr: u64, now: u64, hcr: u64, gcscr: u64) -> Target {
     // ID_AA64PFR0_EL1 EL0, bits [3:0], and EL1, bits [7:4]: 2 has AArch32 too.
@@ -215,8 +216,8 @@ pub fn target(ids: &IdRegisters, spsr: u64, now: u64, hcr: u64, gcscr: u64) -> T
     }
 }
 
-/// PSTATE after an illegal exception return: IL is set, the Exception level and the stack pointer stay, the flags, the interrupt
-/// masks and PAN come from SPSR_EL2. Fields that become UNKNOWN stay; EXLOCK becomes 1.
+/// PSTATE after an illegal exception return: IL is set, the Exception level and the stack pointer stay, the flags, the
+/// interrupt masks and PAN come from SPSR_EL2. Fields that become UNKNOWN stay; EXLOCK becomes 1.
 #[must_use]
 pub const fn illegal_return(ids: &IdRegisters, spsr: u64, now: u64) -> u64 {
     let mut restored = pstate::NZCV | pstate::DAIF;

@@ -1,48 +1,57 @@
 //! Virtual EL2: how an unmodified kernel sets up an EL2 that it does not have.
 //!
-//! With `entry=el2` the host's first instructions run at EL0, with HCR_EL2.TGE 1 and E2H 0: by architecture its stage 1 is then
-//! off, as it is for a kernel that was just entered at EL2, and stage 2 stays on. What EL0 may not do is undefined or trapped
-//! there and comes to real EL2, where [`VirtualEl2::handle`] does what EL2 would have done. At its exception return to EL1 the
-//! host leaves this window for good, and goes on in hardware.
+//! With `entry=el2` the host's first instructions run at EL0, with HCR_EL2.TGE 1 and E2H 0: by architecture its stage 1
+//! is then off, as it is for a kernel that was just entered at EL2, and stage 2 stays on. What EL0 may not do is
+//! undefined or trapped there and comes to real EL2, where [`VirtualEl2::handle`] does what EL2 would have done. At its
+//! exception return to EL1 the host leaves this window for good, and goes on in hardware.
 //!
-//! Owns the state of one CPU's virtual EL2, the decoding of instructions, the table of registers, and the exceptions that virtual
-//! EL2 takes to itself. It executes no instruction on a register: [`Cpu`] does, and the EL2 binary implements that.
+//! Owns the state of one CPU's virtual EL2, the decoding of instructions, the table of registers, and the exceptions
+//! that virtual EL2 takes to itself. It executes no instruction on a register: [`Cpu`] does, and the EL2 binary
+//! implements that.
 //!
 //! # What a register access does
 //!
-//! [`registers`] names every register with its encoding, and which CPUs have it. On others, and for all that it does not name,
-//! the host gets an undefined instruction and there is a [`Note`] for the log. The policies:
+//! [`registers`] names every register with its encoding, and which CPUs have it. On others, and for all that it does
+//! not name, the host gets an undefined instruction and there is a [`Note`] for the log. The policies:
 //!
 //! | registers | read | write |
 //! |---|---|---|
-//! | of EL2, *shadow*: ELR, SPSR, ESR, FAR, HPFAR, TPIDR, VTTBR, VTCR, TTBR0, TCR, MAIR, ACTLR, HACR, CNTHP_\*, ... | what was written | kept, never reaches hardware |
-//! | of EL2, *filtered*: HFG\*, HDFG\*, HAFGRTR, HCRX, MDCR, CPTR, HSTR, CNTHCTL, CNTVOFF, VPIDR, VMPIDR, ZCR, SMCR, SMPRIMAP, PMSCR, BRBCR, TRFCR, MPAM2, ICH_HCR, ... | what was written; at first what Exeunt has chosen | hardware gets what [`features::set_up`](crate::features::set_up) chose, plus the bits that open something for the host and those that are its own business |
-//! | HCR_EL2 | what was written, with E2H 0 and, where EL1 has no AArch32, RW 1 | kept; FB and BSU count from the exception return on |
+//! | of EL2, *shadow* | what was written | kept, never reaches hardware |
+//! | of EL2, *filtered* | what was written; at first what Exeunt has chosen | into hardware, with Exeunt's choice |
+//! | HCR_EL2 | what was written, E2H 0 and, where EL1 has no AArch32, RW 1 | kept; FB, BSU count from the ERET on |
 //! | SCTLR_EL2 | what was written, with M 0 | kept; A, SA, nAA, I, EE and the PAuth enables count at once |
 //! | VBAR_EL2 | what was written, bits \[10:0\] 0 | kept: the place of the host's own vectors |
 //! | ICC_SRE_EL2 | 0xf with a GICv3 that is used as one, else 0 | none |
 //! | RMR_EL2, without EL3 | 1: AArch64 | none: nobody resets a CPU this way |
-//! | SCTLR_EL1, CPACR_EL1, MDSCR_EL1, SP_EL0, ICC_PMR_EL1, ICC_IGRPEN1_EL1 | what was written; at first what hardware had | kept, and into hardware at the exception return: in the window they serve the trick itself |
+//! | of EL1, *borrowed* | what was written; at first what hardware had | kept, and into hardware at the ERET |
 //! | all else of EL1 and EL0 | hardware | hardware |
 //! | MIDR, MPIDR, and ID registers that come with a feature | the CPU's | undefined |
 //! | the ID space | the CPU's, filtered by [`ids`] | undefined |
 //! | CurrentEL, SPSel, DAIF, NZCV, PAN, UAO, DIT, SSBS, TCO, ALLINT, PM | virtual EL2's PSTATE | the same |
-//! | FEAT_VHE's and FEAT_NV2's registers of EL2, Secure EL2's, the state of the virtual CPU interface; \*_EL12, \*_EL02, \*_EL3 | undefined | undefined |
+//! | \*_EL12, \*_EL02, \*_EL3; of FEAT_VHE, FEAT_NV2 and Secure EL2; the virtual GIC | undefined | undefined |
 //!
-//! SCTLR_EL2.M reads as 0 because that is so: whoever turns the MMU of virtual EL2 on and looks, sees that it is off. Linux turns
-//! it off at this point and never on; its test of SCTLR_EL2 tells it the truth. HCR_EL2.E2H is the same: Linux tests it after it has
-//! written it.
+//! - *Shadow*: ELR, SPSR, ESR, FAR, HPFAR, TPIDR, VTTBR, VTCR, TTBR0, TCR, MAIR, ACTLR, HACR, CNTHP_\*, ...
+//! - *Filtered*: HFG\*, HDFG\*, HAFGRTR, HCRX, MDCR, CPTR, HSTR, CNTHCTL, CNTVOFF, VPIDR, VMPIDR, ZCR, SMCR, SMPRIMAP,
+//!   PMSCR, BRBCR, TRFCR, MPAM2, ICH_HCR, ... Hardware gets what [`features::set_up`](crate::features::set_up) chose,
+//!   plus the bits that open something for the host and those that are its own business.
+//! - *Borrowed*: SCTLR_EL1, CPACR_EL1, MDSCR_EL1, SP_EL0, ICC_PMR_EL1, ICC_IGRPEN1_EL1. In the window they serve the
+//!   trick itself.
+//!
+//! SCTLR_EL2.M reads as 0 because that is so: whoever turns the MMU of virtual EL2 on and looks, sees that it is off.
+//! Linux turns it off at this point and never on; its test of SCTLR_EL2 tells it the truth. HCR_EL2.E2H is the same:
+//! Linux tests it after it has written it.
 //!
 //! # What virtual EL2 cannot do
 //!
-//! - Take interrupts. Those that arrive in the window are held: by the priority mask, ICC_PMR_EL1 of a GICv3 and GICC_PMR of a
-//!   GICv2, which [`VirtualEl2::enter`] makes 0, SErrors by [`VirtualEl2::hold_serror`]. They reach EL1 after the exception return.
-//!   For a kernel whose HCR_EL2 has IMO, FMO, AMO and TGE 0 that is what EL2 does: interrupts that target EL1 wait while EL2 runs.
-//!   An interrupt that has superpriority (FEAT_GICv3_NMI) passes the mask, and so Group 1 is off in the window as well
-//!   (ICC_IGRPEN1_EL1). None of them holds an interrupt of a GICv5. GICC_PMR is in memory, where
-//!   the host in the window can write it: [`VirtualEl2::hold_interrupt`] keeps what it wrote, and holds the interrupt.
-//! - Turn on its stage 1 or FEAT_VHE, enter EL1 in AArch32, run programs at EL0 below itself, authenticate the address of
-//!   ERETAA. It gets an undefined instruction, except for the first two, see above.
+//! - Take interrupts. Those that arrive in the window are held: by the priority mask, ICC_PMR_EL1 of a GICv3 and
+//!   GICC_PMR of a GICv2, which [`VirtualEl2::enter`] makes 0, SErrors by [`VirtualEl2::hold_serror`]. They reach EL1
+//!   after the exception return. For a kernel whose HCR_EL2 has IMO, FMO, AMO and TGE 0 that is what EL2 does:
+//!   interrupts that target EL1 wait while EL2 runs. An interrupt that has superpriority (FEAT_GICv3_NMI) passes the
+//!   mask, and so Group 1 is off in the window as well (ICC_IGRPEN1_EL1). None of them holds an interrupt of a GICv5.
+//!   GICC_PMR is in memory, where the host in the window can write it: [`VirtualEl2::hold_interrupt`] keeps what it
+//!   wrote, and holds the interrupt.
+//! - Turn on its stage 1 or FEAT_VHE, enter EL1 in AArch32, run programs at EL0 below itself, authenticate the address
+//!   of ERETAA. It gets an undefined instruction, except for the first two, see above.
 
 pub mod decode;
 mod exception;
@@ -203,18 +212,21 @@ pub trait Cpu {
     fn set_gicc_pmr(&mut self, value: u32);
     /// MSR of a register that [`features::set_up`] sets too, to a value under which Exeunt goes on running.
     fn write_el2(&mut self, register: features::Register, value: u64);
-    /// Cache or TLB maintenance, complete when this returns, and with it every earlier write of a register in effect (DSB, ISB).
+    /// Cache or TLB maintenance, complete when this returns, and with it every earlier write of a register in effect
+    /// (DSB, ISB).
     fn maintain(&mut self, instruction: Maintenance);
     /// Cache maintenance by set and way, with the operand of the instruction, complete (DSB) when this returns.
     fn maintain_set_way(&mut self, instruction: SetWay, operand: u64);
-    /// DC CIVAC, or with `tags` DC CIGDVAC, of the line with this physical address. False if it is not in the host's RAM.
+    /// DC CIVAC, or with `tags` DC CIGDVAC, of the line with this physical address. False if it is not in the host's
+    /// RAM.
     fn clean_and_invalidate(&mut self, address: u64, tags: bool) -> bool;
 }
 
 /// What happens next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The host goes on in virtual EL2, at the return that was set: with the next instruction, or in a vector of its own.
+    /// The host goes on in virtual EL2, at the return that was set: with the next instruction, or in a vector of its
+    /// own.
     Continue,
     /// The host goes on in hardware, at the return that was set. All registers are as it wants them, HCR_EL2 included.
     GoNative {
@@ -225,8 +237,8 @@ pub enum Outcome {
     },
     /// An SMC with this immediate, the return set behind it: the binary answers it as if it had come from EL1.
     Smc(u16),
-    /// Virtual EL2 has an exception and no vectors: the host has not written VBAR_EL2. On hardware it would be lost too. The
-    /// binary stops this CPU and says so.
+    /// Virtual EL2 has an exception and no vectors: the host has not written VBAR_EL2. On hardware it would be lost
+    /// too. The binary stops this CPU and says so.
     NoVectors {
         /// Where the host was.
         pc: u64,
@@ -338,8 +350,8 @@ struct Borrowed {
 pub struct VirtualEl2 {
     /// The values of [`El2`], in its order.
     values: [u64; El2::ALL.len()],
-    /// What [`features::set_up`] has written to the filtered registers, in the order of [`El2::filter`]; nothing where it has
-    /// written nothing on this CPU.
+    /// What [`features::set_up`] has written to the filtered registers, in the order of [`El2::filter`]; nothing where
+    /// it has written nothing on this CPU.
     chosen: [Option<u64>; registers::FILTERED],
     borrowed: Borrowed,
     /// The host is in virtual EL2 now.
@@ -348,7 +360,8 @@ pub struct VirtualEl2 {
     vectors: Option<u64>,
     /// VBAR_EL2 as it was at the exception return to EL1: the host's own stub.
     stub: Option<u64>,
-    /// PSTATE.SP is 0. This way round, a CPU that was never in virtual EL2 is all zeroes, and takes no room in the image.
+    /// PSTATE.SP is 0. This way round, a CPU that was never in virtual EL2 is all zeroes, and takes no room in the
+    /// image.
     sp_el0: bool,
     /// The note about SCTLR_EL2.M was given.
     noted_stage1: bool,
@@ -401,7 +414,8 @@ impl VirtualEl2 {
         self.vectors = Some(vectors);
     }
 
-    /// This CPU is under Exeunt again, and its host at EL1: whatever kernel that is, what another has set before is not its own.
+    /// This CPU is under Exeunt again, and its host at EL1: whatever kernel that is, what another has set before is not
+    /// its own.
     pub const fn come_back(&mut self) {
         self.in_window = false;
         self.forget_vectors();
@@ -424,16 +438,17 @@ impl VirtualEl2 {
         self.values[register as usize] = value;
     }
 
-    /// Counts a read of an ID register that HCR_EL2.TID3 has trapped at EL1, and says whether it was the last one that need
-    /// be: then TID3 goes off on this CPU ([`ids::TRAPPED_READS`]).
+    /// Counts a read of an ID register that HCR_EL2.TID3 has trapped at EL1, and says whether it was the last one that
+    /// need be: then TID3 goes off on this CPU ([`ids::TRAPPED_READS`]).
     pub const fn count_id_read(&mut self) -> bool {
         self.id_reads = self.id_reads.saturating_add(1);
         self.id_reads >= ids::TRAPPED_READS
     }
 
-    /// Begins a new virtual EL2 at `pc`, with everything masked and the MMU off, whatever was before. [`features::set_up`] is done;
-    /// this changes HCR_EL2 and borrows the registers that the trick needs, whose values it takes from hardware: the CPU has
-    /// just come up, or its host was at EL1. The general-purpose registers are the caller's.
+    /// Begins a new virtual EL2 at `pc`, with everything masked and the MMU off, whatever was before.
+    /// [`features::set_up`] is done; this changes HCR_EL2 and borrows the registers that the trick needs, whose values
+    /// it takes from hardware: the CPU has just come up, or its host was at EL1. The general-purpose registers are the
+    /// caller's.
     ///
     /// # Panics
     ///
@@ -479,14 +494,15 @@ impl VirtualEl2 {
         cpu.set_return(pc, pstate::DAIF | pstate::EL0T);
     }
 
-    /// Keeps an SError that was taken to real EL2 in the window, where TGE routes it, until the host is at EL1. Of several the
-    /// last is kept: the architecture merges them too.
+    /// Keeps an SError that was taken to real EL2 in the window, where TGE routes it, until the host is at EL1. Of
+    /// several the last is kept: the architecture merges them too.
     pub const fn hold_serror(&mut self, esr: Esr) {
         self.serror = Some(esr.bits());
     }
 
-    /// Holds an IRQ or FIQ that was taken to real EL2 in the window, where TGE routes it. False outside of it, and where nothing can
-    /// hold it. With the mask at 0 already it is one that the GIC is about to take back, and there is nothing to do.
+    /// Holds an IRQ or FIQ that was taken to real EL2 in the window, where TGE routes it. False outside of it, and
+    /// where nothing can hold it. With the mask at 0 already it is one that the GIC is about to take back, and there is
+    /// nothing to do.
     pub fn hold_interrupt(&mut self, cpu: &mut impl Cpu) -> bool {
         if !self.in_window {
             return false;
@@ -665,7 +681,8 @@ impl VirtualEl2 {
             }
         }
         cpu.write_el2(features::Register::HcrEl2, hcr);
-        // TGE is one of the bits that a TLB may keep, and must be clear in effect before the ERET, which would be illegal.
+        // TGE is one of the bits that a TLB may keep, and must be clear in effect before the ERET, which would be
+        // illegal.
         cpu.maintain(Maintenance::TlbiAlle1);
         self.stub = self.vectors;
         self.in_window = false;
@@ -802,8 +819,8 @@ impl VirtualEl2 {
         true
     }
 
-    /// SCTLR_EL1 in the window: EL0 may do all that EL2 may and that can be granted, and what the host's SCTLR_EL2 says about
-    /// alignment, endianness, instruction cache and pointer authentication is in EL1's place.
+    /// SCTLR_EL1 in the window: EL0 may do all that EL2 may and that can be granted, and what the host's SCTLR_EL2 says
+    /// about alignment, endianness, instruction cache and pointer authentication is in EL1's place.
     fn window_sctlr(&self, settings: &Settings) -> u64 {
         let own = self.get(El2::Sctlr);
         let mut value = features::SCTLR_EL1_AT_ENTRY
@@ -837,9 +854,9 @@ impl Default for VirtualEl2 {
 
 /// The mask of interrupts by priority: ICC_PMR_EL1 or GICC_PMR; 0 where it is neither.
 ///
-/// If Secure software has claimed the lower half of the priorities, reads are of the half that is left and a write cannot lower
-/// the mask below it. Then either the mask is in that half, and what was read is restored as it was, or it is below and no
-/// interrupt of the host's could pass it anyhow (IHI 0048B, 3.8.6).
+/// If Secure software has claimed the lower half of the priorities, reads are of the half that is left and a write
+/// cannot lower the mask below it. Then either the mask is in that half, and what was read is restored as it was, or it
+/// is below and no interrupt of the host's could pass it anyhow (IHI 0048B, 3.8.6).
 fn priority_mask(cpu: &mut impl Cpu, settings: &Settings) -> u64 {
     if Needs::Gicv3.met(settings) { cpu.read(Register::IccPmrEl1) } else { cpu.gicc_pmr().map_or(0, u64::from) }
 }
@@ -852,8 +869,8 @@ fn set_priority_mask(cpu: &mut impl Cpu, settings: &Settings, value: u64) {
     }
 }
 
-/// ICC_IGRPEN1_EL1 of a GICv3: with Group 1 off the mask need not hold what it cannot, an interrupt that has superpriority. Such a one is
-/// always an IRQ, and so of Group 1 (IHI 0069H, 4.6.3).
+/// ICC_IGRPEN1_EL1 of a GICv3: with Group 1 off the mask need not hold what it cannot, an interrupt that has
+/// superpriority. Such a one is always an IRQ, and so of Group 1 (IHI 0069H, 4.6.3).
 fn set_group1(cpu: &mut impl Cpu, settings: &Settings, value: u64) {
     if Needs::Gicv3.met(settings) {
         cpu.write(Register::IccIgrpen1El1, value);
@@ -892,8 +909,8 @@ fn identification(ids: &IdRegisters, register: Encoding) -> Option<u64> {
     id.comes_with().is_none_or(|feature| ids.has(feature)).then(|| ids.get(id))
 }
 
-/// CCSIDR_EL1, if CSSELR_EL1 selects a cache that there is: otherwise the read may be undefined, and at EL2 that would be
-/// Exeunt's. The value is then UNKNOWN.
+/// CCSIDR_EL1, if CSSELR_EL1 selects a cache that there is: otherwise the read may be undefined, and at EL2 that would
+/// be Exeunt's. The value is then UNKNOWN.
 fn cache_size(cpu: &mut impl Cpu) -> u64 {
     let selected = cpu.read(Register::CsselrEl1);
     let clidr = cpu.read(Register::ClidrEl1);

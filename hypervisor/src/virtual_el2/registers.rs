@@ -1,11 +1,11 @@
 //! The table: which register can be reached from virtual EL2, and what becomes of a read or a write.
 //!
-//! Owns names, encodings, and one policy per register. What the policies mean is said in the module above; here is which
-//! register has which, and on which CPUs there is such a register at all. A register that a CPU does not have is undefined to
-//! the host, and never touched: at real EL2 the access would be Exeunt's own fault.
+//! Owns names, encodings, and one policy per register. What the policies mean is said in the module above; here is
+//! which register has which, and on which CPUs there is such a register at all. A register that a CPU does not have is
+//! undefined to the host, and never touched: at real EL2 the access would be Exeunt's own fault.
 //!
-//! Sources: encodings and fields from the Arm ARM (DDI 0487), D24.2, and for the GIC from its architecture specifications
-//! (IHI 0069, AES0070).
+//! Sources: encodings and fields from the Arm ARM (DDI 0487), D24.2, and for the GIC from its architecture
+//! specifications (IHI 0069, AES0070).
 
 use Needs::{Always, Field, Gicv3, Has, HasBoth, HasWithoutEl3, WithoutEl3};
 use Policy::{Filtered, Shadow, Special};
@@ -19,8 +19,8 @@ use crate::syndrome::Encoding;
 pub enum Policy {
     /// The value is kept, and hardware never sees it.
     Shadow,
-    /// The value is kept, and hardware gets what Exeunt has chosen ([`features::set_up`]), except for the bits in the masks. A
-    /// register that Exeunt does not set on this CPU is only kept.
+    /// The value is kept, and hardware gets what Exeunt has chosen ([`features::set_up`]), except for the bits in the
+    /// masks. A register that Exeunt does not set on this CPU is only kept.
     Filtered {
         /// Bits that are the host's business alone: they are as it writes them.
         free: u64,
@@ -52,8 +52,8 @@ pub enum Needs {
     Has(F),
     /// Those with both features.
     HasBoth(F, F),
-    /// Those with the feature and without EL3, which could trap the access, and of which neither booting.rst nor Linux asks
-    /// that it does not.
+    /// Those with the feature and without EL3, which could trap the access, and of which neither booting.rst nor Linux
+    /// asks that it does not.
     HasWithoutEl3(F),
     /// Those without EL3: EL2 is the highest level.
     WithoutEl3,
@@ -94,8 +94,8 @@ const HFGXTR2_N: u64 = 0x7fff;
 const HFGITR2_N: u64 = 1 << 1;
 /// HDFGRTR2_EL2 and HDFGWTR2_EL2 have nothing but `n` bits, nPMECR_EL1 (0) to nPMBMAR_EL1 (24).
 const HDFGXTR2_N: u64 = 0x1ff_ffff;
-/// HCRX_EL2: the bits that let EL1 have something: EnAS0, EnALS, EnASR, SMPME, MSCEn, TCR2En, SCTLR2En, PTTWI, D128En, EnIDCP128,
-/// GCSEn, EnFPM, PACMEn, SRMASKEn.
+/// HCRX_EL2: the bits that let EL1 have something: EnAS0, EnALS, EnASR, SMPME, MSCEn, TCR2En, SCTLR2En, PTTWI, D128En,
+/// EnIDCP128, GCSEn, EnFPM, PACMEn, SRMASKEn.
 const HCRX_ENABLES: u64 = 0x5e3_c827;
 /// MDCR_EL2 EnSPM (15), MTPME (28), EBWE (43), EnSTEPOP (50): the bits that let EL1 have something.
 const MDCR_ENABLES: u64 = 1 << 15 | 1 << 28 | 1 << 43 | 1 << 50;
@@ -107,15 +107,16 @@ const LEN: u64 = 0x1ff;
 const SMCR_ENABLES: u64 = 1 << 30 | 1 << 31;
 /// TRFCR_EL2.TS: timestamps.
 const TRFCR_TS: u64 = 3 << 5;
-/// PMSCR_EL2 CX, PA, TS and PCT: what a sample of EL1 or EL0 may contain. E2SPE and E0HSPE would take samples of Exeunt.
+/// PMSCR_EL2 CX, PA, TS and PCT: what a sample of EL1 or EL0 may contain. E2SPE and E0HSPE would take samples of
+/// Exeunt.
 const PMSCR_CONTENTS: u64 = 1 << 3 | 1 << 4 | 1 << 5 | 3 << 6;
 /// BRBCR_EL2 CC, MPRED and TS: what a record of EL1 or EL0 may contain. E2BRE and E0HBRE would record Exeunt.
 const BRBCR_CONTENTS: u64 = 1 << 3 | 1 << 4 | 3 << 5;
 /// MPAM2_EL2.EnMPAMSM.
 const MPAM2_ENMPAMSM: u64 = 1 << 50;
 
-/// Calls the macro `$callback` with the registers of EL2 whose value is kept: `Name, "words", op0, op1, CRn, CRm, op2, policy,
-/// needs;`.
+/// Calls the macro `$callback` with the registers of EL2 whose value is kept: `Name, "words", op0, op1, CRn, CRm, op2,
+/// policy, needs;`.
 macro_rules! el2_rows {
     ($callback:ident) => {
         $callback! {
@@ -315,10 +316,11 @@ const fn filters() -> (usize, [u8; El2::ALL.len()]) {
     (count, slots)
 }
 
-/// Calls the macro `$callback` with every register that virtual EL2 reads or writes in hardware, as `Name, "words", op0, op1, CRn,
-/// CRm, op2, access, needs;`. With it the EL2 binary makes its MRS and MSR instructions, and the library its enum, out of the
-/// same list. They are registers of EL1 and EL0, which the host has to itself as soon as it is there, and a few of EL2 that only
-/// tell something. A macro that does not know the last two fields' types need not look at them.
+/// Calls the macro `$callback` with every register that virtual EL2 reads or writes in hardware, as `Name, "words",
+/// op0, op1, CRn, CRm, op2, access, needs;`. With it the EL2 binary makes its MRS and MSR instructions, and the library
+/// its enum, out of the same list. They are registers of EL1 and EL0, which the host has to itself as soon as it is
+/// there, and a few of EL2 that only tell something. A macro that does not know the last two fields' types need not
+/// look at them.
 #[macro_export]
 macro_rules! virtual_el2_registers {
     ($callback:ident) => {
@@ -500,8 +502,9 @@ macro_rules! hardware_enum {
 
 virtual_el2_registers!(hardware_enum);
 
-/// Calls the macro `$callback` with the ID space, op0 3, op1 0, CRn 0, CRm 1 to 7, as `CRm, op2;`. All of it can be read on every
-/// CPU; what the architecture has not defined yet reads as zero (Arm ARM D24.1, "Reserved encodings in the ID register space").
+/// Calls the macro `$callback` with the ID space, op0 3, op1 0, CRn 0, CRm 1 to 7, as `CRm, op2;`. All of it can be
+/// read on every CPU; what the architecture has not defined yet reads as zero (Arm ARM D24.1, "Reserved encodings in
+/// the ID register space").
 #[macro_export]
 macro_rules! virtual_el2_id_space {
     ($callback:ident) => {
@@ -517,8 +520,8 @@ macro_rules! virtual_el2_id_space {
     };
 }
 
-/// Defines `ABSENT`, registers that are known and that virtual EL2 does not have, and their names for the log. The reason is for
-/// the reader.
+/// Defines `ABSENT`, registers that are known and that virtual EL2 does not have, and their names for the log. The
+/// reason is for the reader.
 macro_rules! absent {
     ($(($words:literal, $encoding:expr),)*) => {
         const ABSENT: &[Encoding] = &[$($encoding,)*];

@@ -1,12 +1,13 @@
 //! System instructions: what virtual EL2 does for DC, IC, TLBI and AT.
 //!
-//! Owns the mapping of the instruction that the host wanted to the one that Exeunt executes for it at real EL2. The rule: never
-//! less than the host asked for, and never anything that could lose data of Exeunt's. Whatever is not named is undefined.
+//! Owns the mapping of the instruction that the host wanted to the one that Exeunt executes for it at real EL2. The
+//! rule: never less than the host asked for, and never anything that could lose data of Exeunt's. Whatever is not named
+//! is undefined.
 //!
 //! | the host's instruction | what happens |
 //! |---|---|
-//! | DC CVAC, CVAU, CVAP, CVADP, CIVAC, ZVA, their tag variants, IC IVAU | native at EL0 (SCTLR_EL1 UCI, DZE); comes here only if undefined |
-//! | DC IVAC | DC CIVAC; with tags (IGVAC, IGDVAC) DC CIGDVAC: an invalidation must not lose what another owner wrote to the line |
+//! | DC CVAC, CVAU, CVAP, CVADP, CIVAC, ZVA, their tag variants, IC IVAU | native (SCTLR_EL1 UCI, DZE), or undefined |
+//! | DC IVAC | DC CIVAC, with tags (IGVAC, IGDVAC) DC CIGDVAC: what another owner wrote to the line must not be lost |
 //! | DC ISW, CISW; DC CSW | DC CISW; DC CSW; with tags (..GSW, ..GDSW) the variant for data and tags |
 //! | IC IALLU, IALLUIS | the same |
 //! | TLBI of the EL1&0 regime or of stage 2, any | TLBI ALLE1 of the same shareability: all there is |
@@ -19,8 +20,8 @@
 use crate::features::{Feature, IdRegister, IdRegisters};
 use crate::syndrome::Encoding;
 
-/// Calls the macro `$callback` with every instruction that Exeunt executes for virtual EL2 and that names a set and way of a cache
-/// in its register, as `Name, "words", op1, CRn, CRm, op2;` (op0 is 1).
+/// Calls the macro `$callback` with every instruction that Exeunt executes for virtual EL2 and that names a set and way
+/// of a cache in its register, as `Name, "words", op1, CRn, CRm, op2;` (op0 is 1).
 #[macro_export]
 macro_rules! virtual_el2_set_way {
     ($callback:ident) => {
@@ -48,7 +49,10 @@ macro_rules! virtual_el2_maintenance {
 }
 
 macro_rules! instruction_enum {
-    ($type:ident, $doc:literal; $($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
+    (
+        $type:ident, $doc:literal;
+        $($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*
+    ) => {
         #[doc = $doc]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $type {
@@ -92,7 +96,8 @@ pub enum Effect {
     Execute(Maintenance),
     /// Execute this, with the host's register as it is.
     BySetWay(SetWay),
-    /// Clean and invalidate the data cache line of the address in the host's register: DC CIVAC or, with tags, DC CIGDVAC.
+    /// Clean and invalidate the data cache line of the address in the host's register: DC CIVAC or, with tags, DC
+    /// CIGDVAC.
     CleanAndInvalidate {
         /// The allocation tags too.
         tags: bool,

@@ -1,6 +1,7 @@
 //! What the edit does, compared with the same changes to a data structure.
 
 use super::*;
+use crate::tests::cases;
 
 /// The same changes on the data structure, written without a look at how [`edit`] does them.
 fn expected(tree: &Tree, exeunt: Region, hide_its: bool, arguments: &'static [u8]) -> Tree {
@@ -245,7 +246,8 @@ fn without_room_the_tree_stays_as_it_is() {
 #[test]
 fn addresses_that_the_root_cannot_say_are_refused() {
     let tree = Tree::parse(
-        "{ /\n #address-cells = <1>\n #size-cells = <1>\n { chosen\n }\n { memory@0\n device_type = \"memory\"\n reg = <0 f0000000>\n }\n }",
+        "{ /\n #address-cells = <1>\n #size-cells = <1>\n { chosen\n }\n\
+         { memory@0\n device_type = \"memory\"\n reg = <0 f0000000>\n }\n }",
     );
     let blob = tree.blob(1000);
     let platform = scanned(&blob);
@@ -429,10 +431,10 @@ fn any_tree() -> impl Strategy<Value = Tree> {
 }
 
 proptest! {
-    #![proptest_config(cases(2000))]
+    #![proptest_config(cases(2000, 4))]
 
-    /// On any tree the edit does what the same changes to the data structure do, whatever stands where, whether there is room to
-    /// spare or none.
+    /// On any tree the edit does what the same changes to the data structure do, whatever stands where, whether there
+    /// is room to spare or none.
     #[test]
     fn edits_do_what_they_should(
         tree in any_tree(),

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use super::*;
+use crate::tests::cases;
 
 /// A change to a blob.
 #[derive(Clone, Debug)]
@@ -27,7 +28,8 @@ fn damage() -> impl Strategy<Value = Damage> {
     prop_oneof![
         4 => (any::<prop::sample::Index>(), 1u8..).prop_map(|(at, bits)| Damage::Flip(at, bits)),
         4 => (any::<prop::sample::Index>(), word.clone()).prop_map(|(at, value)| Damage::Word(at, value)),
-        2 => (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 1usize..40).prop_map(|(from, to, words)| Damage::Copy(from, to, words)),
+        2 => (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 1usize..40)
+            .prop_map(|(from, to, words)| Damage::Copy(from, to, words)),
         1 => (1usize..10, word).prop_map(|(field, value)| Damage::Header(field, value)),
         1 => any::<prop::sample::Index>().prop_map(Damage::Truncate),
     ]
@@ -93,7 +95,7 @@ fn survives(blob: &Blob, exeunt: Region) {
 }
 
 proptest! {
-    #![proptest_config(cases(20_000))]
+    #![proptest_config(cases(20_000, 4))]
 
     #[test]
     fn damaged_trees_do_no_harm(
@@ -108,7 +110,10 @@ proptest! {
     }
 
     #[test]
-    fn damage_between_scan_and_edit_does_no_harm(damage in proptest::collection::vec(damage(), 1..6), slack in 0usize..400) {
+    fn damage_between_scan_and_edit_does_no_harm(
+        damage in proptest::collection::vec(damage(), 1..6),
+        slack in 0usize..400,
+    ) {
         let mut blob = flat(0).resized(flat(0).len() + slack);
         let platform = scanned(&blob);
         apply(&damage, &mut blob);

@@ -174,11 +174,6 @@ reserve 48000000 1000
 }
 "#;
 
-/// Under Miri, which is some hundred times slower, only as many cases as show that there is nothing undefined.
-fn cases(count: u32) -> ProptestConfig {
-    ProptestConfig { cases: if cfg!(miri) { 4 } else { count }, failure_persistence: None, ..ProptestConfig::default() }
-}
-
 // ---- The trees themselves ----
 
 /// Asks QEMU for the trees again: `cargo test -p hypervisor -- --ignored regenerate`.

@@ -1,9 +1,10 @@
-//! Device trees as text, for the tests: what QEMU dumped can be read, compared and varied, and nobody needs QEMU or dtc to run
-//! them.
+//! Device trees as text, for the tests: what QEMU dumped can be read, compared and varied, and nobody needs QEMU or dtc
+//! to run them.
 //!
-//! The format is one token of the flattened tree per line, so that the exact blob comes back: `{ name` and `}` around a node,
-//! `name` or `name = value` for a property, `reserve START SIZE` for a reservation, and `strings` with the names in the order of
-//! the strings block (without it: in the order of their use). A value is a row of quoted strings, `<words>` or `[bytes]`.
+//! The format is one token of the flattened tree per line, so that the exact blob comes back: `{ name` and `}` around a
+//! node, `name` or `name = value` for a property, `reserve START SIZE` for a reservation, and `strings` with the names
+//! in the order of the strings block (without it: in the order of their use). A value is a row of quoted strings,
+//! `<words>` or `[bytes]`.
 
 #![cfg_attr(miri, allow(dead_code, reason = "most of the tests that use it are not for Miri"))]
 
@@ -13,7 +14,8 @@ use std::ops::{Deref, DerefMut};
 
 use dtoolkit::{Node as _, Property as _};
 
-/// A flattened tree at a multiple of 8, where Linux wants it. What a `Vec` allocates may be anywhere, and under Miri it is.
+/// A flattened tree at a multiple of 8, where Linux wants it. What a `Vec` allocates may be anywhere, and under Miri it
+/// is.
 #[derive(Debug)]
 pub struct Blob {
     bytes: Vec<u8>,
@@ -164,7 +166,8 @@ fn parse_value(text: &str) -> Vec<u8> {
         let bytes = bytes.trim_end_matches(']').split_whitespace();
         bytes.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
     } else {
-        // Every second part lies between quotes. `{:?}` escapes nothing but a backslash in what `print_value` prints as text.
+        // Every second part lies between quotes. `{:?}` escapes nothing but a backslash in what `print_value` prints as
+        // text.
         let strings = text.split('"').skip(1).step_by(2);
         strings.flat_map(|string| string.replace("\\\\", "\\").into_bytes().into_iter().chain([0])).collect()
     }
@@ -212,8 +215,8 @@ impl Tree {
         text
     }
 
-    /// Reads a flattened tree by the dtoolkit crate, which also validates it. The order of the strings block is left out, so that
-    /// two trees which say the same are equal.
+    /// Reads a flattened tree by the dtoolkit crate, which also validates it. The order of the strings block is left
+    /// out, so that two trees which say the same are equal.
     pub fn read(blob: &[u8]) -> Self {
         fn node(source: &dtoolkit::fdt::FdtNode<'_>) -> Node {
             Node {

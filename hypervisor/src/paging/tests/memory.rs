@@ -1,6 +1,7 @@
 //! A fake [`TableMemory`] for tests: pages in a vector, an upper limit, and a record of what was done to them.
 //!
-//! Checks on the way that the engine keeps to the contract: only pages that were given out are touched, nothing is freed twice.
+//! Checks on the way that the engine keeps to the contract: only pages that were given out are touched, nothing is
+//! freed twice.
 
 use crate::paging::TableMemory;
 

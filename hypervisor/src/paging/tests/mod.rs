@@ -1,7 +1,8 @@
 //! Tests of the translation tables as a whole: the builder against an independent software walker.
 //!
-//! `walker` knows the architecture and nothing of the builder, `memory` is the fake [`TableMemory`](super::TableMemory), `model`
-//! says what a sequence of changes ought to mean, `examples` has tests that read as sentences, and `properties` the random ones.
+//! `walker` knows the architecture and nothing of the builder, `memory` is the fake
+//! [`TableMemory`](super::TableMemory), `model` says what a sequence of changes ought to mean, `examples` has tests
+//! that read as sentences, and `properties` the random ones.
 
 mod examples;
 mod memory;

@@ -1,6 +1,8 @@
-//! What a sequence of changes ought to mean, said as simply as possible: the last change that covers an address decides.
+//! What a sequence of changes ought to mean, said as simply as possible: the last change that covers an address
+//! decides.
 //!
-//! Also the two things that are tested, stage 2 and EL2's stage 1, behind one trait, so that every test is made for both.
+//! Also the two things that are tested, stage 2 and EL2's stage 1, behind one trait, so that every test is made for
+//! both.
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -52,8 +54,8 @@ impl<P: Copy + PartialEq> Model<P> {
         step.to.map(|(output, permissions)| (output + (input - step.range.start), permissions))
     }
 
-    /// The level of the largest block that can stand for `input`: one that the deciding change covers wholly, with its output
-    /// aligned alike, and that no later change has cut. Larger ones may be in place where they say the same.
+    /// The level of the largest block that can stand for `input`: one that the deciding change covers wholly, with its
+    /// output aligned alike, and that no later change has cut. Larger ones may be in place where they say the same.
     pub fn level(&self, input: u64) -> u32 {
         let decider = self.decider(input);
         let step = &self.steps[decider];

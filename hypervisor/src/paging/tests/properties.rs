@@ -15,8 +15,8 @@ use crate::paging::{Error, TableMemory};
 /// Sizes in bits by ID_AA64MMFR0_EL1.PARange.
 const CPU_BITS: [u32; 8] = [32, 36, 40, 42, 44, 48, 52, 56];
 
-/// Longest ranges that are tried where input and output have the same offset in a block of each size. All of a 48-bit space, or
-/// gigabytes in small pages, would take too long and say nothing new.
+/// Longest ranges that are tried where input and output have the same offset in a block of each size. All of a 48-bit
+/// space, or gigabytes in small pages, would take too long and say nothing new.
 const LONGEST: [(u64, u64); 3] = if cfg!(miri) {
     [(GIB, 70 * GIB), (2 * MIB, 96 * MIB), (4 * KIB, 256 * KIB)]
 } else {
@@ -118,8 +118,8 @@ fn follows_the_model<S: Subject>(mut bench: Bench<S>, steps: Vec<Step<S::P>>) {
     assert_eq!(bench.reachable().len(), bench.memory.used(), "a table was lost");
 }
 
-/// Makes all changes and compares the whole address space at the end; then repeats the last change, which must need nothing; then
-/// unmaps everything, which must give all tables back.
+/// Makes all changes and compares the whole address space at the end; then repeats the last change, which must need
+/// nothing; then unmaps everything, which must give all tables back.
 fn sweeps_clean<S: Subject>(mut bench: Bench<S>, steps: &[Step<S::P>]) {
     for step in steps {
         bench.apply(step.clone()).unwrap();
@@ -161,8 +161,8 @@ fn survives_shortage<S: Subject>(mut bench: Bench<S>, steps: Vec<(Step<S::P>, us
     }
 }
 
-/// Makes changes and looks at every single write: what a walk finds in between is what was there before or what is there
-/// after, and the promises of the module's text hold.
+/// Makes changes and looks at every single write: what a walk finds in between is what was there before or what is
+/// there after, and the promises of the module's text hold.
 fn changes_atomically<S: Subject>(mut bench: Bench<S>, steps: Vec<Step<S::P>>) {
     for step in steps {
         let before = bench.memory.clone();

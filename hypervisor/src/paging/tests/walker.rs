@@ -1,9 +1,11 @@
-//! A translation table walker in software, written from the Arm ARM and sharing nothing with the code that builds tables.
+//! A translation table walker in software, written from the Arm ARM and sharing nothing with the code that builds
+//! tables.
 //!
-//! Follows the translation process of chapter D8 in the order of its pseudocode (AArch64.S2Walk, AArch64.S1Walk): registers, their
-//! consistency, the initial level, then one descriptor after the other. It is stricter than hardware: where the
-//! architecture says RES0, "must be" or UNPREDICTABLE, it answers [`Fault::Malformed`], and a register that it cannot follow is
-//! [`Fault::Register`]. 4 KiB granule, VMSAv8-64 without FEAT_LPA2, FEAT_TTST and FEAT_HAFDBS, Non-secure state.
+//! Follows the translation process of chapter D8 in the order of its pseudocode (AArch64.S2Walk, AArch64.S1Walk):
+//! registers, their consistency, the initial level, then one descriptor after the other. It is stricter than hardware:
+//! where the architecture says RES0, "must be" or UNPREDICTABLE, it answers [`Fault::Malformed`], and a register that
+//! it cannot follow is [`Fault::Register`]. 4 KiB granule, VMSAv8-64 without FEAT_LPA2, FEAT_TTST and FEAT_HAFDBS,
+//! Non-secure state.
 
 /// Why an address has no translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +133,8 @@ pub(crate) fn stage2(
 }
 
 fn stage2_params(vtcr: u64, vttbr: u64, parange: u64) -> Result<Params, Fault> {
-    // T0SZ, SL0, IRGN0, ORGN0, SH0, TG0, PS and the RES1 bit; VS, HA, HD, HWU, NSW, NSA, DS, SL2 and all above are to be zero.
+    // T0SZ, SL0, IRGN0, ORGN0, SH0, TG0, PS and the RES1 bit; VS, HA, HD, HWU, NSW, NSA, DS, SL2 and all above are to
+    // be zero.
     if !only(vtcr, &[(5, 0), (7, 6), (9, 8), (11, 10), (13, 12), (15, 14), (18, 16), (31, 31)]) {
         return Err(Fault::Register("VTCR_EL2 has other fields than expected"));
     }
@@ -145,7 +148,8 @@ fn stage2_params(vtcr: u64, vttbr: u64, parange: u64) -> Result<Params, Fault> {
         return Err(Fault::Register("walks are not Write-Back cacheable and Inner Shareable"));
     }
     let pa_max = size_of_encoding(parange).ok_or(Fault::Register("PARange"))?;
-    // AArch64.S2TTWParams, EffectivePS: a PS above PARange counts as PARange; without DS the 4 KiB granule stops at 48 bits.
+    // AArch64.S2TTWParams, EffectivePS: a PS above PARange counts as PARange; without DS the 4 KiB granule stops at 48
+    // bits.
     let ps = size_of_encoding(bits(vtcr, 18, 16)).ok_or(Fault::Register("PS"))?;
     if ps > pa_max {
         return Err(Fault::Register("PS above PARange"));

@@ -1,18 +1,18 @@
 //! An explorer of interleavings: runs the proxy's own code on a few CPUs, one atomic access at a time, in every order.
 //!
-//! Owns the model of the machine: memory behind the proxy's atomics, firmware that turns CPUs on and off, and what is true
-//! about each CPU and each call at any moment. Its scenarios and what must hold are beside it.
+//! Owns the model of the machine: memory behind the proxy's atomics, firmware that turns CPUs on and off, and what is
+//! true about each CPU and each call at any moment. Its scenarios and what must hold are beside it.
 //!
 //! # How
 //!
-//! A CPU is an ordinary function that makes PSCI calls. Every access to [`AtomicU64`] and every firmware call in it is a step.
-//! To let a CPU do its next step, the explorer runs the function from its beginning, gives each step that the CPU had done
-//! already the result from its log, does one step for real, and stops the function by unwinding at the step after. So the
-//! state of a CPU is its log, the whole world is a value that can be cloned, compared and kept in a set, and a search over
-//! worlds meets every order of steps without running any order twice.
+//! A CPU is an ordinary function that makes PSCI calls. Every access to [`AtomicU64`] and every firmware call in it is
+//! a step. To let a CPU do its next step, the explorer runs the function from its beginning, gives each step that the
+//! CPU had done already the result from its log, does one step for real, and stops the function by unwinding at the
+//! step after. So the state of a CPU is its log, the whole world is a value that can be cloned, compared and kept in a
+//! set, and a search over worlds meets every order of steps without running any order twice.
 //!
-//! The model is sequentially consistent. That the orderings in the code suffice on a weaker machine is argued where they
-//! stand; a test with real threads lets Miri look at that.
+//! The model is sequentially consistent. That the orderings in the code suffice on a weaker machine is argued where
+//! they stand; a test with real threads lets Miri look at that.
 
 use core::sync::atomic::Ordering;
 use std::cell::RefCell;
@@ -161,8 +161,8 @@ thread_local! {
     static RUN: RefCell<Option<Run>> = const { RefCell::new(None) };
 }
 
-/// One step of the CPU that runs: from its log, or for real. `None` outside of an exploration. `act` answers `None` if the
-/// CPU cannot do it now.
+/// One step of the CPU that runs: from its log, or for real. `None` outside of an exploration. `act` answers `None` if
+/// the CPU cannot do it now.
 fn step(act: impl FnOnce(&mut World, usize) -> Option<u64>) -> Option<u64> {
     let result = RUN.with_borrow_mut(|run| {
         let run = run.as_mut()?;
@@ -426,8 +426,8 @@ pub struct Seen {
     pub ends: usize,
 }
 
-/// Runs the scripts, one for each CPU, in every order of steps. CPUs of which `on` says so run the host at the start. Each
-/// end is checked against what firmware says, and every moment on the way by the checks above.
+/// Runs the scripts, one for each CPU, in every order of steps. CPUs of which `on` says so run the host at the start.
+/// Each end is checked against what firmware says, and every moment on the way by the checks above.
 pub fn explore(scripts: &[&[Action]], on: &[bool]) -> Seen {
     let psci: Box<Psci> = Box::default();
     for (cpu, &on) in on.iter().enumerate() {

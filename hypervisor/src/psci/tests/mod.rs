@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use self::explore::{ALREADY_ON, Action, DENIED, INTERNAL_FAILURE, Machine, ON_PENDING, Seen, explore};
 use super::*;
+use crate::tests::cases;
 
 use Action::{DeniedOff, FailedOn, LightSuspend, Off, On, Suspend};
 
@@ -84,8 +85,8 @@ fn cpus_turn_each_other_on_in_a_ring() {
     assert_seen(explore(&[&[On(1), Off], &[On(2), Off], &[On(0), Off]], &[ON, OFF, OFF]), 200);
 }
 
-/// Real threads over the same code, for Miri's weak memory: the entry that a started CPU finds is the claimant's, although
-/// nothing but the model's SMC orders the two.
+/// Real threads over the same code, for Miri's weak memory: the entry that a started CPU finds is the claimant's,
+/// although nothing but the model's SMC orders the two.
 #[test]
 fn an_entry_crosses_from_thread_to_thread() {
     use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -523,7 +524,8 @@ fn a_list_that_cannot_be_is_refused_in_words() {
 
 // Any registers.
 
-/// x0 values around everything that means something. (`prop_oneof!` would say this too, and take Miri a second for each.)
+/// x0 values around everything that means something. (`prop_oneof!` would say this too, and take Miri a second for
+/// each.)
 fn any_function() -> impl Strategy<Value = u64> {
     (0_u8..9, any::<u64>()).prop_map(|(kind, random)| {
         let number = random & 0x3f | (random & 1 << 6) << 24 | 0x8400_0000;
@@ -549,13 +551,16 @@ fn any_argument() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 2000 }) })]
+    #![proptest_config(cases(2000, 8))]
 
-    /// Whatever the host says and whatever firmware answers: no panic, only x0 changes, firmware never hears an entry that is
-    /// not Exeunt's, and numbers that nobody knows are NOT_SUPPORTED.
+    /// Whatever the host says and whatever firmware answers: no panic, only x0 changes, firmware never hears an entry
+    /// that is not Exeunt's, and numbers that nobody knows are NOT_SUPPORTED.
     #[test]
     fn any_call_gets_an_answer(
-        calls in prop::collection::vec((0_usize..4, any_function(), prop::array::uniform4(any_argument()), any_argument()), 1..24),
+        calls in prop::collection::vec(
+            (0_usize..4, any_function(), prop::array::uniform4(any_argument()), any_argument()),
+            1..24,
+        ),
     ) {
         let psci = ready(3);
         for (cpu, x0, arguments, answer) in calls {

@@ -1,8 +1,8 @@
 //! A CPU without hardware, and a host on it.
 //!
-//! The CPU refuses every access that would be a mistake at real EL2: a register that it does not have, a direction in which
-//! a register does not go, a value for a register of EL2 that would take something from the host or show it something of
-//! Exeunt's. What may be written is said here once more, independently of the masks in the table.
+//! The CPU refuses every access that would be a mistake at real EL2: a register that it does not have, a direction in
+//! which a register does not go, a value for a register of EL2 that would take something from the host or show it
+//! something of Exeunt's. What may be written is said here once more, independently of the masks in the table.
 
 use super::super::decode::{Operation, decode};
 use super::super::registers::{Access, El2, Needs, Register};
@@ -78,7 +78,8 @@ impl Model {
         )
     }
 
-    /// A CPU with SPE, TRBE, BRBE, AMU, FGT2, GCS, MPAM, and the PMU of Armv9.4, without EL3. No model of QEMU has these.
+    /// A CPU with SPE, TRBE, BRBE, AMU, FGT2, GCS, MPAM, and the PMU of Armv9.4, without EL3. No model of QEMU has
+    /// these.
     pub fn armv9() -> Self {
         Self::new(
             &[
@@ -146,7 +147,8 @@ impl Model {
 /// The end of the host's RAM; instructions and cache lines are below.
 pub const RAM_END: u64 = 1 << 40;
 
-/// The bits of a register of EL2 that the host may set although Exeunt has not, by the names that the Arm ARM gives them.
+/// The bits of a register of EL2 that the host may set although Exeunt has not, by the names that the Arm ARM gives
+/// them.
 const MAY_OPEN: &[(features::Register, u64)] = {
     use features::Register as R;
     &[

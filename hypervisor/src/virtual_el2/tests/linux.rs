@@ -1,7 +1,8 @@
 //! What Linux does at EL2 before it drops to EL1, operation by operation, on the CPU models of the tests.
 //!
-//! The sequences are those of Debian's 6.1.0-56 and 6.12.117 kernels (`arch/arm64/kernel/head.S`, `include/asm/el2_setup.h`), and
-//! of the source before 5.12 and of one that knows the GICv5 (after 6.17); each follows the ID registers as the kernel does.
+//! The sequences are those of Debian's 6.1.0-56 and 6.12.117 kernels (`arch/arm64/kernel/head.S`,
+//! `include/asm/el2_setup.h`), and of the source before 5.12 and of one that knows the GICv5 (after 6.17); each follows
+//! the ID registers as the kernel does.
 
 use super::super::ids::TRAPPED_READS;
 use super::super::registers::{El2, Register};
@@ -323,7 +324,8 @@ fn traps_of_a_boot() {
     assert_eq!(count(Model::max(), Kernel::V6_12), 51);
 }
 
-/// Registers that the trick borrows come back, whatever the host had in them, and the kernel's stack pointers are apart.
+/// Registers that the trick borrows come back, whatever the host had in them, and the kernel's stack pointers are
+/// apart.
 #[test]
 fn borrowed_registers_come_back() {
     let model = Model::cortex_a57();

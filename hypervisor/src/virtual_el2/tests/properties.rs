@@ -60,7 +60,8 @@ fn acts() -> impl Strategy<Value = Act> {
         8 => (0..El2::ALL.len(), values()).prop_map(|(index, value)| Act::WriteEl2(El2::ALL[index], value)),
         4 => (0..Register::ALL.len(), values()).prop_map(|(index, value)| Act::WriteEl1(Register::ALL[index], value)),
         1 => (0_u8..8, 0_u8..8, 0_u8..16).prop_map(|(op1, op2, value)| Act::Word(msr_immediate(op1, op2, value))),
-        2 => (any::<u64>(), values(), 0_u64..32).prop_map(|(pc, spsr, mode)| Act::Return { pc, spsr: spsr & !0x1f | mode }),
+        2 => (any::<u64>(), values(), 0_u64..32)
+            .prop_map(|(pc, spsr, mode)| Act::Return { pc, spsr: spsr & !0x1f | mode }),
         1 => any::<u64>().prop_map(Act::SError),
         1 => Just(Act::Enter),
     ]
@@ -150,7 +151,8 @@ proptest! {
         }
     }
 
-    /// Whatever happened in between, going native gives back what the host had, and each window leaves HCR_EL2 as it found it.
+    /// Whatever happened in between, going native gives back what the host had, and each window leaves HCR_EL2 as it
+    /// found it.
     #[test]
     fn a_round_trip_changes_nothing(
         model in models(),

@@ -164,7 +164,8 @@ fn registers_that_virtual_el2_does_not_have() {
     );
 }
 
-/// All that an instruction can name, read and written, on CPUs of all kinds. The fake CPU refuses what would be a mistake.
+/// All that an instruction can name, read and written, on CPUs of all kinds. The fake CPU refuses what would be a
+/// mistake.
 #[test]
 #[cfg_attr(miri, ignore = "a million instructions")]
 fn every_encoding_is_harmless() {
