@@ -1,4 +1,5 @@
-//! Links the guests as position-independent arm64 Images: `scripts/run` and the bad-input tests load them at several addresses.
+//! Links the guests as position-independent arm64 Images: `scripts/run` and the bad-input tests load them at several
+//! addresses.
 
 use std::env;
 

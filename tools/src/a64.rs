@@ -1,12 +1,13 @@
-//! As much of a decoder for A64 as it takes to say of an instruction that a core with Armv8.0 and nothing else executes it
-//! without its SIMD and floating-point registers, what it does to the stack pointer, and where control goes.
+//! As much of a decoder for A64 as it takes to say of an instruction that a core with Armv8.0 and nothing else executes
+//! it without its SIMD and floating-point registers, what it does to the stack pointer, and where control goes.
 //!
-//! The check is closed: what is not known to be in Armv8.0's base instruction set is refused, so that an extension of which
-//! this file has never heard cannot pass. That is why it is not built on a disassembler, which knows all extensions and would
-//! have to be asked about each by name. The encoding makes it short: bits 28:25 choose the group (Arm ARM, C4.1), and in the
-//! groups with a SIMD or floating-point register, and only there, bits 27:26 are both set.
+//! The check is closed: what is not known to be in Armv8.0's base instruction set is refused, so that an extension of
+//! which this file has never heard cannot pass. That is why it is not built on a disassembler, which knows all
+//! extensions and would have to be asked about each by name. The encoding makes it short: bits 28:25 choose the group
+//! (Arm ARM, C4.1), and in the groups with a SIMD or floating-point register, and only there, bits 27:26 are both set.
 //!
-//! Owns the encodings; never looks at more than one instruction. The numbers below are bit patterns of the tables in C4.1.
+//! Owns the encodings; never looks at more than one instruction. The numbers below are bit patterns of the tables in
+//! C4.1.
 
 /// Why an instruction must not be in the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -165,8 +166,8 @@ fn control(word: u32) -> Result<(), Fault> {
 
 /// "System instructions", C4.1.66 and C5.1.2: moves to and from system registers, maintenance, barriers and hints.
 ///
-/// Of the registers only those of SIMD and floating point are refused. Whether the others are there is what the ID registers
-/// say at run time, and hypervisor/src/features/ asks them.
+/// Of the registers only those of SIMD and floating point are refused. Whether the others are there is what the ID
+/// registers say at run time, and hypervisor/src/features/ asks them.
 fn system(word: u32) -> Result<(), Fault> {
     let read = bits(word, 21, 21) == 1;
     let (op1, crn, crm, op2, rt) =

@@ -1,11 +1,12 @@
 //! How much stack each function of an image takes, by following the stack pointer through its instructions.
 //!
-//! What the compiler says of frames (`.stack_sizes`, unwind tables) covers neither assembly nor the precompiled `core`; the
-//! instructions cover everything. A path is followed through every branch; where paths meet the greater depth counts; what no
-//! branch reaches is the target of a jump table and taken to run at the depth of the deepest indirect jump before it.
+//! What the compiler says of frames (`.stack_sizes`, unwind tables) covers neither assembly nor the precompiled `core`;
+//! the instructions cover everything. A path is followed through every branch; where paths meet the greater depth
+//! counts; what no branch reaches is the target of a jump table and taken to run at the depth of the deepest indirect
+//! jump before it.
 //!
-//! Owns the notion of depth: bytes of stack below the stack pointer that the function was entered with. Never looks into a
-//! called function; [`crate::image`] adds those up.
+//! Owns the notion of depth: bytes of stack below the stack pointer that the function was entered with. Never looks
+//! into a called function; [`crate::image`] adds those up.
 
 use std::collections::BTreeMap;
 
@@ -90,10 +91,11 @@ impl State {
     }
 }
 
-/// Follows the function that occupies the addresses `start` to `end`. `word` gives the instruction at an address, nothing
-/// where there is data.
+/// Follows the function that occupies the addresses `start` to `end`. `word` gives the instruction at an address,
+/// nothing where there is data.
 ///
-/// `returns` says whether the function at an address comes back: behind a call of one that does not, there is other code.
+/// `returns` says whether the function at an address comes back: behind a call of one that does not, there is other
+/// code.
 pub fn analyze(start: u64, end: u64, word: impl Fn(u64) -> Option<u32>, returns: impl Fn(u64) -> bool) -> Frame {
     let mut frame = Frame::default();
     let mut states: BTreeMap<u64, State> = BTreeMap::new();

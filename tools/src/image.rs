@@ -1,7 +1,8 @@
-//! What an ELF file of Exeunt holds, and the questions that its test asks: which instructions must not be there, how large
-//! frames and chains of calls are, what the segments allow, which relocations are left.
+//! What an ELF file of Exeunt holds, and the questions that its test asks: which instructions must not be there, how
+//! large frames and chains of calls are, what the segments allow, which relocations are left.
 //!
-//! The numbers that are allowed are the test's (`tools/tests/image.rs`). Owns the reading of the ELF file; never writes one.
+//! The numbers that are allowed are the test's (`tools/tests/image.rs`). Owns the reading of the ELF file; never writes
+//! one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error;
@@ -233,8 +234,8 @@ impl Image {
         &self.segments
     }
 
-    /// Types of the relocations that are not in the table of relative ones (`.relr.dyn`), which is all that boot/src/entry.rs
-    /// reads.
+    /// Types of the relocations that are not in the table of relative ones (`.relr.dyn`), which is all that
+    /// boot/src/entry.rs reads.
     #[must_use]
     pub fn other_relocations(&self) -> &[u32] {
         &self.other_relocations
@@ -348,8 +349,8 @@ impl Image {
 
     /// The deepest chain of calls from `root`.
     ///
-    /// A group of functions that call each other is followed once around; for each further time all frames of the group are
-    /// added, which is more than it takes.
+    /// A group of functions that call each other is followed once around; for each further time all frames of the group
+    /// are added, which is more than it takes.
     #[must_use]
     pub fn deepest(&self, root: usize, calls: &Calls) -> Chain {
         self.deepest_from((root, calls.nesting), calls, &mut BTreeMap::new(), &mut Vec::new())

@@ -1,8 +1,8 @@
 //! Tools that run on the build machine: they read what the build leaves and what Exeunt prints.
 //!
 //! - [`symbolize`]: a panic's report with functions and source lines.
-//! - [`image`]: what must hold for the finished ELF file (no SIMD, small frames, only Armv8.0), with [`a64`] to decode its
-//!   instructions and [`frames`] to follow the stack pointer through them.
+//! - [`image`]: what must hold for the finished ELF file (no SIMD, small frames, only Armv8.0), with [`a64`] to decode
+//!   its instructions and [`frames`] to follow the stack pointer through them.
 //!
 //! None of it writes a file, starts a program or is part of the image.
 

@@ -124,8 +124,8 @@ impl<'data> Symbols<'data> {
         Ok(Self { dwarf, functions, text, root })
     }
 
-    /// The places that the instruction at `address` (as the ELF file has it) stands for, innermost first; nothing if it is not
-    /// in the text.
+    /// The places that the instruction at `address` (as the ELF file has it) stands for, innermost first; nothing if it
+    /// is not in the text.
     #[must_use]
     pub fn places(&self, address: u64) -> Vec<Place> {
         if self.instruction(address).is_none() {
@@ -254,8 +254,8 @@ pub fn decode(console: &str, symbols: &Symbols) -> Result<Decoded, Error> {
                 // Where Exeunt branched into its own data, that is where the exception was taken.
                 show("ELR ", address, false, true);
             }
-            // The link register holds where a call returns to; what it says of a function that has called none since is right,
-            // of any other it is stale.
+            // The link register holds where a call returns to; what it says of a function that has called none since is
+            // right, of any other it is stale.
             if let Some(address) = number_after(line, "LR ")
                 .filter(|_| line.contains(" SP "))
                 .and_then(|address| relative(address, base))
@@ -291,8 +291,8 @@ fn hexadecimal(word: &str) -> Option<u64> {
     u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()
 }
 
-/// An address of a register as the ELF file has it, if it is one of Exeunt's. The line about a fault during a panic gives it
-/// like this already, and `base` lies above all of these.
+/// An address of a register as the ELF file has it, if it is one of Exeunt's. The line about a fault during a panic
+/// gives it like this already, and `base` lies above all of these.
 fn relative(address: u64, base: Option<u64>) -> Option<u64> {
     let offset = base.and_then(|base| address.checked_sub(base)).unwrap_or(address);
     (offset < RESERVATION).then_some(offset)

@@ -1,7 +1,7 @@
 //! What must hold for the finished image, release and debug, read from its instructions and headers.
 //!
-//! - Nothing in it needs more than Armv8.0 (Cortex-A53) or touches a SIMD or floating-point register: those are the host's,
-//!   and Exeunt neither saves them nor turns their traps off.
+//! - Nothing in it needs more than Armv8.0 (Cortex-A53) or touches a SIMD or floating-point register: those are the
+//!   host's, and Exeunt neither saves them nor turns their traps off.
 //! - Frames, and chains of calls, fit on the stacks.
 //! - Its segments, relocations and size are what boot/ and the linker script promise.
 //!
@@ -35,12 +35,12 @@ fn frame_budget(profile: &str) -> i64 {
     }
 }
 
-/// The most bytes of a frame of a function that runs only on the boot stack: the parsed device tree and the edits to it live
-/// there. 2592 is used, by exeunt_main; a quarter of the stack.
+/// The most bytes of a frame of a function that runs only on the boot stack: the parsed device tree and the edits to it
+/// live there. 2592 is used, by exeunt_main; a quarter of the stack.
 const BOOT_FRAME_BUDGET: i64 = 4096;
 
-/// The most bytes of the release image. A goal of the project; the debug image has to fit with its heap into 2 MiB, which the
-/// linker script asserts.
+/// The most bytes of the release image. A goal of the project; the debug image has to fit with its heap into 2 MiB,
+/// which the linker script asserts.
 const IMAGE_BUDGET: u64 = 128 << 10;
 
 /// Where Rust begins on each stack: the root, the stack it is on, what is on that stack before.
@@ -60,15 +60,16 @@ const ROOTS: [(&str, i64, i64); 10] = [
 /// The roots that do not run on a CPU's stack.
 const BOOT_ROOTS: [&str; 2] = ["exeunt_early", "exeunt_main"];
 
-/// The panic handler. Every chain may end in it. A panic in a panic is not accounted for: what does not fit hits the guard page,
-/// and the fault is reported from the top of the emergency stack.
+/// The panic handler. Every chain may end in it. A panic in a panic is not accounted for: what does not fit hits the
+/// guard page, and the fault is reported from the top of the emergency stack.
 const PANIC: &str = "__rustc::rust_begin_unwind";
 
 /// Assembly that gives SP a new value: where each stack begins.
 const SET_STACK: [&str; 5] =
     ["boot::entry::start", "boot::entry::mmu_on", "exeunt_el2_vector", "exeunt::vectors::enter", "exeunt_reenter"];
 
-/// What is entered by hardware or by assembly, or whose address is used to write to: no indirect call of Rust's ends there.
+/// What is entered by hardware or by assembly, or whose address is used to write to: no indirect call of Rust's ends
+/// there.
 const NOT_CALLED: [&str; 14] = [
     "image_header",
     "exeunt_vectors",
@@ -91,8 +92,8 @@ const TRAP_HANDLERS: &str = "hypervisor::trap::";
 const TRAP_CALLERS: [&str; 2] = ["hypervisor::trap::", "exeunt::host::"];
 
 /// What Exeunt executes in the place of a host at virtual EL2, and only on a CPU whose ID registers say that it has it
-/// (hypervisor/src/virtual_el2/): instructions that are not Armv8.0's, or that access a register of SIMD and floating point, with register 0.
-/// They change nothing but what the host wants changed.
+/// (hypervisor/src/virtual_el2/): instructions that are not Armv8.0's, or that access a register of SIMD and floating
+/// point, with register 0. They change nothing but what the host wants changed.
 const FOR_THE_HOST: [(u32, &str); 10] = [
     (0xd5087ec0, "DC CIGDSW"),
     (0xd5087ac0, "DC CGDSW"),
@@ -110,8 +111,8 @@ const FOR_THE_HOST: [(u32, &str); 10] = [
 const ACT_FOR_THE_HOST: [&str; 3] =
     ["virtual_el2::", "exeunt::memory::clean_host_line", "exeunt::memory::with_host_page"];
 
-/// Indirect calls within each other. The longest such chain is a log line: the logger, `fmt::write`'s call of an argument's
-/// `Display`, twice the same for what that prints, the formatter's call of `write_str`.
+/// Indirect calls within each other. The longest such chain is a log line: the logger, `fmt::write`'s call of an
+/// argument's `Display`, twice the same for what that prints, the formatter's call of `write_str`.
 const NESTING: usize = 6;
 
 /// Functions that call themselves, with how deep. A group of them goes by one in which such a call is written.
@@ -387,7 +388,8 @@ fn rights_and_relocations_are_read_from_the_file() {
     damaged.data[place..place + 8].copy_from_slice(&image.functions()[secondary].start.to_le_bytes());
     assert!(damaged.image().address_taken().contains(&secondary));
 
-    // The table made one of entries that name a type (SHT_RELA, 24 bytes each), and the first one's type R_AARCH64_ABS64.
+    // The table made one of entries that name a type (SHT_RELA, 24 bytes each), and the first one's type
+    // R_AARCH64_ABS64.
     let sections = u64::from_le_bytes(damaged.data[40..48].try_into().unwrap()) as usize;
     let header = sections + index * 64;
     damaged.data[header + 4..header + 8].copy_from_slice(&4_u32.to_le_bytes());

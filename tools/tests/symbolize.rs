@@ -1,5 +1,5 @@
-//! `symbolize` on the finished image: a report made of addresses that are known to be in certain functions, and what a person
-//! may do wrong.
+//! `symbolize` on the finished image: a report made of addresses that are known to be in certain functions, and what a
+//! person may do wrong.
 
 mod common;
 

@@ -1,9 +1,9 @@
-//! Whatever a guest does to memory that stage 2 does not give it must end in the abort that hardware gives where there is no
-//! memory at all: a synchronous external abort with the ELR, FAR, ESR and PSTATE of the Arm ARM.
+//! Whatever a guest does to memory that stage 2 does not give it must end in the abort that hardware gives where there
+//! is no memory at all: a synchronous external abort with the ELR, FAR, ESR and PSTATE of the Arm ARM.
 //!
-//! Options on the command line: `region=BASE,SIZE` tests that range instead of Exeunt's reservation. On bare QEMU, with a hole
-//! of the memory map as the region, this is how the expectations themselves are checked against a CPU that no hypervisor
-//! stands behind. `seed=N` repeats a run.
+//! Options on the command line: `region=BASE,SIZE` tests that range instead of Exeunt's reservation. On bare QEMU, with
+//! a hole of the memory map as the region, this is how the expectations themselves are checked against a CPU that no
+//! hypervisor stands behind. `seed=N` repeats a run.
 
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
@@ -214,8 +214,8 @@ struct Expected<'a> {
 /// Enters `context` and compares the exception that comes back, and the registers, with what is expected.
 fn expect(context: &mut Context, expected: &Expected) {
     let before = *context;
-    // SAFETY: a probe's instructions end at the fault or at the `brk` behind it; when they do not fault they write to the region
-    // or to its neighbours, which no one else uses.
+    // SAFETY: a probe's instructions end at the fault or at the `brk` behind it; when they do not fault they write to
+    // the region or to its neighbours, which no one else uses.
     unsafe { context.enter() };
     let Expected { what, mode, elr, far, esr, open } = *expected;
     let cpu = crate::cpu::index();
@@ -272,7 +272,8 @@ fn has_lse() -> bool {
     field(read_register!("id_aa64isar0_el1"), 20, 4) != 0
 }
 
-/// Every instruction, in every mode, at the first and the last place of the region, somewhere between, and across its edges.
+/// Every instruction, in every mode, at the first and the last place of the region, somewhere between, and across its
+/// edges.
 fn accesses(region: Range, random: &mut Random) {
     for mode in MODES {
         for each in PROBES {
@@ -370,7 +371,8 @@ fn build_walk(granule: &Granule, t1sz: u64, start: u32, fault: u32, address: u64
     let half = t1sz << 16 | 0b01 << 24 | 0b01 << 26 | 0b11 << 28 | granule.tg1 << 30;
     write_register!("ttbr1_el1", root);
     write_register!("tcr_el1", (paging::tcr() & !(paging::TCR_EPD1 | 0b11 << 30)) | half);
-    // Tables of other CPUs are their own, but TLB entries may be shared between the CPUs of a core: this CPU's are enough.
+    // Tables of other CPUs are their own, but TLB entries may be shared between the CPUs of a core: this CPU's are
+    // enough.
     paging::flush();
 }
 
@@ -454,8 +456,8 @@ fn neighbours(region: Range) {
             let mut context = Context::new(code, EL1H | DAIF);
             context.x[0] = address;
             // The store writes back what the load found, or zero to memory that is nobody's.
-            // SAFETY: the instruction ends with a `brk`; the memory next to the region holds nothing that is in use: QEMU's boot
-            // code has run, and behind the region the host's image begins with a header that has been read.
+            // SAFETY: the instruction ends with a `brk`; the memory next to the region holds nothing that is in use:
+            // QEMU's boot code has run, and behind the region the host's image begins with a header that has been read.
             unsafe { context.enter() };
             check!(context.ended_at(code + 4), "{name} next to the region, at {address:#x}: ESR {:#x}", context.esr);
         }

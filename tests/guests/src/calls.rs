@@ -1,11 +1,12 @@
-//! Random HVC and SMC calls, with random registers and immediates: whatever a guest asks, the answer is in x0, everything else
-//! is as it was, and Exeunt goes on.
+//! Random HVC and SMC calls, with random registers and immediates: whatever a guest asks, the answer is in x0,
+//! everything else is as it was, and Exeunt goes on.
 //!
-//! Options on the command line: `rounds=N` calls on the boot CPU, then as many on all CPUs together; `seed=N` repeats a run;
-//! `bare` is for bare QEMU at EL1, where its own PSCI answers HVC and nothing answers SMC: a check of this guest, not of Exeunt.
+//! Options on the command line: `rounds=N` calls on the boot CPU, then as many on all CPUs together; `seed=N` repeats a
+//! run; `bare` is for bare QEMU at EL1, where its own PSCI answers HVC and nothing answers SMC: a check of this guest,
+//! not of Exeunt.
 //!
-//! Calls that switch a CPU or the machine off or start a CPU are left out; `psci.rs` makes them by name. So are the stub calls and
-//! Exeunt's own; `conformance` makes those.
+//! Calls that switch a CPU or the machine off or start a CPU are left out; `psci.rs` makes them by name. So are the
+//! stub calls and Exeunt's own; `conformance` makes those.
 
 use core::cell::UnsafeCell;
 
@@ -42,8 +43,8 @@ const SVE_HINT: u32 = 1 << 16;
 const OWNER_ARCHITECTURE: u32 = 0;
 const OWNER_STANDARD: u32 = 4;
 
-/// PSCI 0.1 as QEMU numbers it (`include/standard-headers` of QEMU, `QEMU_PSCI_0_1_FN_BASE`): CPU_SUSPEND, CPU_OFF, CPU_ON,
-/// MIGRATE. QEMU still answers them, so a hypervisor that lets them through has lost control of its CPUs.
+/// PSCI 0.1 as QEMU numbers it (`include/standard-headers` of QEMU, `QEMU_PSCI_0_1_FN_BASE`): CPU_SUSPEND, CPU_OFF,
+/// CPU_ON, MIGRATE. QEMU still answers them, so a hypervisor that lets them through has lost control of its CPUs.
 const QEMU_PSCI_0_1: core::ops::Range<u32> = 0x95c1_ba5e..0x95c1_ba62;
 
 /// The numbers of the PSCI calls that this test does not make: CPU_SUSPEND, CPU_OFF, CPU_ON, SYSTEM_OFF, SYSTEM_RESET,

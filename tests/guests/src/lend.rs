@@ -1,5 +1,6 @@
-//! The hand-over of EL2 at the first call to vectors that the guest has installed (`entry=el2 kvm=lend`), as a KVM does that does
-//! not call RESET_VECTORS first. With the word `refused` on the command line: that nothing of the kind happens.
+//! The hand-over of EL2 at the first call to vectors that the guest has installed (`entry=el2 kvm=lend`), as a KVM does
+//! that does not call RESET_VECTORS first. With the word `refused` on the command line: that nothing of the kind
+//! happens.
 //!
 //! Owns the vectors. They tell the registers of the EL2 that they run at.
 
@@ -64,8 +65,8 @@ fn hvc(number: u64, argument: u64) -> ([u64; 7], u64) {
         asm!(
             "adr x18, 1f", "hvc #0", "1:",
             inout("x0") x[0], inout("x1") x[1], inout("x2") x[2], inout("x3") x[3], inout("x4") x[4], inout("x5") x[5],
-            inout("x6") x[6], out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _,
-            out("x14") _, out("x15") _, out("x16") _, out("x17") _, out("x18") behind, options(nostack)
+            inout("x6") x[6], out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _,
+            out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _, out("x18") behind, options(nostack)
         );
     }
     (x, behind)

@@ -1,8 +1,9 @@
-//! PSCI by name (DEN0022): what each call answers, that a CPU comes up as the specification and Linux's booting.rst want it,
-//! and that races for the same CPU have one winner.
+//! PSCI by name (DEN0022): what each call answers, that a CPU comes up as the specification and Linux's booting.rst
+//! want it, and that races for the same CPU have one winner.
 //!
-//! Options on the command line: `rounds=N` races and off-and-on cycles; `bare` is for bare QEMU, where only the device tree's
-//! conduit answers and QEMU's own firmware leaves some arguments unchecked: a check of this guest, not of Exeunt.
+//! Options on the command line: `rounds=N` races and off-and-on cycles; `bare` is for bare QEMU, where only the device
+//! tree's conduit answers and QEMU's own firmware leaves some arguments unchecked: a check of this guest, not of
+//! Exeunt.
 //!
 //! CPU 1 is the target of all that follows, CPU 2 the boot CPU's rival.
 
@@ -37,7 +38,8 @@ fn conduits() -> impl Iterator<Item = Conduit> {
     [Conduit::Smc, Conduit::Hvc].into_iter().filter(|&each| !is_bare() || each == conduit())
 }
 
-/// What a CPU found when it came up, and how it is told to go off again. Written by a CPU without MMU, stack or exclusives.
+/// What a CPU found when it came up, and how it is told to go off again. Written by a CPU without MMU, stack or
+/// exclusives.
 #[repr(C, align(64))]
 struct Arrival {
     /// Counts arrivals, so that a CPU that comes up twice is seen. Written last.
@@ -221,8 +223,8 @@ fn versions_and_features() {
             let answer = psci_by(each, PSCI_FEATURES, [function, 0, 0]);
             check!(answer >= 0, "PSCI_FEATURES of {function:#x} by {each:?}: {answer}");
         }
-        // CPU_FREEZE takes a CPU out of the hypervisor's sight, the second is the 64-bit form of a 32-bit function, the rest
-        // is unknown, of another range, or QEMU's own old numbers.
+        // CPU_FREEZE takes a CPU out of the hypervisor's sight, the second is the 64-bit form of a 32-bit function, the
+        // rest is unknown, of another range, or QEMU's own old numbers.
         for function in [
             CPU_FREEZE,
             0xc400_0002,

@@ -1,13 +1,13 @@
-//! Counts instructions for `make bench`: from reset to the guest's first instructions, for round trips to EL2, for the start in
-//! virtual EL2, and for the ways out of Exeunt and back.
+//! Counts instructions for `make bench`: from reset to the guest's first instructions, for round trips to EL2, for the
+//! start in virtual EL2, and for the ways out of Exeunt and back.
 //!
-//! Counts, because the machine is expected to run with `-icount shift=0,sleep=off` and a generic timer of 1 GHz: then each
-//! instruction takes one tick of the counter. It says which frequency it found, and the bench refuses any other. Each line is
-//! `rounds: NAME NUMBER`.
+//! Counts, because the machine is expected to run with `-icount shift=0,sleep=off` and a generic timer of 1 GHz: then
+//! each instruction takes one tick of the counter. It says which frequency it found, and the bench refuses any other.
+//! Each line is `rounds: NAME NUMBER`.
 //!
-//! The word on the command line says what is measured: `start-only`; `calls`, on one CPU; `reset`, `leave` and `restart`, among all
-//! CPUs; `restart-bare`, where there is no Exeunt.
-//! Entered at EL2 or virtual EL2, the guest also measures what it costs to go to EL1 from there.
+//! The word on the command line says what is measured: `start-only`; `calls`, on one CPU; `reset`, `leave` and
+//! `restart`, among all CPUs; `restart-bare`, where there is no Exeunt. Entered at EL2 or virtual EL2, the guest also
+//! measures what it costs to go to EL1 from there.
 
 mod restart;
 
@@ -35,21 +35,23 @@ const UNKNOWN_STUB: u64 = 0x7f;
 const UNKNOWN_SMCCC: u64 = 0x8600_ff42;
 const NOT_SUPPORTED: u64 = u64::MAX;
 
-/// Instructions between two readings of the counter, of which `$call` is one and the second reading another; and x0 and x1 behind it.
+/// Instructions between two readings of the counter, of which `$call` is one and the second reading another; and x0 and
+/// x1 behind it.
 macro_rules! ticks {
     ($call:literal, $x0:expr, $x1:expr) => {{
         let (before, after): (u64, u64);
         let (mut x0, mut x1): (u64, u64) = ($x0, $x1);
-        // SAFETY: an SMCCC call keeps x18 to x30 and the stack, and so do the stub calls of Exeunt; everything that they may
-        // change is declared. What the calls do to EL2 is what is measured.
+        // SAFETY: an SMCCC call keeps x18 to x30 and the stack, and so do the stub calls of Exeunt; everything that
+        // they may change is declared. What the calls do to EL2 is what is measured.
         unsafe {
             asm!(
                 "mrs x18, cntvct_el0",
                 $call,
                 "mrs x17, cntvct_el0",
                 inout("x0") x0, inout("x1") x1, inout("x2") 0u64 => _, inout("x3") 0u64 => _, out("x4") _, out("x5") _,
-                out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _,
-                out("x14") _, out("x15") _, out("x16") _, out("x17") after, out("x18") before, options(nostack)
+                out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _, out("x12") _,
+                out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") after, out("x18") before,
+                options(nostack)
             );
         }
         Count { ticks: after - before, x: [x0, x1] }
@@ -113,7 +115,8 @@ const fn wide(number: u32) -> u64 {
     number as u64
 }
 
-/// Bytes that Linux 6.12 invalidates in the caches before it has its own page tables: 24 KiB of them, and the boot arguments.
+/// Bytes that Linux 6.12 invalidates in the caches before it has its own page tables: 24 KiB of them, and the boot
+/// arguments.
 const INVALIDATED: usize = 385 * 64;
 
 #[repr(C, align(64))]
@@ -146,11 +149,12 @@ fn in_virtual_el2(vectors: u64) -> Window {
 }
 
 /// What Linux 6.12 does at EL2 before it goes to EL1, on a CPU of Armv8.0 with a GICv3: the accesses of `head.S` and
-/// `el2_setup.h` that virtual EL2 answers, in their order, without the branches between them. VBAR_EL2 becomes `vectors`; with 0 this
-/// guest goes out of Exeunt to the resident stub. Returns ticks from the first to EL1.
+/// `el2_setup.h` that virtual EL2 answers, in their order, without the branches between them. VBAR_EL2 becomes
+/// `vectors`; with 0 this guest goes out of Exeunt to the resident stub. Returns ticks from the first to EL1.
 ///
 /// # Safety
-/// At EL2 only. Nothing in the caches for addresses from `from` to `to` is needed; `vectors` is a vector table for EL2, or 0.
+/// At EL2 only. Nothing in the caches for addresses from `from` to `to` is needed; `vectors` is a vector table for EL2,
+/// or 0.
 #[unsafe(naked)]
 unsafe extern "C" fn init_el2(from: u64, to: u64, vectors: u64) -> u64 {
     naked_asm!(
@@ -340,8 +344,8 @@ fn reset(floor: u64) {
     extremes.print();
 }
 
-/// LEAVE by one CPU, the others spinning at EL1. The machine is expected to give the CPUs short turns; the count is of what all of them
-/// have executed until the caller goes on.
+/// LEAVE by one CPU, the others spinning at EL1. The machine is expected to give the CPUs short turns; the count is of
+/// what all of them have executed until the caller goes on.
 fn leave(floor: u64) {
     let cpus = smp::start_all() as u64;
     let mut extremes = Extremes::new("leave", floor);

@@ -1,5 +1,5 @@
-//! Firmware that gets things wrong: starts as the machine's kernel at EL2, spoils what Exeunt is told in x0, and jumps to an
-//! Exeunt that was loaded elsewhere.
+//! Firmware that gets things wrong: starts as the machine's kernel at EL2, spoils what Exeunt is told in x0, and jumps
+//! to an Exeunt that was loaded elsewhere.
 //!
 //! Its options are the words of `/chosen/bootargs` up to `--`; what follows is for Exeunt.
 //! - `entry=ADDRESS`: where Exeunt is. Required.

@@ -1,9 +1,10 @@
-//! System registers and instructions as EL1 and EL0 see them: what the ID registers promise must be there, and what belongs to
-//! EL2 must not.
+//! System registers and instructions as EL1 and EL0 see them: what the ID registers promise must be there, and what
+//! belongs to EL2 must not.
 //!
-//! Three parts. By name: for every feature that an ID register shows, its registers and instructions work. EL2's registers:
-//! each one undefined, with the right ELR. And, with the option `sweep` on the command line, every encoding there is, read and
-//! written back: the list goes to the console, where the test harness compares it with the list of a bare machine.
+//! Three parts. By name: for every feature that an ID register shows, its registers and instructions work. EL2's
+//! registers: each one undefined, with the right ELR. And, with the option `sweep` on the command line, every encoding
+//! there is, read and written back: the list goes to the console, where the test harness compares it with the list of a
+//! bare machine.
 
 use core::fmt;
 

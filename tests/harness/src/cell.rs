@@ -18,7 +18,8 @@ const TAIL: usize = 40;
 pub enum Missed {
     /// Something was not as it should be.
     Failed(String),
-    /// This machine cannot run it, for example because its QEMU lacks a CPU model. Said out loud, not counted as a failure.
+    /// This machine cannot run it, for example because its QEMU lacks a CPU model. Said out loud, not counted as a
+    /// failure.
     Skipped(String),
 }
 

@@ -3,10 +3,11 @@
 /// A value of a dimension: the dimension, and the index of the value.
 pub type Value = (usize, usize);
 
-/// Rows of indices into dimensions of the given sizes, such that for each two dimensions every pair of values is in some row, but
-/// for the pairs in `avoided`, which are in none.
+/// Rows of indices into dimensions of the given sizes, such that for each two dimensions every pair of values is in
+/// some row, but for the pairs in `avoided`, which are in none.
 ///
-/// Greedy and deterministic: each row takes, dimension by dimension, the value that adds most pairs that no row has yet.
+/// Greedy and deterministic: each row takes, dimension by dimension, the value that adds most pairs that no row has
+/// yet.
 ///
 /// # Panics
 /// When `avoided` leaves a row no value of some dimension.

@@ -1,8 +1,9 @@
-//! The drill: a Linux dies or is restarted in each way that matters, on each kind of machine, and what comes of it is looked at.
+//! The drill: a Linux dies or is restarted in each way that matters, on each kind of machine, and what comes of it is
+//! looked at.
 //!
-//! Owns the matrix and its cells. A cell is one run of `scripts/kexec` or `scripts/kdump` with their variables; its directory is
-//! target/drill/NAME. A cell that fails is run again on bare QEMU: where that fails as well, the fault is the baseline's, and the
-//! cell says so.
+//! Owns the matrix and its cells. A cell is one run of `scripts/kexec` or `scripts/kdump` with their variables; its
+//! directory is target/drill/NAME. A cell that fails is run again on bare QEMU: where that fails as well, the fault is
+//! the baseline's, and the cell says so.
 
 use std::fmt::{self, Display, Write as _};
 use std::fs;
@@ -169,8 +170,8 @@ impl Cell {
             ("GIC", self.gic.to_string()),
             ("FROM", self.from().to_string()),
             ("CRASH", self.how.to_owned()),
-            // Three quarters of what is free for the kernel's own use hold a pattern, which the dump must have bit for bit. More
-            // memory takes more time only.
+            // Three quarters of what is free for the kernel's own use hold a pattern, which the dump must have bit for
+            // bit. More memory takes more time only.
             ("FILL", "12".to_owned()),
             ("MEM", "640M".to_owned()),
             // Eight CPUs in eight threads would wait for one another most of the time (scripts/machine.sh).
@@ -248,8 +249,8 @@ fn told(ended: std::result::Result<process::Ended, process::Error>) -> Told {
     }
 }
 
-/// The verdict on what was told of the machine under Exeunt, and of the bare one if that was run. They fail alike only if both were
-/// run to a verdict, and the first thing that was wrong is the same.
+/// The verdict on what was told of the machine under Exeunt, and of the bare one if that was run. They fail alike only
+/// if both were run to a verdict, and the first thing that was wrong is the same.
 fn judged(told: &Told, bare: Option<&Told>) -> (Verdict, String) {
     let verdict = match (told, bare) {
         (Told::Pass(_), _) => Verdict::Pass,
@@ -325,7 +326,8 @@ pub fn page(results: &[(Cell, Result)]) -> String {
     format!(
         "<!doctype html>\n<meta charset=\"utf-8\">\n<title>Exeunt: the drill</title>\n<style>\n\
          body {{ font: 14px sans-serif; margin: 2em }}\ntable {{ border-collapse: collapse }}\n\
-         td {{ border: 1px solid #ccc; padding: 3px 8px; vertical-align: top }}\n.PASS td:first-child {{ background: #cfc }}\n\
+         td {{ border: 1px solid #ccc; padding: 3px 8px; vertical-align: top }}\n\
+         .PASS td:first-child {{ background: #cfc }}\n\
          .ALIKE td:first-child {{ background: #ffc }}\n.FAIL td:first-child {{ background: #fcc }}\n</style>\n\
          <h1>The drill</h1>\n<p>ALIKE: it failed, and so did bare QEMU, for the same reason.\n<table>\n{rows}</table>\n"
     )

@@ -1,4 +1,5 @@
-//! The bare-metal guests as raw images and the static programs of the guest's user space, built once in a run of the tests.
+//! The bare-metal guests as raw images and the static programs of the guest's user space, built once in a run of the
+//! tests.
 
 use std::env;
 use std::fs;

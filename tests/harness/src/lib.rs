@@ -1,11 +1,11 @@
 //! The tests that run whole machines on QEMU.
 //!
-//! A test here is a *cell*: a name such as `boot/6.12-cortex-a57-smp4-gic3-512M`, and a function that starts one or more machines
-//! and says what it missed. `tests/machines.rs` gives all cells to libtest-mimic, so that `cargo test` filters them by name. Slow
-//! ones are marked ignored and run with `--include-ignored` (`make test-all`).
+//! A test here is a *cell*: a name such as `boot/6.12-cortex-a57-smp4-gic3-512M`, and a function that starts one or
+//! more machines and says what it missed. `tests/machines.rs` gives all cells to libtest-mimic, so that `cargo test`
+//! filters them by name. Slow ones are marked ignored and run with `--include-ignored` (`make test-all`).
 //!
-//! Machines are started by `scripts/run` with variables, the same door that people use; [`machine`] is that door. Each cell has a
-//! directory below target/tests/ for its consoles, which stays when the cell fails.
+//! Machines are started by `scripts/run` with variables, the same door that people use; [`machine`] is that door. Each
+//! cell has a directory below target/tests/ for its consoles, which stays when the cell fails.
 //!
 //! - [`cells`]: what is tested.
 //! - [`machine`], [`process`]: starting machines, with a time limit on each.

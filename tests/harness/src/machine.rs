@@ -41,8 +41,8 @@ const PASSED_ON: [&str; 2] = ["QEMU", "EXEUNT_BIN"];
 /// Seconds that a machine may run. A boot takes a few; the rest is for slow and busy hosts.
 const LIMIT: u64 = 420;
 
-/// For the host's command line: its detectors measure wall-clock time, which on a busy machine says nothing about the guest. What
-/// really hangs meets the time limit.
+/// For the host's command line: its detectors measure wall-clock time, which on a busy machine says nothing about the
+/// guest. What really hangs meets the time limit.
 pub const PATIENT: &str = "nosoftlockup rcupdate.rcu_cpu_stall_suppress=1";
 /// Time for what scripts/run does before it starts QEMU: set-up and builds, which may wait for those of another cell.
 const BEFORE: Duration = Duration::from_mins(15);
@@ -125,7 +125,8 @@ impl Machine {
         self.with("KERNEL", image.display()).with("INITRD", "none").with("APPEND", arguments)
     }
 
-    /// Exeunt as it is built from the sources, also when EXEUNT_BIN names a ready image: for tests that look at symbols.
+    /// Exeunt as it is built from the sources, also when EXEUNT_BIN names a ready image: for tests that look at
+    /// symbols.
     #[must_use]
     pub fn own_build(self) -> Self {
         self.with("EXEUNT_BIN", "")
@@ -190,7 +191,8 @@ impl Machine {
         })
     }
 
-    /// Starts `line`, scripts/run or what calls it, on a pseudo-terminal, as for a person, and returns the conversation with it.
+    /// Starts `line`, scripts/run or what calls it, on a pseudo-terminal, as for a person, and returns the conversation
+    /// with it.
     ///
     /// # Errors
     /// When it cannot be started.

@@ -50,8 +50,8 @@ pub fn sweep(console: &str) -> BTreeMap<String, String> {
     console.lines().filter_map(entry).collect()
 }
 
-/// The commands that a page of the documentation shows: lines of its code blocks that call make or one of the scripts, without
-/// the comments behind them.
+/// The commands that a page of the documentation shows: lines of its code blocks that call make or one of the scripts,
+/// without the comments behind them.
 pub fn commands(page: &str) -> impl Iterator<Item = &str> {
     let mut in_code = false;
     page.lines().filter_map(move |line| {
@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn commands_of_a_page_are_in_its_code_blocks() {
-        let page = "make no\n```\nmake run      # a shell\nmake run RUN='echo #1'\nmaker\n  make no\nscripts/symbolize x\n```\nmake no\n";
+        let page = "make no\n```\nmake run      # a shell\nmake run RUN='echo #1'\nmaker\n  make no\n\
+                    scripts/symbolize x\n```\nmake no\n";
         let found: Vec<&str> = commands(page).collect();
         assert_eq!(found, ["make run", "make run RUN='echo #1'", "scripts/symbolize x"]);
     }

@@ -66,8 +66,8 @@ impl Qemu {
         }
     }
 
-    /// The CPU model with what it needs to run at a bearable speed: before 10.0 `max` computes pointer authentication codes
-    /// as the architecture does, and a kernel then spends most of its time on them.
+    /// The CPU model with what it needs to run at a bearable speed: before 10.0 `max` computes pointer authentication
+    /// codes as the architecture does, and a kernel then spends most of its time on them.
     #[must_use]
     pub fn cpu(&self, model: &str) -> String {
         if model == "max" && self.version < (10, 0) { "max,pauth-impdef=on".to_owned() } else { model.to_owned() }

@@ -1,6 +1,6 @@
-//! Programs for the guest's user space, one per CPU feature: each uses the feature from EL0 as ordinary software would, says
-//! what it did, and ends with 0, with 1 when something was wrong, or with [`SKIPPED`] when the CPU, the kernel or the machine
-//! does not offer the feature. Linked statically, so that an initramfs needs nothing else.
+//! Programs for the guest's user space, one per CPU feature: each uses the feature from EL0 as ordinary software would,
+//! says what it did, and ends with 0, with 1 when something was wrong, or with [`SKIPPED`] when the CPU, the kernel or
+//! the machine does not offer the feature. Linked statically, so that an initramfs needs nothing else.
 //!
 //! They know nothing of Exeunt: a feature that a hypervisor left closed shows as SIGILL, wrong data, or a wrong signal.
 

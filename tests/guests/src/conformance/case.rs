@@ -1,6 +1,7 @@
 //! One call with its arguments and what must come of it, made under every condition that a host may be in.
 //!
-//! Owns how a case is performed and what is checked besides its results: everything that docs/abi.md says stays as it was.
+//! Owns how a case is performed and what is checked besides its results: everything that docs/abi.md says stays as it
+//! was.
 
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -341,8 +342,8 @@ fn entered(end: End, landing: &Landing, entries: u64) -> Option<Problem> {
 /// SCTLR_ELx.M, C, WXN, E0E and EE.
 const SCTLR_BAD: u64 = 1 | 1 << 2 | 1 << 19 | 1 << 24 | 1 << 25;
 
-/// Masks of registers of EL2 that must have the value behind them (Arm ARM D24.2; booting.rst: no trap or translation of EL2's may
-/// be left over, and the counters agree).
+/// Masks of registers of EL2 that must have the value behind them (Arm ARM D24.2; booting.rst: no trap or translation
+/// of EL2's may be left over, and the counters agree).
 const EL2_WANTED: [(usize, u64, u64); 13] = [
     (0, SCTLR_BAD, 0),
     // HCR_EL2: RW, and nothing that translates, routes or traps: bits 35 to 0 but SWIO, and NV, NV1, NV2.

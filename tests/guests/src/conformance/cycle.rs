@@ -1,5 +1,5 @@
-//! The way out of Exeunt and back: RESET_VECTORS, SOFT_RESTART and LEAVE, REENTER, the restart policies and LOCK, and what STATUS says
-//! of it all.
+//! The way out of Exeunt and back: RESET_VECTORS, SOFT_RESTART and LEAVE, REENTER, the restart policies and LOCK, and
+//! what STATUS says of it all.
 //!
 //! Owns the order of these steps. What each call answers between them is in `lists.rs`.
 
@@ -61,7 +61,8 @@ const LEAVE_LEAVE: [Policy; 2] = [Policy::Leave; 2];
 
 /// Runs all of it. Every CPU is `Live`, and at the end again, but locked.
 pub fn run(host: Host) {
-    // SAFETY: the calls of this file are what is tested; where they change what EL2 is, that is meant. This one changes nothing.
+    // SAFETY: the calls of this file are what is tested; where they change what EL2 is, that is meant. This one changes
+    // nothing.
     match unsafe { call::way_back() } {
         Ok(way) => {
             VECTORS.store(way.vectors, Ordering::Relaxed);
@@ -137,7 +138,8 @@ fn status_of_all(host: Host, state: CpuState, departures: u32, returns: u32) {
             && (cpu.departures, cpu.returns) == (departures, returns);
         let StatusCpu { mpidr, state, entry_level, flags, host_vectors, departures, returns, .. } = *cpu;
         let what = format_args!(
-            "CPU {index}: mpidr {mpidr:#x} state {state} level {entry_level} flags {flags} vectors {host_vectors:#x} out {departures} in {returns}"
+            "CPU {index}: mpidr {mpidr:#x} state {state} level {entry_level} flags {flags} vectors {host_vectors:#x} \
+             out {departures} in {returns}"
         );
         tally::single(host.live, Call::Status, held, what);
     }
@@ -445,7 +447,8 @@ fn call_during_leave(index: usize) {
     tally::note(State::Leaving, number, index, conditions, &outcome);
 }
 
-/// Each call, made by every other CPU while one CPU's LEAVE is under way: the answer comes when that is over, from who is there then.
+/// Each call, made by every other CPU while one CPU's LEAVE is under way: the answer comes when that is over, from who
+/// is there then.
 fn during_leave(host: Host) {
     let outside = host.outside();
     let setting = host.setting(outside, LEAVE_LEAVE);
@@ -455,8 +458,8 @@ fn during_leave(host: Host) {
         lists::in_the_window(&setting);
         let Some(case) = tally::case(number) else { break };
         let mut caught = 0;
-        // `selftest=slow-leave` announces the LEAVE 20 ms after it has begun, and catches CPUs 20 ms later: a call that came before the one
-        // or a look that came after the other is no call in the window.
+        // `selftest=slow-leave` announces the LEAVE 20 ms after it has begun, and catches CPUs 20 ms later: a call that
+        // came before the one or a look that came after the other is no call in the window.
         for attempt in 0..8 {
             lists::in_the_window(&setting);
             WINDOW_CASE.store(number, Ordering::Release);

@@ -1,8 +1,8 @@
 //! Where a SOFT_RESTART goes: a payload that keeps what it was entered with, and comes back to the test at EL1.
 //!
-//! Owns one entry and one record per CPU. The payload needs neither stack nor memory of the CPU's own but its record, so that it works
-//! at EL1, at virtual and at real EL2, with the MMU off or on. It changes no register of EL2 except ELR and SPSR, which the way to EL1
-//! takes.
+//! Owns one entry and one record per CPU. The payload needs neither stack nor memory of the CPU's own but its record,
+//! so that it works at EL1, at virtual and at real EL2, with the MMU off or on. It changes no register of EL2 except
+//! ELR and SPSR, which the way to EL1 takes.
 
 use core::arch::{global_asm, naked_asm};
 use core::cell::UnsafeCell;

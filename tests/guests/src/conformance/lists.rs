@@ -374,8 +374,8 @@ pub fn in_the_window(setting: &Setting) {
     one(Call::Lock, what, vendor::LOCK.into(), 0, refused(STUB_ERR));
 }
 
-/// What Exeunt answers in x0 to a case of [`in_the_window`] that comes before the LEAVE is announced; nothing for calls whose answer
-/// then is the same as later.
+/// What Exeunt answers in x0 to a case of [`in_the_window`] that comes before the LEAVE is announced; nothing for calls
+/// whose answer then is the same as later.
 pub fn answer_while_live(case: &Case) -> Option<u64> {
     match case.call {
         Call::SetVectors => Some(STUB_ERR),

@@ -1,14 +1,16 @@
 //! Every call of docs/abi.md in every state: what it answers, and that nothing else changes.
 //!
-//! The states come one after the other, on every CPU: virtual EL2 before the exception return, `Live`, the resident stub or the host's own
-//! vectors after Exeunt has left. In each of them each CPU makes every call alone, and then all CPUs at once, with the MMU on and
-//! off, with and without DAIF, from EL1t and EL1h, with wild stack pointers. One line for each case, and a table of all calls.
+//! The states come one after the other, on every CPU: virtual EL2 before the exception return, `Live`, the resident
+//! stub or the host's own vectors after Exeunt has left. In each of them each CPU makes every call alone, and then all
+//! CPUs at once, with the MMU on and off, with and without DAIF, from EL1t and EL1h, with wild stack pointers. One line
+//! for each case, and a table of all calls.
 //!
 //! Options on the command line:
 //! - `vectors`: at virtual EL2 the host sets vectors of its own, as Linux does.
 //! - `way=reset`, `way=restart`: how Exeunt is made to leave; without, it stays.
 //! - `restart=resident`: Exeunt's option of that name says so.
-//! - `cycle`: every way out of Exeunt and back, and LOCK, by Exeunt's own calls. `way=` and `restart=` mean nothing then.
+//! - `cycle`: every way out of Exeunt and back, and LOCK, by Exeunt's own calls. `way=` and `restart=` mean nothing
+//!   then.
 //! - `slow-leave`: Exeunt has the option `selftest=slow-leave`, so that calls can be made while a LEAVE is under way.
 //! - `quick`: alone, each CPU makes the calls under a quarter of the conditions, another on each.
 
@@ -267,7 +269,8 @@ pub fn run(start: &Start) {
         machine().reserved.is_some_and(|own| own.contains(resident)),
         "the resident stub is at {resident:#x}, not in Exeunt's memory"
     );
-    // The larger part of RAM is above Exeunt, and the resident stub looks there first. The first 2 KiB had QEMU's boot code.
+    // The larger part of RAM is above Exeunt, and the resident stub looks there first. The first 2 KiB had QEMU's boot
+    // code.
     let below = machine().ram.base;
     // SAFETY: QEMU has RAM at a multiple of 1 GiB, and the guest uses nothing below its image.
     unsafe { stub::copy_to(below) };

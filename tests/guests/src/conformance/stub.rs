@@ -1,9 +1,9 @@
-//! The host's own vectors for EL2, as Linux has them (`arch/arm64/kernel/hyp-stub.S`): what a host that was entered at EL2 sets
-//! before it goes to EL1.
+//! The host's own vectors for EL2, as Linux has them (`arch/arm64/kernel/hyp-stub.S`): what a host that was entered at
+//! EL2 sets before it goes to EL1.
 //!
-//! Owns the table [`vectors`]. From EL1 it answers the stub calls as a stub of Linux 6.12 does on a CPU without VHE, without a look at
-//! the arguments, and one number more, so that it cannot be taken for another stub. From EL2 itself it notes what the exception said and
-//! returns.
+//! Owns the table [`vectors`]. From EL1 it answers the stub calls as a stub of Linux 6.12 does on a CPU without VHE,
+//! without a look at the arguments, and one number more, so that it cannot be taken for another stub. From EL2 itself
+//! it notes what the exception said and returns.
 
 use core::arch::{asm, global_asm, naked_asm};
 use core::mem::offset_of;
@@ -125,15 +125,16 @@ pub fn vectors() -> u64 {
     core::ptr::addr_of!(guest_el2_vectors) as u64
 }
 
-/// Copies the table to `to`. The copy answers SET_VECTORS and RESET_VECTORS, and knows nothing else: what is outside the table is at a
-/// fixed distance.
+/// Copies the table to `to`. The copy answers SET_VECTORS and RESET_VECTORS, and knows nothing else: what is outside
+/// the table is at a fixed distance.
 ///
 /// # Safety
 /// `to` is a multiple of 2 KiB in RAM that nobody uses.
 pub unsafe fn copy_to(to: u64) {
     const SIZE: usize = 2048;
-    // SAFETY: the table has 2 KiB, and so has the RAM that the caller names. EL2 will fetch with its MMU off: the copy is cleaned to the
-    // point of coherency, in steps of the smallest line (CTR_EL0), and then every instruction cache is invalidated.
+    // SAFETY: the table has 2 KiB, and so has the RAM that the caller names. EL2 will fetch with its MMU off: the copy
+    // is cleaned to the point of coherency, in steps of the smallest line (CTR_EL0), and then every instruction cache
+    // is invalidated.
     unsafe {
         core::ptr::copy_nonoverlapping(vectors() as *const u8, to as *mut u8, SIZE);
         for line in (to..to + SIZE as u64).step_by(16) {

@@ -1,7 +1,7 @@
 //! SOFT_RESTART, counted from the HVC to the first instruction of the next payload.
 //!
-//! Owns the two ends between which is counted. The payload reads the counter and then comes back to EL1 as that of the conformance
-//! guest does.
+//! Owns the two ends between which is counted. The payload reads the counter and then comes back to EL1 as that of the
+//! conformance guest does.
 
 use core::arch::global_asm;
 

@@ -28,7 +28,8 @@ impl<const N: usize> Code<N> {
         Self(UnsafeCell::new([0; N]))
     }
 
-    /// Writes `instructions` at index `at` and makes them visible to this CPU's instruction fetches. Returns their address.
+    /// Writes `instructions` at index `at` and makes them visible to this CPU's instruction fetches. Returns their
+    /// address.
     ///
     /// # Panics
     /// When they do not fit.
@@ -37,8 +38,9 @@ impl<const N: usize> Code<N> {
         let first = self.address(at);
         for (index, &instruction) in instructions.iter().enumerate() {
             let slot = first as usize + 4 * index;
-            // SAFETY: the bounds are checked above; no other CPU uses this code meanwhile. The maintenance sequence is that of
-            // the Arm ARM, B2.4.4, "Synchronization and coherency issues between data and instruction accesses".
+            // SAFETY: the bounds are checked above; no other CPU uses this code meanwhile. The maintenance sequence is
+            // that of the Arm ARM, B2.4.4, "Synchronization and coherency issues between data and instruction
+            // accesses".
             unsafe {
                 (slot as *mut u32).write_volatile(instruction);
                 asm!("dc cvau, {0}", "dsb ish", "ic ivau, {0}", in(reg) slot, options(nostack, preserves_flags));

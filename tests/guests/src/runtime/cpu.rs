@@ -1,9 +1,9 @@
 //! One CPU of a guest: its area, its exception vectors, and running a few instructions in a state of choice.
 //!
-//! [`Context::enter`] is an ordinary call: it loads every register from the context, drops to the address and PSTATE given with
-//! an ERET, and returns when an exception comes back to EL1. The context then holds the registers as they were at the exception
-//! and what the exception said. The vectors use no stack, so that a context may have any stack pointer, and TPIDRRO_EL0 as
-//! their one scratch register.
+//! [`Context::enter`] is an ordinary call: it loads every register from the context, drops to the address and PSTATE
+//! given with an ERET, and returns when an exception comes back to EL1. The context then holds the registers as they
+//! were at the exception and what the exception said. The vectors use no stack, so that a context may have any stack
+//! pointer, and TPIDRRO_EL0 as their one scratch register.
 
 use core::arch::{global_asm, naked_asm};
 use core::cell::UnsafeCell;
@@ -120,8 +120,9 @@ impl Context {
     /// Runs this context until the next exception to EL1.
     ///
     /// # Safety
-    /// The instructions at `pc` end with an exception, and what they do to memory must be what the caller means to happen. The
-    /// memory under the vectors, under this context and under the CPU's area must be mapped to itself with the context's SCTLR.
+    /// The instructions at `pc` end with an exception, and what they do to memory must be what the caller means to
+    /// happen. The memory under the vectors, under this context and under the CPU's area must be mapped to itself with
+    /// the context's SCTLR.
     pub unsafe fn enter(&mut self) {
         // SAFETY: the caller vouches for the instructions; everything else is restored from the stack on the way back.
         unsafe { enter(self) }
@@ -408,8 +409,8 @@ global_asm!(
     exception = sym exception,
 );
 
-/// x0: the context, x1: the vector's offset; the interrupted x0 is in TPIDRRO_EL0 and x1 in the context. PSTATE is read before
-/// any instruction that could change its flags.
+/// x0: the context, x1: the vector's offset; the interrupted x0 is in TPIDRRO_EL0 and x1 in the context. PSTATE is read
+/// before any instruction that could change its flags.
 #[unsafe(naked)]
 #[allow(clippy::too_many_lines, reason = "31 registers are what they are")]
 unsafe extern "C" fn exception() {

@@ -1,8 +1,8 @@
-//! The way from EL2, where an arm64 Image may be entered, to EL1, where the tests run: as Linux goes it, with the few registers
-//! that decide something here.
+//! The way from EL2, where an arm64 Image may be entered, to EL1, where the tests run: as Linux goes it, with the few
+//! registers that decide something here.
 //!
-//! Owns what EL2 is set to on the way, and what else happens at EL2 before: [`set_vectors`] and [`before_leaving_el2`]. Under
-//! `entry=el2` this is virtual EL2. It works at real EL2 as well.
+//! Owns what EL2 is set to on the way, and what else happens at EL2 before: [`set_vectors`] and [`before_leaving_el2`].
+//! Under `entry=el2` this is virtual EL2. It works at real EL2 as well.
 
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -60,8 +60,8 @@ pub fn go_to_el1(index: usize) {
     unsafe { drop_to_el1(vectors()) };
 }
 
-/// Returns at EL1h with the stack that it was called with at EL2; changes x0 and x1, and no other register of EL0 and EL1 than
-/// SCTLR_EL1 and SP_EL1.
+/// Returns at EL1h with the stack that it was called with at EL2; changes x0 and x1, and no other register of EL0 and
+/// EL1 than SCTLR_EL1 and SP_EL1.
 ///
 /// # Safety
 /// At EL2 only. `vectors` is a vector table for EL2, or 0.

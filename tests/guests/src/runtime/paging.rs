@@ -1,8 +1,8 @@
 //! The guest's stage 1: everything mapped to itself for EL1, and two aliases of one gibibyte.
 //!
-//! 4 KiB granule, 39-bit addresses in the TTBR0 half, so that a level-1 table is the root (Arm ARM D8.2). TTBR1 is off; tests
-//! that want their own tables use that half. The pages of `.probes` are read-only for EL0 and EL1, because a page that EL0 may
-//! write is never executable at EL1.
+//! 4 KiB granule, 39-bit addresses in the TTBR0 half, so that a level-1 table is the root (Arm ARM D8.2). TTBR1 is off;
+//! tests that want their own tables use that half. The pages of `.probes` are read-only for EL0 and EL1, because a page
+//! that EL0 may write is never executable at EL1.
 
 use core::arch::asm;
 use core::cell::UnsafeCell;

@@ -5,7 +5,8 @@
 macro_rules! read_register {
     ($name:literal) => {{
         let value: u64;
-        // SAFETY: reading a system register has no effect on memory; one that the CPU does not have is reported by the vectors.
+        // SAFETY: reading a system register has no effect on memory; one that the CPU does not have is reported by the
+        // vectors.
         unsafe {
             core::arch::asm!(
                 concat!("mrs {}, ", $name),
@@ -22,7 +23,8 @@ macro_rules! read_register {
 macro_rules! write_register {
     ($name:literal, $value:expr) => {{
         let value: u64 = $value;
-        // SAFETY: the guest owns its EL1 registers; each use keeps what the running code needs (stack, vectors, identity map).
+        // SAFETY: the guest owns its EL1 registers; each use keeps what the running code needs (stack, vectors,
+        // identity map).
         unsafe {
             core::arch::asm!(
                 concat!("msr ", $name, ", {}"),

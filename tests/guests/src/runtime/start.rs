@@ -1,8 +1,8 @@
 //! From the Image's entry to the test: relocation, BSS, stack, console, device tree, stage 1.
 //!
-//! Owns the entry points of the boot CPU and of secondary CPUs. A CPU that is entered at EL2 goes to EL1 ([`crate::level`]), except
-//! in a guest that wants to stay ([`crate::shim`], and for a while [`crate::conformance`]), which gets neither vectors nor stage 1
-//! before [`settle`].
+//! Owns the entry points of the boot CPU and of secondary CPUs. A CPU that is entered at EL2 goes to EL1
+//! ([`crate::level`]), except in a guest that wants to stay ([`crate::shim`], and for a while [`crate::conformance`]),
+//! which gets neither vectors nor stage 1 before [`settle`].
 
 use core::arch::{global_asm, naked_asm};
 use core::panic::PanicInfo;

@@ -1,9 +1,10 @@
 //! `make bench`: what Exeunt costs, in instructions and bytes, beside its goals and its peers.
 //!
-//! QEMU runs with `-icount shift=0,sleep=off` and a generic timer of 1 GHz: one instruction is one tick, and every figure repeats
-//! to the digit. The guest `rounds` reads the counter (`tests/guests/src/rounds.rs`).
+//! QEMU runs with `-icount shift=0,sleep=off` and a generic timer of 1 GHz: one instruction is one tick, and every
+//! figure repeats to the digit. The guest `rounds` reads the counter (`tests/guests/src/rounds.rs`).
 //!
-//! The peers' figures were measured once, by the same method, with QEMU 10.0.2, cortex-a57 and GICv3; they are constants here.
+//! The peers' figures were measured once, by the same method, with QEMU 10.0.2, cortex-a57 and GICv3; they are
+//! constants here.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -32,9 +33,9 @@ const RAM_SIZES: [&str; 2] = ["1G", "64G"];
 const CPU_COUNTS: [u32; 3] = [1, 8, 32];
 const LEAVING_CPUS: [u32; 3] = [1, 4, 16];
 
-/// A timer of the virtual clock that expires every microsecond. One thread of QEMU's runs all CPUs in turns, and a turn ends no later
-/// than at the next timer: about 1000 instructions, which the CPUs share. Without it a CPU that waits for another has turns of up to
-/// 2^31 instructions.
+/// A timer of the virtual clock that expires every microsecond. One thread of QEMU's runs all CPUs in turns, and a turn
+/// ends no later than at the next timer: about 1000 instructions, which the CPUs share. Without it a CPU that waits for
+/// another has turns of up to 2^31 instructions.
 const SHORT_TURNS: &str = "-netdev hubport,id=turns,hubid=0 -object filter-buffer,id=timer,netdev=turns,interval=1";
 
 type Numbers = BTreeMap<String, u64>;
@@ -114,7 +115,8 @@ fn starts() -> Result<(), Missed> {
     let mut by_cpus = BTreeMap::new();
     for cpus in CPU_COUNTS {
         for memory in RAM_SIZES {
-            // What QEMU's boot stub and the guest itself execute before the guest reads the counter is the same in both.
+            // What QEMU's boot stub and the guest itself execute before the guest reads the counter is the same in
+            // both.
             let bare = number(&measure(memory, cpus, Under::Nothing(1), "start-only")?, "start")?;
             let start = number(&measure(memory, cpus, Under::Exeunt(Entry::El1), "start-only")?, "start")? - bare;
             let peers = if (cpus, memory) == (1, "1G") {
@@ -206,7 +208,8 @@ fn leaving(alone: &Numbers) -> Result<(), Missed> {
     Ok(())
 }
 
-/// What SOFT_RESTART costs more under Exeunt than with the plain stub: the guest's own on bare QEMU, which does what Linux's does.
+/// What SOFT_RESTART costs more under Exeunt than with the plain stub: the guest's own on bare QEMU, which does what
+/// Linux's does.
 fn restarts() -> Result<(), Missed> {
     const RESIDENT_STUB: &str = "stub-soft-restart";
     let bare = number(&measure("1G", 1, Under::Nothing(2), "restart-bare")?, "restart-bare")?;
@@ -289,7 +292,8 @@ fn kexec(name: &str, line: &str, before: &str, after: &str) -> Result<Machine, M
 
 /// Exits to EL2 by class, from the start of the first kernel to the end of the next one, as far as Exeunt is there.
 fn kexec_exits(entry: Entry, policy: &str) -> Result<Numbers, Missed> {
-    // Linux switches the other CPUs off in a kexec. Done before, all but two stub calls have been made when STATUS is asked.
+    // Linux switches the other CPUs off in a kexec. Done before, all but two stub calls have been made when STATUS is
+    // asked.
     const ASK: &str = "\
 for cpu in 1 2 3; do echo 0 >/sys/devices/system/cpu/cpu$cpu/online; done
 insmod /tests/exeunt_test.ko

@@ -1,5 +1,6 @@
-//! `make drill`: every way in which a Linux ends, and what became of it. A line for each cell, a table at the end, the same as a page
-//! in target/drill/index.html. Ends with 1 if a cell failed that bare QEMU passes. Two cells run at a time.
+//! `make drill`: every way in which a Linux ends, and what became of it. A line for each cell, a table at the end, the
+//! same as a page in target/drill/index.html. Ends with 1 if a cell failed that bare QEMU passes. Two cells run at a
+//! time.
 //!
 //! Arguments: parts of names; those cells only. `--list` names all.
 
@@ -16,7 +17,8 @@ use harness::paths;
 /// Machines at a time: one of them seldom keeps more than one CPU of this machine busy.
 const AT_A_TIME: usize = 2;
 
-/// Runs the cells, and returns what came of each, in their order. The page grows with each, so that there is something to look at.
+/// Runs the cells, and returns what came of each, in their order. The page grows with each, so that there is something
+/// to look at.
 fn run(cells: &[Cell], index: &Path) -> Vec<(Cell, drill::Result)> {
     let queue = Mutex::new(cells.iter().enumerate());
     let results = Mutex::new(Vec::new());

@@ -1,5 +1,5 @@
-//! The next kernel after `restart=leave`, beside one that was started by kexec on bare QEMU at EL2: it cannot tell the difference, but by
-//! the 2 MiB.
+//! The next kernel after `restart=leave`, beside one that was started by kexec on bare QEMU at EL2: it cannot tell the
+//! difference, but by the 2 MiB.
 //!
 //! Owns the lists of what may differ, each entry with its reason.
 
@@ -15,13 +15,15 @@ const LIMIT: u64 = 900;
 
 const CPUS: u32 = 4;
 
-/// Where kexec-tools puts the next kernel. Nothing of the first one is there, which lies elsewhere on each of the two machines.
+/// Where kexec-tools puts the next kernel. Nothing of the first one is there, which lies elsewhere on each of the two
+/// machines.
 const NEXT_AT: &str = "0x50000000";
 
 /// For both next kernels. Addresses that are random would differ from boot to boot.
 const COMMAND_LINE: &str = "console=ttyAMA0 quiet panic=-1 nokaslr";
 
-/// What the next kernel tells of itself and its machine, in sections; then a guest of KVM on its first and its last CPU.
+/// What the next kernel tells of itself and its machine, in sections; then a guest of KVM on its first and its last
+/// CPU.
 const TELL: &str = "\
 echo '=== dmesg'; dmesg
 echo '=== iomem'; cat /proc/iomem
@@ -46,7 +48,8 @@ const TIMES: [&str; 5] = [
 /// Lines that a busy machine makes Linux print, on either side.
 const BUSY: [&str; 2] = ["hrtimer: interrupt took ", "clocksource: timekeeping watchdog"];
 
-/// A line of the log that may be there on one side only: so many at most under Exeunt, so many without, how it begins, and why.
+/// A line of the log that may be there on one side only: so many at most under Exeunt, so many without, how it begins,
+/// and why.
 type Difference = (usize, usize, &'static str, &'static str);
 
 const DMESG: [Difference; 5] = [
@@ -65,8 +68,8 @@ const DMESG: [Difference; 5] = [
 /// The 2 MiB, in a machine of the size that the cells have.
 const OWN: [u64; 2] = [0x4020_0000, 0x403f_ffff];
 
-/// Bytes by which the memory that Linux takes for itself at the top of RAM may begin lower or higher: it needs no page tables for the
-/// 2 MiB, its copy of the tree has their node, and what comes below is rounded to pages.
+/// Bytes by which the memory that Linux takes for itself at the top of RAM may begin lower or higher: it needs no page
+/// tables for the 2 MiB, its copy of the tree has their node, and what comes below is rounded to pages.
 const SLACK: u64 = 16 << 10;
 
 /// Properties of the tree that may differ.
@@ -156,7 +159,8 @@ fn compare_dmesg(under: &[&str], bare: &[&str]) -> Outcome {
     Ok(())
 }
 
-/// KiB of RAM that are the next kernel's own or nobody's, from `Memory: 914572K/1048576K available (..., 64548K reserved, ...)`.
+/// KiB of RAM that are the next kernel's own or nobody's, from `Memory: 914572K/1048576K available (..., 64548K
+/// reserved, ...)`.
 fn reserved(dmesg: &[&str]) -> Option<u64> {
     let line = dmesg.iter().find(|line| line.starts_with("Memory: "))?;
     line.split([',', '(']).find_map(|part| part.trim().strip_suffix("K reserved")?.parse().ok())
@@ -329,7 +333,8 @@ mod tests {
 
     #[test]
     fn times_of_the_log_do_not_count() {
-        let log = "=== dmesg\n[    0.1] audit: type=2000 audit(0.8:1): state\n[    0.2] hrtimer: interrupt took 3 ns\n=== end\n";
+        let log = "=== dmesg\n[    0.1] audit: type=2000 audit(0.8:1): state\n\
+                   [    0.2] hrtimer: interrupt took 3 ns\n=== end\n";
         assert_eq!(Told::new(log).dmesg().unwrap(), ["audit: type=2000 audit("]);
     }
 

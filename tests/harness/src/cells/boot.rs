@@ -44,8 +44,8 @@ impl Boot {
     }
 
     fn prepare(self, machine: Machine, qemu: &Qemu) -> Machine {
-        // On two processors, CPUs that run at once and wait for one another take minutes for the boot of the largest of these machines, also
-        // without a hypervisor. `hotplug/` has 8 of them at once.
+        // On two processors, CPUs that run at once and wait for one another take minutes for the boot of the largest of
+        // these machines, also without a hypervisor. `hotplug/` has 8 of them at once.
         let in_turn = self.cpus > 4 || (self.cpus, self.size) == (4, "64G");
         machine
             .with("THREADS", if in_turn { "single" } else { "multi" })
@@ -59,7 +59,8 @@ impl Boot {
     }
 }
 
-/// The part of the product for `make test`: every pair of CPUs, RAM, kernel, GIC and way of entry, with each CPU model in turn.
+/// The part of the product for `make test`: every pair of CPUs, RAM, kernel, GIC and way of entry, with each CPU model
+/// in turn.
 fn quick() -> Vec<Boot> {
     let rows = covering::pairs(&[CPUS.len(), SIZES.len(), KERNELS.len(), GICS.len(), Entry::ALL.len()], &[]);
     let row = |(index, row): (usize, &Vec<usize>)| Boot::of(&[&[index % MODELS.len()], &row[..]].concat());
@@ -84,7 +85,8 @@ echo cpus $(nproc)
 echo release $(uname -r)
 echo memory $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)
 echo level $(dmesg | grep -o 'CPU: All CPU(s) started at EL[0-9]')
-dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|detected stall|soft lockup|Unhandled|SError' | sed 's/^/bad /'
+dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|detected stall|soft lockup|Unhandled|SError' |
+    sed 's/^/bad /'
 cat /proc/iomem";
 
 /// Checks what [`LOOK`] printed.
@@ -162,7 +164,8 @@ fn many_cpus(context: &Context, entry: Entry) -> Outcome {
 fn all_of_ram(context: &Context, entry: Entry) -> Outcome {
     // A file system in RAM that takes most of it.
     let fill = "mount -t tmpfs -o size=90% none /mnt && dd if=/dev/urandom of=/tmp/seed bs=1M count=1 2>/dev/null && \
-                for i in $(seq 340); do cat /tmp/seed; done >/mnt/fill && cmp -n 1000000 /tmp/seed /mnt/fill && wc -c </mnt/fill";
+                for i in $(seq 340); do cat /tmp/seed; done >/mnt/fill && \
+                cmp -n 1000000 /tmp/seed /mnt/fill && wc -c </mnt/fill";
     let ran = context.machine().entered(entry, "").with("MEM", "512M").with("RUN", fill).run()?.ended_with(0)?;
     ensure!(ran.stdout.trim() == (340u64 << 20).to_string(), "the guest wrote {:?} bytes", ran.stdout.trim());
     Ok(())
@@ -170,7 +173,8 @@ fn all_of_ram(context: &Context, entry: Entry) -> Outcome {
 
 /// A program in the host that maps Exeunt's memory gets SIGBUS, and nothing else happens.
 fn stray_program(context: &Context, entry: Entry) -> Outcome {
-    let script = "devmem 0x40200000; echo read $?; devmem 0x403ff000 32 1; echo write $?; devmem 0x40400000 >/dev/null; echo alive $(nproc)";
+    let script = "devmem 0x40200000; echo read $?; devmem 0x403ff000 32 1; echo write $?; \
+                  devmem 0x40400000 >/dev/null; echo alive $(nproc)";
     let ran = context.machine().entered(entry, "").with("RUN", script).run()?.ended_with(0)?;
     // 128 and SIGBUS.
     for (name, wanted) in [("read", "135"), ("write", "135"), ("alive", "4")] {

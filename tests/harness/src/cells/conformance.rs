@@ -1,10 +1,12 @@
-//! The ABI of EL2, call by call and state by state: the guest `conformance`, which has checked everything itself and prints what.
+//! The ABI of EL2, call by call and state by state: the guest `conformance`, which has checked everything itself and
+//! prints what.
 
 use crate::cell::{Cell, Context, Outcome};
 use crate::machine::Entry;
 use crate::{ensure, images, qemu};
 
-/// A way through the states: Exeunt's options, the guest's, and the states that it must have been in, as the table names them.
+/// A way through the states: Exeunt's options, the guest's, and the states that it must have been in, as the table
+/// names them.
 #[derive(Clone, Copy)]
 struct Way {
     name: &'static str,

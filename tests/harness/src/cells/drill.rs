@@ -15,7 +15,8 @@ fn small_disk(context: &Context) -> Outcome {
     Ok(())
 }
 
-/// /proc/vmcore by mmap(2), as makedumpfile has it, by read(2), and by makedumpfile without mmap(2): no hole, no fault, the same.
+/// /proc/vmcore by mmap(2), as makedumpfile has it, by read(2), and by makedumpfile without mmap(2): no hole, no fault,
+/// the same.
 fn every_way_to_read(context: &Context) -> Outcome {
     passes(context, "kdump", &[("READ", "1")])
 }

@@ -1,5 +1,5 @@
-//! How often the host comes to EL2: for its PSCI calls and, while it starts at virtual EL2, for what it does there; for nothing else,
-//! however long it runs and whatever it does.
+//! How often the host comes to EL2: for its PSCI calls and, while it starts at virtual EL2, for what it does there; for
+//! nothing else, however long it runs and whatever it does.
 
 use std::collections::BTreeMap;
 
@@ -23,8 +23,8 @@ fn exits(
     Ok(parse::exits(&ran.console).ok_or("Exeunt printed no counters")?)
 }
 
-/// PSCI calls that Debian makes with 4 CPUs from start to power-off, at most: VERSION, MIGRATE_INFO_TYPE, a few FEATURES, 3 CPU_ON,
-/// SYSTEM_OFF.
+/// PSCI calls that Debian makes with 4 CPUs from start to power-off, at most: VERSION, MIGRATE_INFO_TYPE, a few
+/// FEATURES, 3 CPU_ON, SYSTEM_OFF.
 const MOST_CALLS: u64 = 12;
 
 const IDLE: &str = "sleep 10";

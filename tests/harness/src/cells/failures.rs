@@ -1,5 +1,5 @@
-//! Exeunt breaks: what EL2's stage 1 forbids ends in a report that says what and where, the machine goes off, and whoever ran it
-//! learns of it by the status.
+//! Exeunt breaks: what EL2's stage 1 forbids ends in a report that says what and where, the machine goes off, and
+//! whoever ran it learns of it by the status.
 
 use crate::cell::{Cell, Context, Outcome};
 use crate::machine::EXEUNT_FAILED;
@@ -7,8 +7,8 @@ use crate::{ensure, paths, process};
 use std::process::Command;
 use std::time::Duration;
 
-/// A value of the option `selftest=`, what the report must say, and a function that the backtrace must name besides. Of a stack
-/// that has overflowed the backtrace is too long to be shown to its end.
+/// A value of the option `selftest=`, what the report must say, and a function that the backtrace must name besides. Of
+/// a stack that has overflowed the backtrace is too long to be shown to its end.
 struct Fault {
     name: &'static str,
     says: &'static [&'static str],

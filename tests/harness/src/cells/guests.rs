@@ -67,7 +67,8 @@ fn same_registers(context: &Context, model: &str, gic: u32, entry: Entry) -> Out
             let both = without.get(*name).zip(with.get(*name));
             entry == Entry::El1 || !both.is_some_and(|(one, other)| only_granules_differ(name, one, other))
         })
-        // Neoverse cores: with EL2, writes of IMPLEMENTATION DEFINED registers need ACTLR_EL2, which QEMU keeps at zero.
+        // Neoverse cores: with EL2, writes of IMPLEMENTATION DEFINED registers need ACTLR_EL2, which QEMU keeps at
+        // zero.
         .filter(|name| !(name.starts_with("EL1 S3_0_C15_") && with.get(*name).is_some_and(|access| access == "r")))
         .map(|name| format!("{name}: bare {:?}, under Exeunt {:?}", without.get(name), with.get(name)))
         .collect();
@@ -77,10 +78,12 @@ fn same_registers(context: &Context, model: &str, gic: u32, entry: Entry) -> Out
     Ok(())
 }
 
-/// ID_AA64MMFR0_EL1.TGran16_2, TGran64_2 and TGran4_2, from which KVM in a host at virtual EL2 shall see that it has no stage 2.
+/// ID_AA64MMFR0_EL1.TGran16_2, TGran64_2 and TGran4_2, from which KVM in a host at virtual EL2 shall see that it has no
+/// stage 2.
 const STAGE2_GRANULES: u64 = 0xfff << 32;
 
-/// Whether the encoding is ID_AA64MMFR0_EL1, and its two values, as the guest prints them, differ in [`STAGE2_GRANULES`] only.
+/// Whether the encoding is ID_AA64MMFR0_EL1, and its two values, as the guest prints them, differ in
+/// [`STAGE2_GRANULES`] only.
 fn only_granules_differ(encoding: &str, one: &str, other: &str) -> bool {
     let value = |text: &str| u64::from_str_radix(text.strip_prefix("r 0x")?, 16).ok();
     let both = value(one).zip(value(other));

@@ -7,8 +7,8 @@ use crate::{ensure, parse};
 /// Rounds for each CPU.
 const ROUNDS: u32 = 20;
 
-/// Takes every CPU off and puts it back, CPU 0 too if the kernel lets it, with a busy process for each CPU that would notice if
-/// its data changed; says how often it did, and what failed.
+/// Takes every CPU off and puts it back, CPU 0 too if the kernel lets it, with a busy process for each CPU that would
+/// notice if its data changed; says how often it did, and what failed.
 const SCRIPT: &str = r#"
 work() { dd if=/bin/busybox bs=64k count=8 2>/dev/null | sha256sum; }
 sum=$(work)
@@ -59,7 +59,8 @@ fn hotplug(context: &Context, kernel: &str, cpus: u32, gic: u32, entry: Entry) -
     let bad: Vec<&str> = ran.stdout.lines().filter_map(|line| line.strip_prefix("bad ")).collect();
     ensure!(bad.is_empty(), "the kernel complains:\n{}", bad.join("\n"));
 
-    // Each cycle needs CPU_OFF and CPU_ON at least; nothing but calls comes to EL2, and what a host in virtual EL2 does there.
+    // Each cycle needs CPU_OFF and CPU_ON at least; nothing but calls comes to EL2, and what a host in virtual EL2 does
+    // there.
     let exits = parse::exits(&ran.console).ok_or("Exeunt printed no counters")?;
     ensure!(exits["smc"] >= u64::from(wanted), "{} calls for {wanted} switches", exits["smc"]);
     let expected: &[&str] = match entry {

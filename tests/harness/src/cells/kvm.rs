@@ -1,4 +1,5 @@
-//! KVM in the host, to which EL2 is lent (`entry=el2 kvm=lend`): a real guest runs on every CPU, also on one that was off.
+//! KVM in the host, to which EL2 is lent (`entry=el2 kvm=lend`): a real guest runs on every CPU, also on one that was
+//! off.
 
 use crate::cell::{Cell, Context, Missed, Outcome};
 use crate::machine::{Entry, Machine, PATIENT};
@@ -60,8 +61,8 @@ fn lend(context: &Context, model: &str, kernel: &str, cpus: usize, replug: bool)
     Ok(())
 }
 
-/// On a CPU with Spectre v3a Linux itself cannot run a guest on a CPU that was off: EL2 ends in vectors that are not there. If
-/// this fails, Linux can do it now, and `lend` should show it on this model too.
+/// On a CPU with Spectre v3a Linux itself cannot run a guest on a CPU that was off: EL2 ends in vectors that are not
+/// there. If this fails, Linux can do it now, and `lend` should show it on this model too.
 fn stuck_without_exeunt(context: &Context, model: &str) -> Outcome {
     let machine = machine(context, model, "6.12")?.with("HYPERVISOR", "none").with("SMP", 2).with("APPEND", PATIENT);
     let script = format!("mount -t debugfs none /sys/kernel/debug\n/tests/kvm 1; echo status-1 $?\n{REPLUG}");
@@ -73,7 +74,8 @@ fn stuck_without_exeunt(context: &Context, model: &str) -> Outcome {
     Ok(())
 }
 
-/// A host that installs vectors and calls them, without RESET_VECTORS before: the guest `lend` has checked everything itself.
+/// A host that installs vectors and calls them, without RESET_VECTORS before: the guest `lend` has checked everything
+/// itself.
 fn first_call(context: &Context, model: &str, options: &str, arguments: &str) -> Outcome {
     let qemu = qemu::usual()?;
     qemu.needs(model)?;

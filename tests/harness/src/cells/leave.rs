@@ -1,4 +1,5 @@
-//! Exeunt leaves all CPUs and comes back, again and again, under a host that is busy and notices when its work is wrong.
+//! Exeunt leaves all CPUs and comes back, again and again, under a host that is busy and notices when its work is
+//! wrong.
 
 use crate::cell::{Cell, Context, Outcome};
 use crate::machine::PATIENT;
@@ -9,8 +10,9 @@ const CPUS: u32 = 4;
 /// Taint of the test module's own: out of tree, and not signed (Linux `Documentation/admin-guide/tainted-kernels.rst`).
 const MODULE_TAINT: &str = "12288";
 
-/// ROUNDS times LEAVE and REENTER. Meanwhile a process for each CPU sums up files, and the module's threads compute in the kernel. A CPU
-/// goes off and comes on again in each round: while Exeunt is there, and, with LEFT set, in every other round while it is not.
+/// ROUNDS times LEAVE and REENTER. Meanwhile a process for each CPU sums up files, and the module's threads compute in
+/// the kernel. A CPU goes off and comes on again in each round: while Exeunt is there, and, with LEFT set, in every
+/// other round while it is not.
 const SCRIPT: &str = r#"
 insmod /tests/exeunt_test.ko || exit
 ask() { exec 3<>/proc/exeunt; echo "$*" >&3; answer=; read -r answer <&3; exec 3>&-; }
@@ -56,8 +58,8 @@ dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|detected stall|sof
 true
 "#;
 
-/// LEAVE and REENTER while CPUs go off and come on all the time, and while another process does the same: whoever comes second is told
-/// BUSY, or finds nothing left to do, and no CPU is lost.
+/// LEAVE and REENTER while CPUs go off and come on all the time, and while another process does the same: whoever comes
+/// second is told BUSY, or finds nothing left to do, and no CPU is lost.
 const RACE: &str = r#"
 insmod /tests/exeunt_test.ko || exit
 ask() { exec 3<>/proc/exeunt; echo "$*" >&3; answer=; read -r answer <&3; exec 3>&-; }

@@ -1,5 +1,5 @@
-//! The doors that people use: `make run` with a command, an interactive shell, `make gdb`, `make build`, and the lines that the
-//! documentation shows.
+//! The doors that people use: `make run` with a command, an interactive shell, `make gdb`, `make build`, and the lines
+//! that the documentation shows.
 
 use std::fs;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! Restarts beside the drill's: kexec after kexec in one machine, the way back from a crash kernel, and a kexec that meets a refusal, a
-//! lock or a LEAVE. All through the same scripts as people use, which have compared everything themselves.
+//! Restarts beside the drill's: kexec after kexec in one machine, the way back from a crash kernel, and a kexec that
+//! meets a refusal, a lock or a LEAVE. All through the same scripts as people use, which have compared everything
+//! themselves.
 
 use crate::cell::{Cell, Context, Outcome};
 use crate::{drill, ensure};

@@ -1,5 +1,5 @@
-//! U-Boot starts Exeunt with `booti`, at another address than QEMU's -kernel does, from a device tree that it writes the modules
-//! into itself, as one would on a board.
+//! U-Boot starts Exeunt with `booti`, at another address than QEMU's -kernel does, from a device tree that it writes
+//! the modules into itself, as one would on a board.
 
 use std::path::Path;
 use std::process::Command;

@@ -39,7 +39,8 @@ dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|detected stall|Unh
 echo taint $(cat /proc/sys/kernel/tainted)
 ";
 
-/// 20 rounds, in each of which one of the CPUs but the first goes off and comes back. `hotplug/` does it with all of them, under load.
+/// 20 rounds, in each of which one of the CPUs but the first goes off and comes back. `hotplug/` does it with all of
+/// them, under load.
 const HOTPLUG: &str = "\
 others=$(($(nproc) - 1))
 [ $others = 0 ] || for round in $(seq 20); do
@@ -51,8 +52,8 @@ echo level $(dmesg | grep -o 'CPU: All CPU(s) started at EL[0-9]')
 echo refused $(dmesg | grep -c 'not supported at Stage-2, giving up')
 ";
 
-/// Differences in the lines of [`FACTS`] that are as they should be, by their beginning: what KVM could do with stage 2 is not there for
-/// a host that finds no page size for it.
+/// Differences in the lines of [`FACTS`] that are as they should be, by their beginning: what KVM could do with stage 2
+/// is not there for a host that finds no page size for it.
 const ACCEPTED: &[&str] = &["feature 52-bit Virtual Addressing for KVM (LPA2)"];
 
 /// The lines of [`FACTS`] that count.
@@ -61,8 +62,9 @@ fn facts(stdout: &str) -> Vec<&str> {
     stdout.lines().filter(counts).filter(|line| !ACCEPTED.iter().any(|start| line.starts_with(start))).collect()
 }
 
-/// The kernel says that all CPUs started at EL2, KVM gives up with its own words, and CPUs go off and come back. What it finds out
-/// about the CPUs is what it finds without a hypervisor, with EL2 but without FEAT_VHE; so is what it complains about.
+/// The kernel says that all CPUs started at EL2, KVM gives up with its own words, and CPUs go off and come back. What
+/// it finds out about the CPUs is what it finds without a hypervisor, with EL2 but without FEAT_VHE; so is what it
+/// complains about.
 fn boot(context: &Context, model: &str, gic: u32, kernel: &str, cpus: usize) -> Outcome {
     let under = machine(context, model, gic, "")?.with("KERNEL", kernel).with("SMP", cpus).with("APPEND", PATIENT);
     let ran = under.with("RUN", format!("{HOTPLUG}{FACTS}")).run()?.ended_with(0)?;
@@ -112,8 +114,8 @@ fn restart(context: &Context, model: &str, gic: u32, policy: &str, crash: bool) 
     let kvm = (said("kvm")? == "1", said("refused")? == "1");
     ensure!(kvm == (leave, !leave), "KVM initialised and gave up: {kvm:?}");
     if !leave {
-        // Exeunt sees both kernels. Reads of ID registers trap for a while on each CPU, and no more however many there are:
-        // a crash kernel on a CPU without FEAT_RNG makes 48,000 before it has all features.
+        // Exeunt sees both kernels. Reads of ID registers trap for a while on each CPU, and no more however many there
+        // are: a crash kernel on a CPU without FEAT_RNG makes 48,000 before it has all features.
         let entered = if crash { 5 } else { 8 };
         let trapped = parse::exits(&ran.console).and_then(|exits| exits.get("system register").copied());
         let trapped = trapped.ok_or("the console has no counters")?;

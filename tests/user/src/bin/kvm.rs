@@ -1,9 +1,9 @@
-//! A guest of KVM, on each CPU in turn: thousands of MMIO exits whose data the guest computes with, and as many times asleep in WFI
-//! until its timer's interrupt, which it acknowledges at its virtual GIC. Every value that it writes is compared with what
-//! this program has computed itself.
+//! A guest of KVM, on each CPU in turn: thousands of MMIO exits whose data the guest computes with, and as many times
+//! asleep in WFI until its timer's interrupt, which it acknowledges at its virtual GIC. Every value that it writes is
+//! compared with what this program has computed itself.
 //!
-//! `kvm [CPU...]`: on these CPUs, or on all that are online. Prints a line for each. Needs a GICv3 in the machine, and debugfs at
-//! its usual place for KVM's own count of WFI exits.
+//! `kvm [CPU...]`: on these CPUs, or on all that are online. Prints a line for each. Needs a GICv3 in the machine, and
+//! debugfs at its usual place for KVM's own count of WFI exits.
 
 user::program!(aarch64::run);
 
@@ -25,7 +25,8 @@ mod aarch64 {
     /// Each round is four reads, two writes, and one WFI at least.
     const ROUNDS: u64 = 1000;
 
-    /// The guest's memory, and what else is in its physical address space. Nothing backs [`MMIO`], so that accesses come here.
+    /// The guest's memory, and what else is in its physical address space. Nothing backs [`MMIO`], so that accesses
+    /// come here.
     const RAM: u64 = 0x4000_0000;
     const RAM_SIZE: usize = 0x1_0000;
     const MMIO: u64 = 0x1000_0000;
@@ -66,7 +67,8 @@ mod aarch64 {
         "isb",
         "1:",
         "ldr x10, [x0]",
-        // Not LDRSW and LDRSB: the syndrome that QEMU 10.0 gives lacks the sign (SSE), and KVM would extend with zeroes.
+        // Not LDRSW and LDRSB: the syndrome that QEMU 10.0 gives lacks the sign (SSE), and KVM would extend with
+        // zeroes.
         "ldr w11, [x0, #8]",
         "ldrh w12, [x0, #16]",
         "ldrb w13, [x0, #24]",

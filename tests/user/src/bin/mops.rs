@@ -1,5 +1,5 @@
-//! The memory copy and memory set instructions (FEAT_MOPS) at EL0, in all sizes and directions, on several threads that preempt
-//! each other in the middle of them.
+//! The memory copy and memory set instructions (FEAT_MOPS) at EL0, in all sizes and directions, on several threads that
+//! preempt each other in the middle of them.
 
 user::program!(aarch64::run);
 

@@ -1,5 +1,5 @@
-//! Memory tagging at EL0: tags can be set and read back, matching accesses work, and others end in SIGSEGV with SEGV_MTESERR at
-//! the right address, or in asynchronous mode with SEGV_MTEAERR.
+//! Memory tagging at EL0: tags can be set and read back, matching accesses work, and others end in SIGSEGV with
+//! SEGV_MTESERR at the right address, or in asynchronous mode with SEGV_MTEAERR.
 
 user::program!(aarch64::run);
 

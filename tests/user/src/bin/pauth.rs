@@ -1,5 +1,5 @@
-//! Pointer authentication at EL0: signatures verify with the key and modifier that made them and not with others, every process
-//! has keys of its own, and a forged pointer ends a process.
+//! Pointer authentication at EL0: signatures verify with the key and modifier that made them and not with others, every
+//! process has keys of its own, and a forged pointer ends a process.
 
 user::program!(aarch64::run);
 
@@ -87,13 +87,15 @@ mod aarch64 {
         }
     }
 
-    /// Verifies a pointer whose signature was changed, and uses it: with FEAT_FPAC the first is fatal, without it the second.
+    /// Verifies a pointer whose signature was changed, and uses it: with FEAT_FPAC the first is fatal, without it the
+    /// second.
     fn forge() -> ! {
         let target = 42u64;
         let signed = pacda(&raw const target as u64, 1);
         // Bit 54 belongs to the signature with addresses of up to 52 bits.
         let verified = autda(signed ^ 1 << 54, 1);
-        // SAFETY: not safe at all, that is the point: the pointer is not canonical, and the process is expected to end here.
+        // SAFETY: not safe at all, that is the point: the pointer is not canonical, and the process is expected to end
+        // here.
         let value = unsafe { (verified as *const u64).read_volatile() };
         fail(&format!("a forged pointer verified as {verified:#x} and reads {value}"))
     }

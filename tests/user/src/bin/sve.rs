@@ -1,5 +1,5 @@
-//! SVE at EL0: vector lengths can be chosen, arithmetic is right in each of them, and Z, P and FFR survive being preempted by
-//! other threads with other contents and other lengths.
+//! SVE at EL0: vector lengths can be chosen, arithmetic is right in each of them, and Z, P and FFR survive being
+//! preempted by other threads with other contents and other lengths.
 
 user::program!(aarch64::run);
 
@@ -56,16 +56,18 @@ mod aarch64 {
         if got < 0 { fail("PR_SVE_SET_VL") } else { u64::from((got & PR_SVE_VL_LEN_MASK).cast_unsigned()) }
     }
 
-    /// Loads all SVE registers, lets time pass without a system call, and stores them again. FFR takes its value from P0 with all
-    /// elements up to a boundary true, as the architecture demands of it.
+    /// Loads all SVE registers, lets time pass without a system call, and stores them again. FFR takes its value from
+    /// P0 with all elements up to a boundary true, as the architecture demands of it.
     fn hold(registers: &Registers, after: &mut Registers, active: u64) {
-        // SAFETY: 32 vectors and 17 predicates of any length fit into both arguments; all registers that change are declared.
+        // SAFETY: 32 vectors and 17 predicates of any length fit into both arguments; all registers that change are
+        // declared.
         unsafe {
             asm!(
                 ".arch_extension sve",
                 "whilelo p0.b, xzr, {active}",
                 "wrffr p0.b",
-                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
+                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, \
+                 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
                 "ldr z\\n, [{z}, #\\n, mul vl]",
                 ".endr",
                 ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
@@ -73,7 +75,8 @@ mod aarch64 {
                 ".endr",
                 "2: subs {turns}, {turns}, #1",
                 "b.ne 2b",
-                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
+                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, \
+                 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
                 "str z\\n, [{z_after}, #\\n, mul vl]",
                 ".endr",
                 ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
@@ -88,12 +91,12 @@ mod aarch64 {
                 p_after = in(reg) &raw mut after.p,
                 turns = inout(reg) TURNS => _,
                 out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
-                out("v8") _, out("v9") _, out("v10") _, out("v11") _, out("v12") _, out("v13") _, out("v14") _, out("v15") _,
-                out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _, out("v21") _, out("v22") _, out("v23") _,
-                out("v24") _, out("v25") _, out("v26") _, out("v27") _, out("v28") _, out("v29") _, out("v30") _, out("v31") _,
-                out("p0") _, out("p1") _, out("p2") _, out("p3") _, out("p4") _, out("p5") _, out("p6") _, out("p7") _,
-                out("p8") _, out("p9") _, out("p10") _, out("p11") _, out("p12") _, out("p13") _, out("p14") _, out("p15") _,
-                out("ffr") _,
+                out("v8") _, out("v9") _, out("v10") _, out("v11") _, out("v12") _, out("v13") _, out("v14") _,
+                out("v15") _, out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _, out("v21") _,
+                out("v22") _, out("v23") _, out("v24") _, out("v25") _, out("v26") _, out("v27") _, out("v28") _,
+                out("v29") _, out("v30") _, out("v31") _, out("p0") _, out("p1") _, out("p2") _, out("p3") _,
+                out("p4") _, out("p5") _, out("p6") _, out("p7") _, out("p8") _, out("p9") _, out("p10") _,
+                out("p11") _, out("p12") _, out("p13") _, out("p14") _, out("p15") _, out("ffr") _,
                 options(nostack)
             );
         }

@@ -1,4 +1,5 @@
-//! Prints CNTVCT_EL0: ticks of the generic timer since the machine's reset, whichever kernel asks and however many came before.
+//! Prints CNTVCT_EL0: ticks of the generic timer since the machine's reset, whichever kernel asks and however many came
+//! before.
 
 user::program!(aarch64::run);
 
