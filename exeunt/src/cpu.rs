@@ -14,7 +14,6 @@ use hypervisor::psci;
 use hypervisor::virtual_el2::VirtualEl2;
 
 use crate::frame::ExceptionFrame;
-use crate::memory;
 
 /// The most CPUs that Exeunt has room for.
 pub const MAX_CPUS: usize = psci::MAX_CPUS;
@@ -134,11 +133,6 @@ impl PerCpu {
         result
     }
 
-    /// The top of this CPU's stack.
-    pub fn stack_top(&self) -> u64 {
-        memory::stack_top(self.index())
-    }
-
     /// The registers of the last exception that this CPU took from EL2.
     pub fn exception(&self) -> &ExceptionFrame {
         // SAFETY: only `vectors` writes it, on this CPU, and the panic that reads it does not return.
@@ -178,6 +172,14 @@ pub fn this() -> Option<&'static PerCpu> {
     // SAFETY: `boot` sets TPIDR_EL2 on every way into EL2, to the address of a `PerCpu` that is never freed, and nothing
     // else writes it.
     unsafe { core::ptr::with_exposed_provenance::<PerCpu>(address).as_ref() }
+}
+
+/// This CPU's structure, where Exeunt runs at EL2.
+pub fn current() -> &'static PerCpu {
+    match this() {
+        Some(cpu) => cpu,
+        None => panic!("not at EL2"),
+    }
 }
 
 /// This CPU's number; 0 before anything else is known.

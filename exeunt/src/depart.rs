@@ -19,63 +19,15 @@
 //! 6. ERET: to EL1 where the host was, or to EL2 at the next payload (SPSR_EL2 0x3c9).
 
 use core::arch::naked_asm;
-use core::cell::UnsafeCell;
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{ELR_EL2, SPSR_EL2, Writeable};
 use boot::SCTLR_EL2_MMU_OFF;
-use boot::stub::{CpuList, HostRam, MAX_CPUS, MAX_RANGES};
-use hypervisor::devicetree::Region;
 
 use crate::frame::{HostFrame, x2_to_x29};
-use crate::memory;
 
 /// SPSR_EL2 to go on at EL2: EL2h, DAIF masked (Linux `INIT_PSTATE_EL2`).
 const SPSR_EL2H: u64 = 0x3c9;
-
-/// The host's RAM, for the resident stub.
-#[unsafe(export_name = "exeunt_host_ram")]
-static HOST_RAM: Shared<HostRam> = Shared(UnsafeCell::new(HostRam([[0; 2]; MAX_RANGES + 1])));
-
-/// The CPUs, for the table of REENTER.
-#[unsafe(export_name = "exeunt_cpu_list")]
-static CPU_LIST: Shared<CpuList> = Shared(UnsafeCell::new(CpuList([[0; 2]; MAX_CPUS + 1])));
-
-/// What [`prepare`] writes once.
-#[repr(transparent)]
-struct Shared<T>(UnsafeCell<T>);
-
-// SAFETY: written once, by the boot CPU, before any other CPU runs and before any CPU can come to the resident stub.
-unsafe impl<T> Sync for Shared<T> {}
-
-/// Tells the resident stub which RAM is the host's, and the table of REENTER which CPUs there are: affinity and structure of each.
-///
-/// # Safety
-/// Called once, by the boot CPU, before any other runs.
-pub unsafe fn prepare(memory: &[Region], cpus: impl Iterator<Item = [u64; 2]>) {
-    // SAFETY: promised by the caller.
-    let list = unsafe { &mut (*CPU_LIST.0.get()).0 };
-    let mut known = 0;
-    for (place, cpu) in list[..MAX_CPUS].iter_mut().zip(cpus) {
-        *place = cpu;
-        known += 1;
-    }
-    list[known] = [u64::MAX, 0];
-    let start = CPU_LIST.0.get().addr() as u64;
-    memory::clean(Region { start, end: start + (known as u64 + 1) * 16 });
-    let own = memory::reservation();
-    // The larger part first: the search ends sooner.
-    let parts = memory.iter().flat_map(|ram| {
-        if ram.contains(own) { [[own.end, ram.end], [ram.start, own.start]] } else { [[ram.start, ram.end], [0, 0]] }
-    });
-    // SAFETY: promised by the caller.
-    let ranges = unsafe { &mut (*HOST_RAM.0.get()).0 };
-    for (place, part) in ranges[..MAX_RANGES].iter_mut().zip(parts.filter(|[start, end]| start < end)) {
-        *place = part;
-    }
-    let start = HOST_RAM.0.get().addr() as u64;
-    memory::clean(Region { start, end: start + size_of::<HostRam>() as u64 });
-}
 
 /// Leaves to the host, which goes on at EL1 where ELR_EL2 and SPSR_EL2 say, with the registers of `frame`.
 ///

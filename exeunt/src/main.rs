@@ -14,13 +14,19 @@ mod cpu;
 #[cfg(target_os = "none")]
 mod depart;
 #[cfg(target_os = "none")]
+mod enter;
+#[cfg(target_os = "none")]
+mod exits;
+#[cfg(target_os = "none")]
 mod firmware;
 #[cfg(target_os = "none")]
 mod frame;
 #[cfg(target_os = "none")]
 mod gic;
 #[cfg(target_os = "none")]
-mod host;
+mod leaving;
+#[cfg(target_os = "none")]
+mod machine;
 #[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
@@ -28,11 +34,15 @@ mod panic;
 #[cfg(target_os = "none")]
 mod registers;
 #[cfg(target_os = "none")]
+mod resident;
+#[cfg(target_os = "none")]
 mod selftest;
 #[cfg(target_os = "none")]
 mod stage2;
 #[cfg(target_os = "none")]
 mod start;
+#[cfg(target_os = "none")]
+mod trap;
 #[cfg(target_os = "none")]
 mod vectors;
 #[cfg(target_os = "none")]

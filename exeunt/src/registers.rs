@@ -8,7 +8,7 @@
 use core::arch::{asm, naked_asm};
 
 use hypervisor::features::{IdRegister, IdRegisters, Register};
-use hypervisor::{el2_registers, id_registers};
+use hypervisor::{el2_registers, id_registers, virtual_el2_id_space};
 
 macro_rules! reader {
     ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
@@ -58,6 +58,57 @@ el2_registers!(writer);
 pub fn identify() -> IdRegisters {
     // SAFETY: `IdRegisters::read` asks only for registers of features that it has seen.
     IdRegisters::read(|register| unsafe { read(register) })
+}
+
+macro_rules! id_reader {
+    ($($crm:literal, $op2:literal;)*) => {
+        /// Reads the register of the ID space with this place in the list.
+        ///
+        /// # Safety
+        /// It is in the list.
+        #[unsafe(naked)]
+        unsafe extern "C" fn read_listed_id(index: u8) -> u64 {
+            naked_asm!(
+                "ubfiz x9, x0, #3, #8", // two instructions each
+                "adr x10, 2f",
+                "add x9, x10, x9",
+                "br x9",
+                "2:",
+                $(concat!("mrs x0, S3_0_C0_C", $crm, "_", $op2), "ret",)*
+            )
+        }
+
+        /// CRm and op2 of the registers in the list.
+        const ID_SPACE: &[(u8, u8)] = &[$(($crm, $op2),)*];
+    };
+}
+
+virtual_el2_id_space!(id_reader);
+
+// The list goes through all op2 of CRm 1, then of CRm 2, and so on.
+const _: () = {
+    let mut index = 0;
+    while index < ID_SPACE.len() {
+        let (crm, op2) = ID_SPACE[index];
+        assert!(index == id_index(crm, op2));
+        index += 1;
+    }
+};
+
+/// The place of `S3_0_C0_C<crm>_<op2>` in the list; beyond its end if it is not there.
+const fn id_index(crm: u8, op2: u8) -> usize {
+    (crm as usize * 8 + op2 as usize).wrapping_sub(8)
+}
+
+/// Reads `S3_0_C0_C<crm>_<op2>`, any register of the ID space: those that are not defined read as zero.
+pub fn read_id(crm: u8, op2: u8) -> u64 {
+    let index = id_index(crm, op2);
+    if op2 < 8 && index < ID_SPACE.len() {
+        // SAFETY: in the list; every encoding of the ID space can be read on every CPU (Arm ARM D24.1).
+        unsafe { read_listed_id(index as u8) }
+    } else {
+        0
+    }
 }
 
 macro_rules! el1_register {

@@ -1,37 +1,55 @@
-//! How Exeunt leaves a CPU.
+//! What assembly answers from: who may make Exeunt leave, the host's RAM, and the CPUs.
 //!
-//! Owns the last instructions that it runs there. Before them EL2 is Exeunt's, with its MMU, its vectors and stage 2; after them
-//! EL2 is the host's or the next payload's, as if Exeunt had never been there.
-//!
-//! The order, and why each step is safe where it stands:
-//!
-//! 1. VBAR_EL2 goes first. From here on an exception from EL1, which cannot come before the ERET, would be answered by whoever
-//!    owns EL2 afterwards; one from EL2 itself would end in the resident stub, with a breadcrumb.
-//! 2. HCR_EL2 without VM and TSC, VTTBR_EL2 and VTCR_EL2 0. Only EL1 and EL0 are translated by these, and this CPU is at EL2. After
-//!    an ISB `TLBI ALLE1` drops what they left in the TLB (VMID 0, combined entries of both stages): the host's next access is
-//!    translated by its own stage 1 alone, and by identity before and after, so that even a stale entry says the same.
-//! 3. The host's registers come back from the stack, all but one, since SCTLR_EL2 takes a register to write. Its value waits in
-//!    TPIDR_EL2, where Exeunt's per-CPU address has no use any more.
-//! 4. SCTLR_EL2.M = C = I = 0. The text is mapped where it is, so the next instruction is the same with the MMU off. Nothing
-//!    that Exeunt has in its caches is read without them afterwards: what the resident stub and the secondary entry read was
-//!    cleaned when it was written.
-//! 5. `TLBI ALLE2` and `IC IALLU`, since the next owner of EL2 may turn its MMU on with tables of its own.
-//! 6. ERET: to EL1 where the host was, or to EL2 at the next payload (SPSR_EL2 0x3c9).
+//! Owns these three. The vectors read the first, the resident stub and the table of REENTER read all of them with the MMU off, so
+//! that each is cleaned to the point of coherency when it is written.
 
-use core::arch::naked_asm;
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU32, Ordering};
 
-use aarch64_cpu::asm::barrier;
-use aarch64_cpu::registers::{ELR_EL2, SPSR_EL2, Writeable};
-use boot::SCTLR_EL2_MMU_OFF;
 use boot::stub::{CpuList, HostRam, MAX_CPUS, MAX_RANGES};
+use guest_abi::vendor::{Policy, RESTART_CRASH, RESTART_KEXEC};
 use hypervisor::devicetree::Region;
+use hypervisor::features::Gic;
+use hypervisor::lifecycle::EntryLevel;
+use hypervisor::own_calls::control::Control;
+use log::LevelFilter;
 
+use crate::machine::Machine;
 use crate::memory;
-use crate::vectors::HostFrame;
 
-/// SPSR_EL2 to go on at EL2: EL2h, DAIF masked (Linux `INIT_PSTATE_EL2`).
-const SPSR_EL2H: u64 = 0x3c9;
+/// What `vectors` looks at before it answers a call by itself: one doubleword, control in its low half.
+#[repr(C, align(8))]
+pub struct Fast {
+    /// Who may leave.
+    pub control: Control,
+    /// [`FAST_CALLS`] and the others.
+    pub flags: AtomicU32,
+}
+
+/// Who may make Exeunt leave, and what `vectors` may answer.
+#[unsafe(export_name = "exeunt_fast")]
+pub static FAST: Fast = Fast { control: Control::new(Policy::Leave, Policy::Leave), flags: AtomicU32::new(0) };
+
+/// [`Fast::flags`]: calls may be answered in `vectors`. Not while each gets a line in the log.
+pub const FAST_CALLS: u32 = 1 << 0;
+/// The CPU interface of the GIC is in system registers: ICH_VTR_EL2 is there.
+pub const FAST_ICH_VTR: u32 = 1 << boot::stub::HAS_ICH_VTR;
+/// The host was entered at virtual EL2: it has vectors to set.
+pub const FAST_VECTORS: u32 = 1 << 2;
+
+/// Prepares what `vectors` looks at. Before the host runs on any CPU.
+pub fn prepare_calls(machine: &Machine, policy: Policy) {
+    // Cannot fail: nothing is locked yet.
+    let _ = FAST.control.set_policies(RESTART_KEXEC | RESTART_CRASH, policy);
+    let flag = |set, bit| if set { bit } else { 0 };
+    let flags = flag(log::max_level() < LevelFilter::Debug, FAST_CALLS)
+        | flag(machine.gic == Gic::V3, FAST_ICH_VTR)
+        | flag(machine.entry == EntryLevel::VirtualEl2, FAST_VECTORS);
+    FAST.flags.store(flags, Ordering::Release);
+    // The resident stub reads the flags with the MMU off.
+    let start = core::ptr::from_ref(&FAST).addr() as u64;
+    memory::clean(Region { start, end: start + size_of::<Fast>() as u64 });
+}
 
 /// The host's RAM, for the resident stub.
 #[unsafe(export_name = "exeunt_host_ram")]
@@ -75,73 +93,4 @@ pub unsafe fn prepare(memory: &[Region], cpus: impl Iterator<Item = [u64; 2]>) {
     }
     let start = HOST_RAM.0.get().addr() as u64;
     memory::clean(Region { start, end: start + size_of::<HostRam>() as u64 });
-}
-
-/// Leaves to the host, which goes on at EL1 where ELR_EL2 and SPSR_EL2 say, with the registers of `frame`.
-///
-/// # Safety
-/// `vbar` is a vector table for a CPU without EL2 MMU, `hcr` what HCR_EL2 shall be (VM, TSC and TGE clear), and `frame` the
-/// host's.
-pub unsafe fn to_host(frame: &HostFrame, hcr: u64, vbar: u64) -> ! {
-    barrier::dsb(barrier::SY);
-    // SAFETY: passed on.
-    unsafe { go(frame, hcr, vbar) }
-}
-
-/// Leaves to the payload at `entry`, which starts at EL2 with the registers of `frame`.
-///
-/// # Safety
-/// As for [`to_host`]; `entry` is the address of instructions.
-pub unsafe fn to_payload(frame: &HostFrame, entry: u64, hcr: u64, vbar: u64) -> ! {
-    ELR_EL2.set(entry);
-    SPSR_EL2.set(SPSR_EL2H);
-    barrier::dsb(barrier::SY);
-    // SAFETY: passed on.
-    unsafe { go(frame, hcr, vbar) }
-}
-
-/// The steps of the text above.
-#[unsafe(naked)]
-unsafe extern "C" fn go(frame: *const HostFrame, hcr: u64, vbar: u64) -> ! {
-    naked_asm!(
-        "msr vbar_el2, x2",
-        "msr hcr_el2, x1",
-        "isb", // no walk with VM 1 and no table
-        "msr vttbr_el2, xzr",
-        "msr vtcr_el2, xzr",
-        "isb",
-        "tlbi alle1",
-        "dsb nsh",
-        "mov x30, x0",
-        "ldp x0, x1, [x30]",
-        "ldp x2, x3, [x30, #16]",
-        "ldp x4, x5, [x30, #32]",
-        "ldp x6, x7, [x30, #48]",
-        "ldp x8, x9, [x30, #64]",
-        "ldp x10, x11, [x30, #80]",
-        "ldp x12, x13, [x30, #96]",
-        "ldp x14, x15, [x30, #112]",
-        "ldp x16, x17, [x30, #128]",
-        "ldp x18, x19, [x30, #144]",
-        "ldp x20, x21, [x30, #160]",
-        "ldp x22, x23, [x30, #176]",
-        "ldp x24, x25, [x30, #192]",
-        "ldp x26, x27, [x30, #208]",
-        "ldp x28, x29, [x30, #224]",
-        "ldr x30, [x30, #240]",
-        "msr tpidr_el2, x30",
-        "ldr x30, ={sctlr}",
-        "msr sctlr_el2, x30",
-        "isb",
-        "tlbi alle2",
-        "ic iallu",
-        "dsb nsh",
-        "isb",
-        "mrs x30, tpidr_el2",
-        "msr tpidr_el2, xzr",
-        "eret",
-        "dsb nsh",
-        "isb",
-        sctlr = const SCTLR_EL2_MMU_OFF,
-    )
 }

@@ -20,9 +20,14 @@ use log::{LevelFilter, debug, info, warn};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use crate::cpu::{self, MAX_CPUS};
-use crate::host::{self, Machine};
+use crate::machine::{self, Machine};
 use crate::panic::{cannot_start, while_probing};
-use crate::{console, depart, firmware, gic, memory, registers, selftest, stage2};
+use crate::{console, enter, firmware, gic, memory, registers, resident, selftest, stage2};
+
+/// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware alone, since
+/// nobody traps the host's SMC any more. It is entered at real EL2, and where the others are there without FEAT_VHE, Linux would stop
+/// at one that goes on with it.
+pub const ARGUMENTS_TO_LEND: &[u8] = b"kvm-arm.mode=nvhe";
 
 /// The machine. It is large, begins as zeroes, and is needed for as long as the host runs.
 static PLATFORM: SpinMutex<Platform> = SpinMutex::new(Platform::UNREAD);
@@ -132,7 +137,7 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     let kernel = find_kernel(platform, region);
     let machine = prepare(platform, &options);
     let lends = machine.entry == EntryLevel::VirtualEl2 && options.kvm == Kvm::Lend;
-    let arguments: &[u8] = if lends { host::ARGUMENTS_TO_LEND } else { b"" };
+    let arguments: &[u8] = if lends { ARGUMENTS_TO_LEND } else { b"" };
     let edits = Edits { arguments, ..Edits::new(platform, memory::reservation()) };
     let used = devicetree::edit(tree, platform, &edits).unwrap_or_else(|error| cannot_start(error));
     // The host reads the tree with its MMU off at first.
@@ -142,7 +147,7 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
         // The console is the host's now. Warnings stay: they are about its mistakes, and limited in their rate.
         log::set_max_level(LevelFilter::Warn);
     }
-    host::start(machine, options.restart, HostEntry { pc: kernel.start, x0: region.start })
+    enter::start(machine, options.restart, HostEntry { pc: kernel.start, x0: region.start })
 }
 
 /// Where every other CPU, and each that wakes from a power-down state, comes to Rust, with its MMU on.
@@ -153,7 +158,7 @@ extern "C" fn exeunt_secondary(started: u64) -> ! {
     if let Some(cpu) = cpu::this() {
         cpu.started.store(started, Ordering::Relaxed);
     }
-    host::arrive()
+    enter::arrive()
 }
 
 /// At which level the host is entered: what the options say, if the machine can.
@@ -244,9 +249,9 @@ fn find_kernel(platform: &Platform, tree: Region) -> Region {
 
 /// Makes what all CPUs need before the host may run on any.
 fn prepare(platform: &'static Platform, options: &Options) -> Machine {
-    let psci = host::psci();
+    let psci = machine::psci();
     let boot = psci
-        .init(&platform.cpus, MPIDR_EL1.get(), &host::Below)
+        .init(&platform.cpus, MPIDR_EL1.get(), &machine::Below)
         .unwrap_or_else(|error| cannot_start(format_args!("the device tree's CPUs: {error}")));
     cpu::set_boot_index(boot);
     let mut cpus = [None; MAX_CPUS];
@@ -256,7 +261,7 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
     }
     // SAFETY: no other CPU runs, and this is called once.
     unsafe {
-        depart::prepare(
+        resident::prepare(
             &platform.memory,
             cpus.iter().flatten().map(|cpu| [psci.affinity(cpu.index()).unwrap_or_default(), cpu.address()]),
         );

@@ -1,11 +1,11 @@
-//! EL2's exception vectors, the registers that they save, and the way into the host.
+//! EL2's exception vectors: the table, and what it saves.
 //!
 //! The calls that need nothing of the machine are answered here, in a few instructions, before anything is saved: unknown stub calls,
 //! SET_VECTORS, FINALISE_EL2, GET_ICH_VTR_EL2 and VERSION; not with `log=debug`, where each gets its line, nor during a LEAVE. The code at EL2 takes no interrupt, so that what lies below the stack pointer
-//! stays. Any other exception from the host ends in [`crate::host`] and returns to it. An exception from EL2 itself is a fault in Exeunt
+//! stays. Any other exception from the host ends in [`crate::exits`] and returns to it. An exception from EL2 itself is a fault in Exeunt
 //! and ends in [`crate::panic`]; it trusts neither the stack (which may be the reason) nor any register.
 
-use core::arch::{global_asm, naked_asm};
+use core::arch::global_asm;
 use core::mem::offset_of;
 
 use guest_abi::{stub, vendor};
@@ -14,7 +14,7 @@ use hypervisor::syndrome::ExceptionClass;
 
 use crate::cpu::EXCEPTION;
 use crate::frame::{ExceptionFrame, HostFrame, x2_to_x29};
-use crate::{calls, cpu, host, panic};
+use crate::{cpu, exits, leaving, panic, resident};
 
 /// Byte offset of field `$field` of the exception frame within `PerCpu`.
 macro_rules! exception {
@@ -81,7 +81,7 @@ global_asm!(
     "HOST_VECTOR exeunt_host_serror",
     ".popsection",
     ".pushsection .text.beside_tables, \"ax\"",
-    // The rest of the calls that are answered at once. In: x2 = ESR_EL2, x3 = control and flags (`calls::Fast`). What each answers, and
+    // The rest of the calls that are answered at once. In: x2 = ESR_EL2, x3 = control and flags (`resident::Fast`). What each answers, and
     // when, is `hypervisor::stub`'s and `hypervisor::own_calls`'s; the conformance tests compare the two ways.
     "exeunt_fast_call:",
     "tbnz w0, #31, .Lfast_smccc",
@@ -216,9 +216,9 @@ global_asm!(
     system_off = const 0x8400_0008_u32,
     hvc64 = const ExceptionClass::Hvc64 as u64,
     leaving = const control::LEAVING_BIT,
-    fast_calls = const 32 + calls::FAST_CALLS.trailing_zeros(),
-    fast_ich_vtr = const 32 + calls::FAST_ICH_VTR.trailing_zeros(),
-    fast_vectors = const 32 + calls::FAST_VECTORS.trailing_zeros(),
+    fast_calls = const 32 + resident::FAST_CALLS.trailing_zeros(),
+    fast_ich_vtr = const 32 + resident::FAST_ICH_VTR.trailing_zeros(),
+    fast_vectors = const 32 + resident::FAST_VECTORS.trailing_zeros(),
     get_ich_vtr = const stub::GET_ICH_VTR_EL2,
     finalise = const stub::FINALISE_EL2,
     success = const stub::SUCCESS,
@@ -241,58 +241,9 @@ global_asm!(
     ".set exeunt_host_fiq, {fiq}",
     ".set exeunt_host_serror, {serror}",
     ".set exeunt_host_come_back, {come_back}",
-    sync = sym host::sync,
-    irq = sym host::irq,
-    fiq = sym host::fiq,
-    serror = sym host::serror,
-    come_back = sym calls::come_back,
+    sync = sym exits::sync,
+    irq = sym exits::irq,
+    fiq = sym exits::fiq,
+    serror = sym exits::serror,
+    come_back = sym leaving::come_back,
 );
-
-/// Enters the host at `pc` with `x0`, `spsr` as its PSTATE and every other general-purpose register 0, and leaves this
-/// CPU's stack empty for the next exception.
-///
-/// # Safety
-/// Every register of EL2 is as the host needs it; nothing on the current stack is needed again; `stack_top` is the top of
-/// this CPU's own stack.
-#[unsafe(naked)]
-pub unsafe extern "C" fn enter(pc: u64, x0: u64, spsr: u64, stack_top: u64) -> ! {
-    naked_asm!(
-        "msr elr_el2, x0",
-        "msr spsr_el2, x2",
-        "mov sp, x3",
-        "mov x0, x1",
-        "mov x1, xzr",
-        "mov x2, xzr",
-        "mov x3, xzr",
-        "mov x4, xzr",
-        "mov x5, xzr",
-        "mov x6, xzr",
-        "mov x7, xzr",
-        "mov x8, xzr",
-        "mov x9, xzr",
-        "mov x10, xzr",
-        "mov x11, xzr",
-        "mov x12, xzr",
-        "mov x13, xzr",
-        "mov x14, xzr",
-        "mov x15, xzr",
-        "mov x16, xzr",
-        "mov x17, xzr",
-        "mov x18, xzr",
-        "mov x19, xzr",
-        "mov x20, xzr",
-        "mov x21, xzr",
-        "mov x22, xzr",
-        "mov x23, xzr",
-        "mov x24, xzr",
-        "mov x25, xzr",
-        "mov x26, xzr",
-        "mov x27, xzr",
-        "mov x28, xzr",
-        "mov x29, xzr",
-        "mov x30, xzr",
-        "eret",
-        "dsb nsh",
-        "isb",
-    )
-}

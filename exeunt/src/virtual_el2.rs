@@ -1,7 +1,7 @@
 //! The host in virtual EL2: the registers and the memory that `hypervisor::virtual_el2` asks for.
 //!
-//! Owns the accesses; what an instruction does is decided in the library. Used by [`crate::host`] on the way into the host and
-//! for every exception until the host has gone to EL1.
+//! Owns the accesses; what an instruction does is decided in the library. Used on the way into the host and for every
+//! exception until the host has gone to EL1.
 
 use core::arch::{asm, naked_asm};
 
@@ -11,13 +11,9 @@ use hypervisor::features;
 use hypervisor::psci::Environment;
 use hypervisor::virtual_el2::registers::Register;
 use hypervisor::virtual_el2::system::{Maintenance, SetWay};
-use hypervisor::{
-    virtual_el2, virtual_el2_id_space, virtual_el2_maintenance, virtual_el2_registers, virtual_el2_set_way,
-};
+use hypervisor::{virtual_el2, virtual_el2_maintenance, virtual_el2_registers, virtual_el2_set_way};
 
-use crate::cpu::PerCpu;
-use crate::frame::HostFrame;
-use crate::host::Machine;
+use crate::trap::Trap;
 use crate::{gic, memory, registers};
 
 macro_rules! accessors {
@@ -58,57 +54,6 @@ macro_rules! accessors {
 }
 
 virtual_el2_registers!(accessors);
-
-macro_rules! id_reader {
-    ($($crm:literal, $op2:literal;)*) => {
-        /// Reads the register of the ID space with this place in the list.
-        ///
-        /// # Safety
-        /// It is in the list.
-        #[unsafe(naked)]
-        unsafe extern "C" fn read_listed_id(index: u8) -> u64 {
-            naked_asm!(
-                "ubfiz x9, x0, #3, #8", // two instructions each
-                "adr x10, 2f",
-                "add x9, x10, x9",
-                "br x9",
-                "2:",
-                $(concat!("mrs x0, S3_0_C0_C", $crm, "_", $op2), "ret",)*
-            )
-        }
-
-        /// CRm and op2 of the registers in the list.
-        const ID_SPACE: &[(u8, u8)] = &[$(($crm, $op2),)*];
-    };
-}
-
-virtual_el2_id_space!(id_reader);
-
-// The list goes through all op2 of CRm 1, then of CRm 2, and so on.
-const _: () = {
-    let mut index = 0;
-    while index < ID_SPACE.len() {
-        let (crm, op2) = ID_SPACE[index];
-        assert!(index == id_index(crm, op2));
-        index += 1;
-    }
-};
-
-/// The place of `S3_0_C0_C<crm>_<op2>` in the list; beyond its end if it is not there.
-const fn id_index(crm: u8, op2: u8) -> usize {
-    (crm as usize * 8 + op2 as usize).wrapping_sub(8)
-}
-
-/// Reads `S3_0_C0_C<crm>_<op2>`, any register of the ID space: those that are not defined read as zero.
-pub fn read_id(crm: u8, op2: u8) -> u64 {
-    let index = id_index(crm, op2);
-    if op2 < 8 && index < ID_SPACE.len() {
-        // SAFETY: in the list; every encoding of the ID space can be read on every CPU (Arm ARM D24.1).
-        unsafe { read_listed_id(index as u8) }
-    } else {
-        0
-    }
-}
 
 macro_rules! maintainer {
     ($($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
@@ -161,17 +106,7 @@ macro_rules! set_way_maintainer {
 
 virtual_el2_set_way!(set_way_maintainer);
 
-/// A CPU whose host is in virtual EL2.
-pub struct Window<'a> {
-    /// The host's registers.
-    pub frame: &'a mut HostFrame,
-    /// The CPU.
-    pub cpu: &'static PerCpu,
-    /// The machine.
-    pub machine: &'static Machine,
-}
-
-impl virtual_el2::Cpu for Window<'_> {
+impl virtual_el2::Cpu for Trap<'_> {
     fn x(&self, number: u8) -> u64 {
         self.frame.x[usize::from(number)]
     }
@@ -212,7 +147,7 @@ impl virtual_el2::Cpu for Window<'_> {
     }
 
     fn read_id(&mut self, crm: u8, op2: u8) -> u64 {
-        read_id(crm, op2)
+        registers::read_id(crm, op2)
     }
 
     fn write(&mut self, register: Register, value: u64) {

@@ -62,14 +62,6 @@ pub trait Vcpu {
     fn set_el1_exception(&mut self, entry: &Entry);
     /// The ID register that HCR_EL2.TID3 has trapped, as the host is to read it; nothing if it is none.
     fn read_id(&self, register: Encoding) -> Option<u64>;
-    /// Answers the stub call in x0 to x4 ([`crate::stub`]). Does not return here if Exeunt leaves for it.
-    fn stub_call(&mut self);
-    /// Answers the call of Exeunt's own in x0 to x3 ([`crate::own_calls`]). Does not return here if Exeunt leaves for
-    /// it.
-    fn own_call(&mut self);
-    /// The host has called its KVM at EL2, which is not there. Does not return here if EL2 is lent to it. True: the
-    /// host will make the call again.
-    fn kvm_call(&mut self) -> bool;
     /// At which level the host's stage 1 walk for `far` reads its descriptor at `ipa`, if a walk finds that out. Asked
     /// for faults on such a walk only. `ipa` is known to the 4 KiB page.
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8>;
@@ -94,11 +86,26 @@ pub trait Machine: Environment {
     fn ticks_per_second(&self) -> u64;
 }
 
+/// What is left to be done for a trap, by whoever owns EL2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Next {
+    /// Nothing: the host goes on.
+    Host,
+    /// The stub call in x0 to x4 ([`crate::stub`]).
+    Stub,
+    /// The call of Exeunt's own in x0 to x3 ([`crate::own_calls`]).
+    Own,
+    /// A call of the host's to its own KVM at EL2, which is not there. Unless EL2 is lent to it, x0 is
+    /// [`smccc::NOT_SUPPORTED`].
+    Kvm,
+}
+
 /// A handler's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The host goes on.
-    Handled,
+    /// The host goes on, when this is done.
+    Handled(Next),
     /// Nobody emulates this: undefined instruction.
     Unhandled,
     /// The host may not do this: synchronous external abort.
@@ -123,13 +130,16 @@ impl<V: Vcpu, M: Machine> Table<V, M> {
     };
 }
 
-/// Answers a synchronous exception from EL1 or EL0. Afterwards the host goes on at ELR_EL2; a PSCI call that turns the
-/// CPU off does not return.
-pub fn dispatch<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) {
+/// Answers a synchronous exception from EL1 or EL0, and says what is left to do. Afterwards the host goes on at ELR_EL2;
+/// a PSCI call that turns the CPU off does not return.
+pub fn dispatch<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Next {
     let row = Table::<V, M>::ROWS[usize::from(esr.class_bits()) % CLASSES];
-    let outcome = row(cpu, machine, esr);
-    if outcome != Outcome::Handled {
-        refuse(cpu, machine, esr, outcome);
+    match row(cpu, machine, esr) {
+        Outcome::Handled(next) => next,
+        outcome => {
+            refuse(cpu, machine, esr, outcome);
+            Next::Host
+        }
     }
 }
 
@@ -211,7 +221,7 @@ fn abort<V, M>(_cpu: &mut V, _machine: &M, _esr: Esr) -> Outcome {
 fn skip<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {
     let (elr, spsr) = inject::skip_instruction(cpu.elr(), cpu.spsr(), esr.is_32bit_instruction());
     cpu.set_return(elr, spsr);
-    Outcome::Handled
+    Outcome::Handled(Next::Host)
 }
 
 /// Only ID registers trap (TID3), and only while Exeunt hides something in one; anything else is a trap that nobody
@@ -227,40 +237,36 @@ fn system_register<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> O
     }
 }
 
-/// Answers an SMC whose PC has been moved past it already.
+/// Answers an SMC whose PC has been moved past it already. Nothing is left to do: only HVCs ask whoever owns EL2.
 pub fn smc_call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, immediate: u16) {
-    call(cpu, machine, Conduit::Smc, immediate);
+    let _ = call(cpu, machine, Conduit::Smc, immediate);
 }
 
 /// An HVC leaves ELR_EL2 behind it.
 fn hvc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
-    call(cpu, machine, Conduit::Hvc, esr.immediate());
-    Outcome::Handled
+    Outcome::Handled(call(cpu, machine, Conduit::Hvc, esr.immediate()))
 }
 
 /// An SMC that HCR_EL2.TSC traps leaves ELR_EL2 at it. It is moved on first: a call that wakes up elsewhere never comes
 /// back here, one that does comes back to the next instruction.
 fn smc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
     let outcome = skip(cpu, machine, esr);
-    call(cpu, machine, Conduit::Smc, esr.immediate());
+    smc_call(cpu, machine, esr.immediate());
     outcome
 }
 
-fn call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, conduit: Conduit, immediate: u16) {
+fn call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, conduit: Conduit, immediate: u16) -> Next {
     let index = cpu.index();
     let registers = cpu.registers();
     match smccc::classify(conduit, registers[0], immediate) {
-        Call::Stub => cpu.stub_call(),
-        Call::Own if smccc::is_kvm(registers[0]) => {
-            if !cpu.kvm_call() {
-                cpu.registers()[0] = smccc::NOT_SUPPORTED;
-            }
-        }
-        Call::Own => cpu.own_call(),
+        Call::Stub => return Next::Stub,
+        Call::Own if smccc::is_kvm(registers[0]) => return Next::Kvm,
+        Call::Own => return Next::Own,
         Call::Psci => machine.psci().call(index, registers, machine, machine.firmware()),
         Call::Firmware => machine.firmware().call(registers),
         Call::Unknown => registers[0] = smccc::NOT_SUPPORTED,
     }
+    Next::Host
 }
 
 #[cfg(test)]

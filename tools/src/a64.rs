@@ -299,6 +299,12 @@ fn register(word: u32) -> bool {
     }
 }
 
+/// Whether `word` is a DSB or an ISB of any kind.
+#[must_use]
+pub fn is_barrier(word: u32) -> bool {
+    word & 0xffff_f0bf == 0xd503_309f
+}
+
 /// Where control goes after `word`.
 #[must_use]
 pub fn flow(word: u32) -> Flow {

@@ -141,7 +141,9 @@ pub fn analyze(start: u64, end: u64, word: impl Fn(u64) -> Option<u32>, returns:
             // What lies outside is another function; `calls` has the tail call.
             pending.retain(|(address, _)| (start..end).contains(address));
         }
-        let unreached = (start..end).step_by(4).find(|at| word(*at).is_some() && !states.contains_key(at));
+        // Barriers that nothing reaches stand behind an ERET, against speculation: nothing runs on from them.
+        let begins = |word: u32| !a64::is_barrier(word);
+        let unreached = (start..end).step_by(4).find(|at| word(*at).is_some_and(begins) && !states.contains_key(at));
         match unreached {
             Some(address) if frame.bottomless.is_none() => pending.push((address, deepest_jump)),
             _ => break,
@@ -219,6 +221,15 @@ mod tests {
         // add sp, sp, #0x1, lsl #12
         let code = [PUSH_32, SUB_4096, 0xd10103ff, 0x910103ff, 0x914007ff, POP_32, RET];
         assert_eq!(frame(&code), Frame { size: 32 + 4096 + 64, returns: true, ..Frame::default() });
+    }
+
+    #[test]
+    fn what_stands_behind_an_eret_does_not_run_on() {
+        // eret; dsb nsh; isb
+        let code = [0xd69f03e0, 0xd503379f, 0xd5033fdf];
+        assert_eq!(frame(&code), Frame::default());
+        // Those that are reached do.
+        assert_eq!(frame(&code[1..]).calls, [(0x1004, 0x1008, 0)]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ fn frame_budget(profile: &str) -> i64 {
     match profile {
         // 480 is used, by trap::refuse; a sixteenth of the stack.
         "release" => 512,
-        // 608 is used, by host::sync: with less inlined, what is passed between functions is copied more.
+        // 608 is used, by exits::sync: with less inlined, what is passed between functions is copied more.
         _ => 640,
     }
 }
@@ -45,11 +45,11 @@ const IMAGE_BUDGET: u64 = 128 << 10;
 
 /// Where Rust begins on each stack: the root, the stack it is on, what is on that stack before.
 const ROOTS: [(&str, i64, i64); 10] = [
-    ("exeunt::host::sync", CPU_STACK, HOST_FRAME),
-    ("exeunt::host::irq", CPU_STACK, HOST_FRAME),
-    ("exeunt::host::fiq", CPU_STACK, HOST_FRAME),
-    ("exeunt::host::serror", CPU_STACK, HOST_FRAME),
-    ("exeunt::calls::come_back", CPU_STACK, HOST_FRAME),
+    ("exeunt::exits::sync", CPU_STACK, HOST_FRAME),
+    ("exeunt::exits::irq", CPU_STACK, HOST_FRAME),
+    ("exeunt::exits::fiq", CPU_STACK, HOST_FRAME),
+    ("exeunt::exits::serror", CPU_STACK, HOST_FRAME),
+    ("exeunt::leaving::come_back", CPU_STACK, HOST_FRAME),
     ("exeunt_secondary", CPU_STACK, 0),
     ("exeunt::panic::el2_exception", CPU_STACK, 0),
     ("exeunt::panic::double_fault", CPU_STACK, 0),
@@ -66,7 +66,7 @@ const PANIC: &str = "__rustc::rust_begin_unwind";
 
 /// Assembly that gives SP a new value: where each stack begins.
 const SET_STACK: [&str; 5] =
-    ["boot::entry::start", "boot::entry::mmu_on", "exeunt_el2_vector", "exeunt::vectors::enter", "exeunt_reenter"];
+    ["boot::entry::start", "boot::entry::mmu_on", "exeunt_el2_vector", "exeunt::enter::eret", "exeunt_reenter"];
 
 /// What is entered by hardware or by assembly, or whose address is used to write to: no indirect call of Rust's ends
 /// there.
@@ -76,11 +76,11 @@ const NOT_CALLED: [&str; 14] = [
     "exeunt_fast_call",
     "exeunt_host_vector",
     "boot::entry::secondary_entry",
-    "exeunt::host::sync",
-    "exeunt::host::irq",
-    "exeunt::host::fiq",
-    "exeunt::host::serror",
-    "exeunt::calls::come_back",
+    "exeunt::exits::sync",
+    "exeunt::exits::irq",
+    "exeunt::exits::fiq",
+    "exeunt::exits::serror",
+    "exeunt::leaving::come_back",
     "exeunt_resident_stub",
     "exeunt_reenter",
     "exeunt_el2_vector",
@@ -89,7 +89,7 @@ const NOT_CALLED: [&str; 14] = [
 
 /// The handlers in the table of traps, and who calls through that table.
 const TRAP_HANDLERS: &str = "hypervisor::trap::";
-const TRAP_CALLERS: [&str; 2] = ["hypervisor::trap::", "exeunt::host::"];
+const TRAP_CALLERS: [&str; 2] = ["hypervisor::trap::", "exeunt::exits::"];
 
 /// What Exeunt executes in the place of a host at virtual EL2, and only on a CPU whose ID registers say that it has it
 /// (hypervisor/src/virtual_el2/): instructions that are not Armv8.0's, or that access a register of SIMD and floating
@@ -347,7 +347,7 @@ fn a_forbidden_instruction_anywhere_is_found_with_its_place() {
 fn a_larger_frame_is_seen_in_the_function_and_in_the_chain_above_it() {
     let mut damaged = Damaged::new();
     let image = damaged.image();
-    let (outer, inner) = (root(&image, "exeunt::host::irq"), root(&image, "exeunt::host::unexpected"));
+    let (outer, inner) = (root(&image, "exeunt::exits::irq"), root(&image, "exeunt::exits::unexpected"));
     let stop = BTreeSet::new();
     let calls = Calls { targets: &|_| &[], nesting: 0, stop: &stop, cycles: &[] };
     let before = image.deepest(outer, &calls).depth;

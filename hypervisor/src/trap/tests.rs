@@ -8,7 +8,6 @@ use super::*;
 use crate::inject::pstate;
 use crate::psci::PowerState;
 use crate::tests::cases;
-use guest_abi::stub::STUB_ERR;
 
 /// A CPU that has everything in fields.
 struct FakeCpu {
@@ -19,7 +18,7 @@ struct FakeCpu {
     hpfar: u64,
     el1: Option<Entry>,
     walks: Cell<u32>,
-    kvm_calls: u32,
+    next: Next,
 }
 
 impl FakeCpu {
@@ -34,7 +33,7 @@ impl FakeCpu {
             hpfar: 0x40_0000,
             el1: None,
             walks: Cell::new(0),
-            kvm_calls: 0,
+            next: Next::Host,
         }
     }
 }
@@ -83,16 +82,6 @@ impl Vcpu for FakeCpu {
     }
     fn read_id(&self, register: Encoding) -> Option<u64> {
         (register == Encoding::new(3, 0, 0, 7, 0)).then_some(0x1122)
-    }
-    fn stub_call(&mut self) {
-        self.registers[0] = STUB_ERR;
-    }
-    fn kvm_call(&mut self) -> bool {
-        self.kvm_calls += 1;
-        false
-    }
-    fn own_call(&mut self) {
-        self.registers[0] = OWN;
     }
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8> {
         assert_eq!((far, ipa), (self.far, 0x4000_0000));
@@ -171,7 +160,7 @@ const SMC: u64 = 0x17 << 26 | 1 << 25;
 /// Lets a CPU trap and shows what became of it.
 fn trap(x0: u64, esr: u64) -> (FakeCpu, FakeMachine) {
     let (mut cpu, machine) = (FakeCpu::new(x0), FakeMachine::new());
-    dispatch(&mut cpu, &machine, Esr::new(esr));
+    cpu.next = dispatch(&mut cpu, &machine, Esr::new(esr));
     (cpu, machine)
 }
 
@@ -180,19 +169,25 @@ fn an_hvc_is_behind_the_host_and_an_smc_is_moved_there() {
     let (cpu, _) = trap(0x8500_0000, HVC);
     assert_eq!((cpu.registers[0], cpu.elr, cpu.spsr), (smccc::NOT_SUPPORTED, 0x4020_0000, 5));
     let (cpu, _) = trap(0x8600_0000, HVC);
-    assert_eq!((cpu.registers[0], cpu.elr, cpu.spsr), (OWN, 0x4020_0000, 5));
+    assert_eq!((cpu.registers[0], cpu.elr, cpu.spsr, cpu.next), (0x8600_0000, 0x4020_0000, 5, Next::Own));
     let (cpu, _) = trap(0x8600_0000, SMC);
     assert_eq!((cpu.registers[0], cpu.elr, cpu.spsr), (smccc::NOT_SUPPORTED, 0x4020_0004, 5));
     assert_eq!(cpu.registers[1..], FakeCpu::new(0).registers[1..]);
 }
 
 #[test]
-fn a_call_to_kvm_is_one_by_hvc_and_unknown_if_nobody_takes_it() {
-    for (x0, esr, calls) in
-        [(0xc600_0000, HVC, 1), (0xc600_0000, HVC | 1, 0), (0xc600_0000, SMC, 0), (0xc500_0000, HVC, 0)]
-    {
+fn a_call_to_kvm_is_one_by_hvc() {
+    for (x0, esr, next) in [
+        (0xc600_0000, HVC, Next::Kvm),
+        (0xc600_44ff, HVC, Next::Kvm),
+        (0xc600_4500, HVC, Next::Own),
+        (0xc600_0000, HVC | 1, Next::Host),
+        (0xc600_0000, SMC, Next::Host),
+        (0xc500_0000, HVC, Next::Host),
+    ] {
         let (cpu, _) = trap(x0, esr);
-        assert_eq!((cpu.kvm_calls, cpu.registers[0]), (calls, smccc::NOT_SUPPORTED), "{x0:#x}");
+        let x0_after = if next == Next::Host { smccc::NOT_SUPPORTED } else { x0 };
+        assert_eq!((cpu.next, cpu.registers[0]), (next, x0_after), "{x0:#x}");
     }
 }
 
@@ -200,14 +195,10 @@ fn a_call_to_kvm_is_one_by_hvc_and_unknown_if_nobody_takes_it() {
 fn numbers_below_the_smccc_range_are_stub_calls_of_hvc_whatever_the_immediate() {
     for number in [0, 1, 2, 3, 4, 5, 0x1234, 0x7fff_ffff, 1 << 40] {
         let (cpu, machine) = trap(number, HVC | 0xea1);
-        assert_eq!(cpu.registers[0], STUB_ERR);
-        assert_eq!(cpu.registers[1..], FakeCpu::new(0).registers[1..]);
+        assert_eq!((cpu.next, cpu.registers), (Next::Stub, FakeCpu::new(number).registers));
         assert!(cpu.el1.is_none() && machine.firmware.0.borrow().is_empty());
     }
 }
-
-/// What the fake CPU answers to Exeunt's own calls.
-const OWN: u64 = 0x0e0e;
 
 /// ESR_EL2 of a trapped MRS (bit 0 set) or MSR of S3_0_C0_C7_`op2` with x3 (Arm ARM D24.2, ISS encoding of EC 0x18).
 const fn access(read: bool, op2: u64) -> u64 {
@@ -245,7 +236,7 @@ fn psci_goes_through_the_proxy_by_either_conduit() {
     for conduit in [HVC, SMC] {
         let (mut cpu, machine) = (FakeCpu::new(0xc400_0003), FakeMachine::new());
         (cpu.registers[1], cpu.registers[2], cpu.registers[3]) = (1, 0x4020_0000, 9);
-        dispatch(&mut cpu, &machine, Esr::new(conduit));
+        let _ = dispatch(&mut cpu, &machine, Esr::new(conduit));
         assert_eq!(machine.firmware.0.borrow()[0][..4], [0xc400_0003, 1, 0x4000_0000, 1]);
         assert_eq!(cpu.registers[..5], [0x7000, 1, 0x4020_0000, 9, 0x1004]);
         // The fake's answer is an error, so that the claim is undone.
@@ -277,7 +268,7 @@ fn wfi_is_skipped() {
     assert_eq!((cpu.elr, cpu.el1), (0x4020_0004, None));
     let mut cpu = FakeCpu::new(0);
     cpu.spsr = 0x30;
-    dispatch(&mut cpu, &FakeMachine::new(), Esr::new(0x0400_0000));
+    let _ = dispatch(&mut cpu, &FakeMachine::new(), Esr::new(0x0400_0000));
     assert_eq!((cpu.elr, cpu.el1), (0x4020_0002, None), "T32, 16 bits");
 }
 
@@ -290,7 +281,7 @@ fn every_other_class_is_an_undefined_instruction() {
         for spsr in [0, 4, 5, 0x10] {
             let mut cpu = FakeCpu::new(0);
             cpu.spsr = spsr;
-            dispatch(&mut cpu, &FakeMachine::new(), Esr::new(class << 26 | IL_BIT));
+            let _ = dispatch(&mut cpu, &FakeMachine::new(), Esr::new(class << 26 | IL_BIT));
             let entry = cpu.el1.unwrap();
             assert_eq!((entry.esr_el1, entry.far_el1, entry.elr_el1), (0x0200_0000, None, 0x4020_0000), "{class:#x}");
             assert_eq!(cpu.spsr & pstate::MODE_MASK, pstate::EL1H);
@@ -326,7 +317,7 @@ fn the_log_says_what_happened_and_does_not_flood() {
     log::set_max_level(log::LevelFilter::Warn);
     let machine = FakeMachine::new();
     for esr in [0x9200_0047_u64, 0x8200_000f, 0x6632_0461, 0x6232_0461] {
-        dispatch(&mut FakeCpu::new(0), &machine, Esr::new(esr));
+        let _ = dispatch(&mut FakeCpu::new(0), &machine, Esr::new(esr));
     }
     let lines = LINES.take();
     assert_eq!(
@@ -342,8 +333,8 @@ fn the_log_says_what_happened_and_does_not_flood() {
         ]
     );
     for _ in 0..100 {
-        dispatch(&mut FakeCpu::new(0), &machine, Esr::new(0x9200_0047));
-        dispatch(&mut FakeCpu::new(0x8600_0000), &machine, Esr::new(HVC));
+        let _ = dispatch(&mut FakeCpu::new(0), &machine, Esr::new(0x9200_0047));
+        let _ = dispatch(&mut FakeCpu::new(0x8600_0000), &machine, Esr::new(HVC));
     }
     assert_eq!(LINES.take().len(), usize::from(LOG_BURST) - 4, "calls are not worth a line");
 }
@@ -364,7 +355,7 @@ proptest! {
         let machine = FakeMachine::new();
         let mut cpu = FakeCpu { registers, elr, spsr, far, ..FakeCpu::new(0) };
         let walk = Esr::new(esr).abort().is_some_and(crate::syndrome::Abort::on_stage1_walk);
-        dispatch(&mut cpu, &machine, Esr::new(esr));
+        let _ = dispatch(&mut cpu, &machine, Esr::new(esr));
         match cpu.el1 {
             Some(entry) => {
                 prop_assert_eq!((entry.elr_el1, entry.spsr_el1), (elr, spsr));
@@ -386,9 +377,12 @@ proptest! {
         prop_assert!(cpu.el1.is_none());
         prop_assert_eq!(cpu.elr, if smc { 0x4020_0004 } else { 0x4020_0000 });
         if machine.firmware.0.borrow().is_empty() {
-            // Exeunt's own answers: STUB_ERR, that of one of its own calls, or one of PSCI's errors.
+            // Somebody else's call, as it was made, or one of PSCI's errors.
             let answer = cpu.registers[0];
-            prop_assert!(answer == STUB_ERR || answer == OWN || answer.wrapping_neg() <= 9, "{answer:#x}");
+            match cpu.next {
+                Next::Host => prop_assert!(answer.wrapping_neg() <= 9, "{answer:#x}"),
+                Next::Stub | Next::Own | Next::Kvm => prop_assert_eq!((answer, smc), (x0, false)),
+            }
             prop_assert_eq!(&cpu.registers[1..], &FakeCpu::new(0).registers[1..]);
         }
     }
