@@ -2,7 +2,7 @@
 # Owns nothing itself. Variables given to make (`make run SMP=8`) or in the environment reach the scripts as they are.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run gdb kexec kdump drill soak test test-all check bench
+.PHONY: help setup build run gdb kexec kdump drill soak test test-all lint check bench
 
 # make would expand a `$` in a variable's value before it exports it: RUN='echo $HOME' would lose its H.
 VARIABLES := SMP MEM CPU GIC KERNEL INITRD APPEND EXEUNT RUN TIMEOUT PROFILE OVERLAY HYPERVISOR EL QEMU QEMU_EXTRA OUT \
@@ -28,10 +28,11 @@ help:
 	@echo 'make drill     every way in which a Linux ends, on many machines; a table, and target/drill/index.html: DRILL=PART-OF-A-NAME'
 	@echo 'make soak      a hundred kexecs in one QEMU, 6.12 and 6.1 in turn; is all as at first? ROUNDS=100 ENTRY=el2|el1'
 	@echo 'make build     target/exeunt-release.bin, with its size (PROFILE=debug: target/exeunt-debug.bin)'
-	@echo 'make setup     install and fetch all that the targets here need, save test-all and check (each also does it itself)'
+	@echo 'make setup     install and fetch all that the targets here need, save test-all, drill, lint and check (each also does it itself)'
 	@echo 'make test      host tests, then the tests on QEMU'
 	@echo 'make test-all  the same with the slow ones: every kernel, CPU model and QEMU'
-	@echo 'make check     formatting, clippy for host and EL2, shellcheck, host tests, Miri'
+	@echo 'make lint      formatting, width, clippy for workstation, EL2 and guest programs, shellcheck, documentation'
+	@echo 'make check     lint, host tests, Miri (twenty minutes and more; scripts/check names the steps)'
 	@echo 'make bench     figures: instructions, exits, image size, RAM'
 
 setup:
@@ -71,6 +72,10 @@ test-all:
 	cargo test --workspace --exclude exeunt-tests
 	scripts/build
 	cargo test --package exeunt-tests -- $(TEST_ARGS) --include-ignored
+
+lint:
+	@scripts/setup lint
+	@scripts/check lint
 
 check:
 	@scripts/setup check

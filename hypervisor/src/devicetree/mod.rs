@@ -1,8 +1,8 @@
 //! The flattened device tree: what Exeunt reads from it, and the changes that it makes before the host sees it.
 //!
-//! Owns: [`scan`], one pass that checks the whole structure and fills a [`Platform`]; [`edit`], which changes the tree
-//! in place; [`machine`], the name for the log. Works on byte slices alone and never touches the memory that a tree
-//! describes.
+//! Owns: [`scan()`], one pass that checks the whole structure and fills a [`Platform`]; [`edit()`], which changes the
+//! tree in place; [`machine`], the name for the log. Works on byte slices alone and never touches the memory that a
+//! tree describes.
 //!
 //! Terms and layout are those of the Devicetree Specification v0.4, chapter 5 ("DTSpec" in comments here).
 //!
@@ -20,10 +20,10 @@
 //! | `fdt` 0.1.5: the root node's model | 1,200 |
 //! | `dtoolkit` 0.4.1: validate, then one pass over nodes and properties | 252,000 + 591,000 |
 //! | `dtoolkit` 0.4.1: set one property of `/chosen`, add two, remove two nodes | 100,000 |
-//! | [`scan`] | 82,000 |
-//! | [`edit`] | 8,000 |
+//! | [`scan()`] | 82,000 |
+//! | [`edit()`] | 8,000 |
 //!
-//! On the target, counted in QEMU's trace, [`scan`] takes 73,000 and [`edit`] 10,000. The libraries spend it on
+//! On the target, counted in QEMU's trace, [`scan()`] takes 73,000 and [`edit()`] 10,000. The libraries spend it on
 //! strings, byte by byte, for every property that they pass. Besides, `fdt` panics on corrupt trees, and `dtoolkit`
 //! cannot add a node. In the tests both read the same trees, as independent witnesses of what the code here does.
 
@@ -179,7 +179,7 @@ pub fn total_size(header: &[u8]) -> Result<usize, TreeError> {
 
 /// What the machine calls itself: the root's `model`, else the first string of its `compatible`.
 ///
-/// The tree must have passed [`scan`]: the `fdt` crate panics on corrupt ones.
+/// The tree must have passed [`scan()`]: the `fdt` crate panics on corrupt ones.
 #[must_use]
 pub fn machine(dtb: &[u8]) -> Option<&str> {
     let tree = fdt::Fdt::new(dtb).ok()?;

@@ -204,7 +204,7 @@ pub struct Platform {
     pub loader_initrd: bool,
     /// The value of `/chosen/bootargs`, which is Exeunt's own.
     pub(super) options: Option<Value>,
-    /// What [`edit`](super::edit) needs to know.
+    /// What [`edit()`](super::edit()) needs to know.
     pub(super) layout: Layout,
 }
 
@@ -238,7 +238,7 @@ impl Platform {
         layout: Layout::EMPTY,
     };
 
-    /// What a static holds until [`scan`](super::scan) overwrites all of it. It means nothing; but where
+    /// What a static holds until [`scan()`](super::scan()) overwrites all of it. It means nothing; but where
     /// [`Platform::EMPTY`] has bytes that are not zero, which would put kilobytes of zeroes around them into the image,
     /// this has zeroes too.
     pub const UNREAD: Self = Self {

@@ -15,9 +15,9 @@ pub const VA_BITS: u32 = 48;
 
 /// AttrIndx, bits 4:2: index into MAIR_EL2.
 const ATTR_INDEX_SHIFT: u32 = 2;
-/// AP[1], bit 6: RES1 in a regime that has one exception level only.
+/// AP\[1\], bit 6: RES1 in a regime that has one exception level only.
 const AP1_RES1: u64 = 1 << 6;
-/// AP[2], bit 7: read-only.
+/// AP\[2\], bit 7: read-only.
 const AP2_READ_ONLY: u64 = 1 << 7;
 /// SH, bits 9:8 = 0b11: Inner Shareable. Device memory is Outer Shareable whatever it says.
 const SH_INNER: u64 = 0b11 << 8;

@@ -32,7 +32,7 @@
 //!
 //! - *Shadow*: ELR, SPSR, ESR, FAR, HPFAR, TPIDR, VTTBR, VTCR, TTBR0, TCR, MAIR, ACTLR, HACR, CNTHP_\*, ...
 //! - *Filtered*: HFG\*, HDFG\*, HAFGRTR, HCRX, MDCR, CPTR, HSTR, CNTHCTL, CNTVOFF, VPIDR, VMPIDR, ZCR, SMCR, SMPRIMAP,
-//!   PMSCR, BRBCR, TRFCR, MPAM2, ICH_HCR, ... Hardware gets what [`features::set_up`](crate::features::set_up) chose,
+//!   PMSCR, BRBCR, TRFCR, MPAM2, ICH_HCR, ... Hardware gets what [`features::set_up`] chose,
 //!   plus the bits that open something for the host and those that are its own business.
 //! - *Borrowed*: SCTLR_EL1, CPACR_EL1, MDSCR_EL1, SP_EL0, ICC_PMR_EL1, ICC_IGRPEN1_EL1. In the window they serve the
 //!   trick itself.

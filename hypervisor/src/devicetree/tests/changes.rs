@@ -3,7 +3,7 @@
 use super::*;
 use crate::tests::cases;
 
-/// The same changes on the data structure, written without a look at how [`edit`] does them.
+/// The same changes on the data structure, written without a look at how [`edit()`] does them.
 fn expected(tree: &Tree, exeunt: Region, hide_its: bool, arguments: &'static [u8]) -> Tree {
     let mut tree = tree.clone();
     tree.strings.clear();

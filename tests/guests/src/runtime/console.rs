@@ -37,7 +37,7 @@ impl Write for Pl011 {
     }
 }
 
-/// Prints without a line end; [`println!`] is the usual way here.
+/// Prints without a line end; [`println!`](crate::println) is the usual way here.
 pub fn print(arguments: fmt::Arguments) {
     while LOCKED.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
         core::hint::spin_loop();
