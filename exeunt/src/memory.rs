@@ -24,7 +24,7 @@ use buddy_system_allocator::Heap;
 use hypervisor::devicetree::Region;
 use hypervisor::own_calls::{Buffer, Sink};
 use hypervisor::paging::registers::{MAIR_EL2, PaRange};
-use hypervisor::paging::stage1::{Attributes, Stage1};
+use hypervisor::paging::stage1::{Attributes, IDENTITY_END, Stage1};
 use hypervisor::paging::{Error, PAGE_SIZE as PAGE, TableMemory};
 use spin::mutex::SpinMutex;
 
@@ -32,7 +32,7 @@ use crate::cpu::{self, PerCpu};
 use crate::panic::cannot_start;
 
 /// Where the CPUs' stacks are mapped: the upper half of what TTBR0_EL2 translates, far from any physical address.
-const STACK_WINDOW: u64 = 1 << 47;
+const STACK_WINDOW: u64 = IDENTITY_END;
 
 /// Pages in each CPU's stack.
 const STACK_PAGES: u64 = 2;

@@ -16,6 +16,7 @@ pub mod lifecycle;
 pub mod options;
 pub mod own_calls;
 pub mod paging;
+pub mod placement;
 pub mod psci;
 pub mod ratelimit;
 pub mod smccc;

@@ -79,6 +79,12 @@ impl PaRange {
         Self::BITS[self.encoding as usize]
     }
 
+    /// The address behind the last one that the CPU has.
+    #[must_use]
+    pub const fn end(self) -> u64 {
+        1 << self.bits()
+    }
+
     /// The PS field's bits of VTCR_EL2 or TCR_EL2.
     const fn ps(self) -> u64 {
         (self.encoding as u64) << PS_SHIFT

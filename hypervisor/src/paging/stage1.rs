@@ -13,6 +13,10 @@ use super::{Error, Mapping, TableMemory};
 /// VA size in bits.
 pub const VA_BITS: u32 = 48;
 
+/// Below this address everything can be mapped where it is (VA = PA). The half above is for what has addresses of its own: the CPUs'
+/// stacks, and the windows through which Exeunt looks at the host's RAM.
+pub const IDENTITY_END: u64 = 1 << (VA_BITS - 1);
+
 /// AttrIndx, bits 4:2: index into MAIR_EL2.
 const ATTR_INDEX_SHIFT: u32 = 2;
 /// AP\[1\], bit 6: RES1 in a regime that has one exception level only.
