@@ -1,7 +1,7 @@
 //! The calls that concern Exeunt itself: the stub calls, Exeunt's own, and KVM's.
 //!
-//! Owns what is done for each. What a call is answered is decided in `hypervisor::stub` and `hypervisor::own_calls`; how Exeunt
-//! leaves for one is [`leaving`]'s.
+//! Owns what is done for each. What a call is answered is decided in `hypervisor::stub` and `hypervisor::own_calls`;
+//! how Exeunt leaves for one is [`leaving`]'s.
 
 use core::sync::atomic::Ordering;
 
@@ -110,9 +110,9 @@ pub fn own(trap: &mut Trap) {
     }
 }
 
-/// The host has called its KVM at EL2. Does not return if EL2 is lent to it: the vectors that the host has installed answer the
-/// call, which is executed again. Linux gives EL2 to KVM by RESET_VECTORS, at which Exeunt leaves too, so that KVM's calls do not
-/// come here; this is for a host that installs its vectors without.
+/// The host has called its KVM at EL2. Does not return if EL2 is lent to it: the vectors that the host has installed
+/// answer the call, which is executed again. Linux gives EL2 to KVM by RESET_VECTORS, at which Exeunt leaves too, so
+/// that KVM's calls do not come here; this is for a host that installs its vectors without.
 #[cold]
 #[inline(never)]
 pub fn kvm(trap: &mut Trap) {

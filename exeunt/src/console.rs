@@ -1,8 +1,8 @@
 //! Exeunt's log, on the PL011 that the device tree names as stdout.
 //!
-//! Owns the UART for as long as a line takes; the host drives the same UART, and neither knows of the other. Lines are whole:
-//! a lock keeps them apart between CPUs, and a panic does without it. Like Linux's earlycon, Exeunt uses the UART as firmware
-//! left it and does not set its speed.
+//! Owns the UART for as long as a line takes; the host drives the same UART, and neither knows of the other. Lines are
+//! whole: a lock keeps them apart between CPUs, and a panic does without it. Like Linux's earlycon, Exeunt uses the
+//! UART as firmware left it and does not set its speed.
 
 use core::fmt::{self, Write};
 use core::ptr::NonNull;
@@ -38,8 +38,8 @@ static BASE: AtomicU64 = AtomicU64::new(0);
 /// Held while a line is written.
 static LINE: SpinMutex<()> = SpinMutex::new(());
 
-/// Whether a lock may be taken: set once the MMU is on, since exclusive accesses are not promised to work on the Device memory
-/// that everything is before.
+/// Whether a lock may be taken: set once the MMU is on, since exclusive accesses are not promised to work on the Device
+/// memory that everything is before.
 static LOCKS_WORK: AtomicBool = AtomicBool::new(false);
 
 /// How often a panic asks for the lock before it writes without it: the CPU that holds it may be the one that is stuck.
@@ -130,9 +130,9 @@ impl Write for Console {
         let Some(registers) = NonNull::new(core::ptr::with_exposed_provenance_mut::<PL011Registers>(base)) else {
             return Err(fmt::Error);
         };
-        // SAFETY: BASE is the PL011 that the device tree names, mapped as Device memory for all of Exeunt's life, and within
-        // Exeunt the line lock makes this the only pointer to it (a panic that goes without it interleaves characters and
-        // does no more harm than the host's own driver does).
+        // SAFETY: BASE is the PL011 that the device tree names, mapped as Device memory for all of Exeunt's life, and
+        // within Exeunt the line lock makes this the only pointer to it (a panic that goes without it interleaves
+        // characters and does no more harm than the host's own driver does).
         let mut uart = Uart::new(unsafe { UniqueMmioPointer::new(registers) });
         for byte in text.bytes() {
             if byte == b'\n' {
@@ -144,15 +144,15 @@ impl Write for Console {
     }
 }
 
-/// How often a byte looks for room in the FIFO: some seconds at the slowest line speeds. The host drives the same UART and may have stopped
-/// it, by flow control or by turning the transmitter off; EL2 must not wait for that.
+/// How often a byte looks for room in the FIFO: some seconds at the slowest line speeds. The host drives the same UART
+/// and may have stopped it, by flow control or by turning the transmitter off; EL2 must not wait for that.
 const UART_PATIENCE: u32 = 10_000_000;
 
 /// The last byte found no room.
 static STUCK: AtomicBool = AtomicBool::new(false);
 
-/// Waits for room in the FIFO and writes one byte. Without room in time it is dropped, and so are those that follow until there is
-/// some again; the ring has them.
+/// Waits for room in the FIFO and writes one byte. Without room in time it is dropped, and so are those that follow
+/// until there is some again; the ring has them.
 fn put(uart: &mut Uart, byte: u8) {
     let mut patience = if STUCK.load(Ordering::Relaxed) { 0 } else { UART_PATIENCE };
     while uart.is_tx_fifo_full() {

@@ -1,7 +1,7 @@
 //! What Exeunt keeps for each CPU, and how a CPU finds its own.
 //!
-//! TPIDR_EL2 holds the address of the CPU's [`PerCpu`] from its first instructions at EL2 on: a static one for the boot CPU,
-//! one in the heap for each other. None is ever freed.
+//! TPIDR_EL2 holds the address of the CPU's [`PerCpu`] from its first instructions at EL2 on: a static one for the boot
+//! CPU, one in the heap for each other. None is ever freed.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -51,8 +51,8 @@ pub struct PerCpu {
     pub started: AtomicU64,
 }
 
-// SAFETY: `boot` is written before its CPU or any other runs with it and read after; `exception` and `virtual_el2` belong to the CPU itself;
-// the rest is atomic.
+// SAFETY: `boot` is written before its CPU or any other runs with it and read after; `exception` and `virtual_el2`
+// belong to the CPU itself; the rest is atomic.
 unsafe impl Sync for PerCpu {}
 
 /// The boot CPU's structure. It exists before there is a heap.
@@ -120,7 +120,8 @@ impl PerCpu {
 
     /// Lets `work` use this CPU's virtual EL2.
     pub fn with_virtual_el2<T>(&self, work: impl FnOnce(&mut VirtualEl2) -> T) -> T {
-        // SAFETY: only its own CPU comes here, which handles one exception at a time and does not come here from `work`.
+        // SAFETY: only its own CPU comes here, which handles one exception at a time and does not come here from
+        // `work`.
         let virtual_el2 = unsafe { &mut *self.virtual_el2.get() };
         let new_vectors = self.new_vectors.load(Ordering::Relaxed);
         if new_vectors != 0 {
@@ -169,8 +170,8 @@ pub fn this() -> Option<&'static PerCpu> {
         return None;
     }
     let address = TPIDR_EL2.get() as usize;
-    // SAFETY: `boot` sets TPIDR_EL2 on every way into EL2, to the address of a `PerCpu` that is never freed, and nothing
-    // else writes it.
+    // SAFETY: `boot` sets TPIDR_EL2 on every way into EL2, to the address of a `PerCpu` that is never freed, and
+    // nothing else writes it.
     unsafe { core::ptr::with_exposed_provenance::<PerCpu>(address).as_ref() }
 }
 

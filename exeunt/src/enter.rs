@@ -90,7 +90,8 @@ pub fn set_up(cpu: &PerCpu, machine: &Machine, ids: &IdRegisters, keep: Keep) {
     assert!(cpu.life.go_live().is_ok(), "EL2 of CPU {} is set up twice", cpu.index());
 }
 
-/// Starts the next payload at `entry` under Exeunt, as if the CPU had just come up there, with the registers of `frame`.
+/// Starts the next payload at `entry` under Exeunt, as if the CPU had just come up there, with the registers of
+/// `frame`.
 #[cold]
 #[inline(never)]
 pub fn restart(frame: &mut HostFrame, entry: u64) {
@@ -116,8 +117,8 @@ pub fn restart(frame: &mut HostFrame, entry: u64) {
 /// CPU's stack empty for the next exception.
 ///
 /// # Safety
-/// Every register of EL2 is as the host needs it; nothing on the current stack is needed again; `stack_top` is the top of
-/// this CPU's own stack.
+/// Every register of EL2 is as the host needs it; nothing on the current stack is needed again; `stack_top` is the top
+/// of this CPU's own stack.
 #[unsafe(naked)]
 unsafe extern "C" fn eret(pc: u64, x0: u64, spsr: u64, stack_top: u64) -> ! {
     naked_asm!(

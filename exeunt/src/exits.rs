@@ -73,8 +73,8 @@ fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Ma
     }
 }
 
-/// An IRQ taken to EL2. HCR_EL2.IMO is 0, so that the host has its interrupts, and in virtual EL2 the GIC's priority mask holds
-/// them.
+/// An IRQ taken to EL2. HCR_EL2.IMO is 0, so that the host has its interrupts, and in virtual EL2 the GIC's priority
+/// mask holds them.
 pub extern "C" fn irq(frame: &mut HostFrame) {
     interrupt(frame, "an IRQ");
 }
@@ -93,9 +93,9 @@ fn interrupt(frame: &mut HostFrame, what: &str) {
     cpu.counters.count(Exit::Interrupt);
 }
 
-/// An SError taken to EL2. It is the host's: it came while the host was in virtual EL2, where HCR_EL2.TGE routes it here, or
-/// after one that did, since AMO stays set for its sake. It is given to the host as a virtual SError as soon as the host is at
-/// EL1.
+/// An SError taken to EL2. It is the host's: it came while the host was in virtual EL2, where HCR_EL2.TGE routes it
+/// here, or after one that did, since AMO stays set for its sake. It is given to the host as a virtual SError as soon
+/// as the host is at EL1.
 pub extern "C" fn serror(_: &mut HostFrame) {
     let cpu = cpu::current();
     cpu.counters.count(Exit::Interrupt);

@@ -18,8 +18,8 @@ pub fn set_conduit(conduit: Option<Conduit>) {
     BY_HVC.store(conduit == Some(Conduit::Hvc), Ordering::Relaxed);
 }
 
-/// Makes the call in x0 to x17 and leaves there what comes back. All earlier stores of this CPU are complete before: a CPU
-/// that the call starts reads them.
+/// Makes the call in x0 to x17 and leaves there what comes back. All earlier stores of this CPU are complete before: a
+/// CPU that the call starts reads them.
 pub fn call(registers: &mut [u64; 18]) {
     let [function, arguments @ ..] = *registers;
     barrier::dsb(barrier::SY);

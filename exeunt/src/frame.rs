@@ -4,7 +4,8 @@
 
 use core::mem::offset_of;
 
-/// Stores or loads x2 to x29 of a frame, in pairs: `$instruction` is `stp` or `ldp`, `$x0` the address of the frame's x0.
+/// Stores or loads x2 to x29 of a frame, in pairs: `$instruction` is `stp` or `ldp`, `$x0` the address of the frame's
+/// x0.
 macro_rules! x2_to_x29 {
     ($instruction:literal, $x0:literal) => {
         x2_to_x29!($instruction, $x0:

@@ -1,8 +1,8 @@
-//! What Exeunt does with the GIC: on a GICv2 the priority mask, by which interrupts are held while the host is in virtual EL2, and on
-//! either the interrupt that wakes CPUs for a LEAVE.
+//! What Exeunt does with the GIC: on a GICv2 the priority mask, by which interrupts are held while the host is in
+//! virtual EL2, and on either the interrupt that wakes CPUs for a LEAVE.
 //!
-//! Owns the accesses. Both frames of a GICv2 are mapped at EL2 by [`map`]; all else in them is the host's, which has them in its stage 2 too.
-//! A GICv3 has its CPU interface in system registers.
+//! Owns the accesses. Both frames of a GICv2 are mapped at EL2 by [`map`]; all else in them is the host's, which has
+//! them in its stage 2 too. A GICv3 has its CPU interface in system registers.
 
 use core::arch::asm;
 
@@ -30,7 +30,8 @@ fn register(base: u64, offset: u64) -> *mut u32 {
 /// GICD_SGIR (IHI 0048B, 4.3.15).
 const GICD_SGIR: u64 = 0xf00;
 
-/// GICD_SGIR.TargetListFilter 1: all CPUs but this one. The interrupt is SGI 0, of Group 0 to a GIC without security extensions.
+/// GICD_SGIR.TargetListFilter 1: all CPUs but this one. The interrupt is SGI 0, of Group 0 to a GIC without security
+/// extensions.
 const ALL_OTHERS: u32 = 1 << 24;
 
 /// ICC_SGI1R_EL1.IRM: all CPUs but this one (IHI 0069H, 12.2.20). The interrupt is SGI 0, of Group 1.
@@ -58,8 +59,9 @@ pub fn priority_mask(gic: Gicv2) -> u32 {
     unsafe { register(gic.cpu_interface, GICC_PMR).read_volatile() }
 }
 
-/// Sets GICC_PMR of this CPU. The read behind the write has it arrive at the GIC first; the GIC then takes back what it had
-/// signalled to the CPU within finite time (IHI 0048B, 3.2.2), so that an interrupt can still be seen a little later.
+/// Sets GICC_PMR of this CPU. The read behind the write has it arrive at the GIC first; the GIC then takes back what it
+/// had signalled to the CPU within finite time (IHI 0048B, 3.2.2), so that an interrupt can still be seen a little
+/// later.
 pub fn set_priority_mask(gic: Gicv2, value: u32) {
     // SAFETY: as for `priority_mask`; which interrupts reach the CPU changes nothing at EL2.
     unsafe { register(gic.cpu_interface, GICC_PMR).write_volatile(value) };

@@ -108,8 +108,8 @@ fn wait_for_verdict(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'stat
     }
 }
 
-/// The vectors that the host has given to EL2, if it has, and if they can be. SET_VECTORS asks for that; a write to VBAR_EL2 in virtual
-/// EL2 is free, as on hardware, and a table that is not in the host's RAM would answer nothing.
+/// The vectors that the host has given to EL2, if it has, and if they can be. SET_VECTORS asks for that; a write to
+/// VBAR_EL2 in virtual EL2 is free, as on hardware, and a table that is not in the host's RAM would answer nothing.
 pub fn vectors_of(cpu: &PerCpu) -> Option<u64> {
     let vectors = cpu.with_virtual_el2(|virtual_el2| virtual_el2.vectors());
     vectors.filter(|&vectors| machine().is_host_ram(vectors))
@@ -141,8 +141,8 @@ fn hcr_of_host() -> u64 {
 
 fn leave_to_host(frame: &HostFrame, vectors: Option<u64>) -> ! {
     let vectors = vectors.unwrap_or_else(boot::stub::vectors);
-    // SAFETY: vectors of the host's own, aligned and in its RAM, which it has installed for an EL2 without MMU, since it could not know
-    // of another; or the resident stub's.
+    // SAFETY: vectors of the host's own, aligned and in its RAM, which it has installed for an EL2 without MMU, since
+    // it could not know of another; or the resident stub's.
     unsafe { depart::to_host(frame, hcr_of_host(), vectors) }
 }
 
@@ -228,8 +228,8 @@ impl Room for Stage2 {
     fn wait(&self) -> bool {
         let now = CNTPCT_EL0.get();
         if now >= self.next_wake.get() {
-            // A CPU in WFI looks for no instruction. SGI 0 is a rescheduling interrupt in Linux, harmless when nothing is to be
-            // scheduled.
+            // A CPU in WFI looks for no instruction. SGI 0 is a rescheduling interrupt in Linux, harmless when nothing
+            // is to be scheduled.
             gic::wake_others(self.machine.gic, self.machine.gicv2);
             self.next_wake.set(now + CNTFRQ_EL0.get() * WAKE_INTERVAL_US / 1_000_000);
         }

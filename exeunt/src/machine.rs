@@ -136,7 +136,8 @@ impl Firmware for Below {
 }
 
 impl Machine {
-    /// KVM shall find that stage 2 has no granule, and leave EL2 alone. Only a host that believes in its EL2 would look.
+    /// KVM shall find that stage 2 has no granule, and leave EL2 alone. Only a host that believes in its EL2 would
+    /// look.
     pub fn hides_stage2_granules(&self) -> bool {
         self.entry == EntryLevel::VirtualEl2 && self.kvm == Kvm::Hide
     }
@@ -146,8 +147,8 @@ impl Machine {
         Settings { ids, gic: self.gic, hide_stage2_granules: self.hides_stage2_granules() }
     }
 
-    /// Prints how often each CPU, and all together, came to EL2. `stats` asks for it, so a log that became quiet when the host
-    /// started does not swallow it.
+    /// Prints how often each CPU, and all together, came to EL2. `stats` asks for it, so a log that became quiet when
+    /// the host started does not swallow it.
     fn report(&self) {
         log::set_max_level(log::max_level().max(LevelFilter::Info));
         let total = Counters::new();

@@ -1,7 +1,7 @@
 //! Exeunt's EL2 binary: from the first Rust instruction to the host's first, on every CPU.
 //!
-//! Owns the order in which things happen. What a tree, an image or an option means is decided in the library; what a register
-//! needs is in the modules beside this one.
+//! Owns the order in which things happen. What a tree, an image or an option means is decided in the library; what a
+//! register needs is in the modules beside this one.
 
 #![cfg_attr(target_os = "none", no_std, no_main)]
 

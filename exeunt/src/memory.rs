@@ -10,9 +10,9 @@
 //! | first page of the host's kernel | read, while Exeunt starts |
 //! | UART, first pages of a GICv2's frames | Device, read, write |
 //!
-//! All of it is mapped where it is (VA = PA) but for the stacks of the CPUs, which lie in a window of virtual addresses of
-//! their own so that guard pages cost no memory. Of the host's RAM one page at a time is mapped, in a
-//! window of each CPU's, while a call or an instruction needs it.
+//! All of it is mapped where it is (VA = PA) but for the stacks of the CPUs, which lie in a window of virtual addresses
+//! of their own so that guard pages cost no memory. Of the host's RAM one page at a time is mapped, in a window of each
+//! CPU's, while a call or an instruction needs it.
 
 use core::alloc::Layout;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -40,8 +40,8 @@ const STACK_PAGES: u64 = 2;
 /// Distance between two CPUs' stacks in the window: a guard page, the stack, and pages up to the next power of two.
 const STACK_STRIDE: u64 = (1 + STACK_PAGES).next_power_of_two() * PAGE;
 
-/// SCTLR_EL2 while Exeunt runs: MMU (M), caches (C, I), stack alignment check (SA), and nothing writable is executable (WXN),
-/// whatever the tables say.
+/// SCTLR_EL2 while Exeunt runs: MMU (M), caches (C, I), stack alignment check (SA), and nothing writable is executable
+/// (WXN), whatever the tables say.
 pub const SCTLR_EL2_MMU_ON: u64 = SCTLR_EL2_MMU_OFF | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
 
 /// Tables for what has to be mapped before the MMU goes on: one of each level for Exeunt, and for the device
@@ -55,11 +55,12 @@ static EARLY: EarlyTables = EarlyTables(core::cell::UnsafeCell::new(Tables([[0; 
 
 struct EarlyTables(core::cell::UnsafeCell<Tables>);
 
-// SAFETY: the boot CPU hands each table out once, before any other CPU runs; from then on it is reached by its address only.
+// SAFETY: the boot CPU hands each table out once, before any other CPU runs; from then on it is reached by its address
+// only.
 unsafe impl Sync for EarlyTables {}
 
-/// How many of the early tables are in use. Never changed by a read-modify-write: the MMU is off at first, and exclusive
-/// accesses are not promised to work on the Device memory that everything is then.
+/// How many of the early tables are in use. Never changed by a read-modify-write: the MMU is off at first, and
+/// exclusive accesses are not promised to work on the Device memory that everything is then.
 static EARLY_USED: AtomicUsize = AtomicUsize::new(0);
 
 /// What lies between the end of the image and the end of the reservation.
@@ -129,7 +130,8 @@ impl TableMemory for TablePages {
 
     fn read(&self, table: u64, index: usize) -> u64 {
         let entry = core::ptr::with_exposed_provenance::<u64>(table as usize).wrapping_add(index);
-        // SAFETY: `table` came from `alloc` and the engine keeps `index` inside; volatile, because hardware reads it too.
+        // SAFETY: `table` came from `alloc` and the engine keeps `index` inside; volatile, because hardware reads it
+        // too.
         unsafe { entry.read_volatile() }
     }
 
@@ -146,7 +148,8 @@ pub fn allocate(size: u64, align: u64) -> Option<u64> {
     HEAP.lock().alloc(layout).ok().map(|block| block.expose_provenance().get() as u64)
 }
 
-/// Builds EL2's stage 1 as far as it is needed to turn the MMU on, and says what to turn it on with. Runs with the MMU off.
+/// Builds EL2's stage 1 as far as it is needed to turn the MMU on, and says what to turn it on with. Runs with the MMU
+/// off.
 pub fn map_early(tree: Region) -> Result<CpuBoot, Error> {
     let mut pages = TablePages;
     let mut stage1 = Stage1::new(&mut pages, pa_range())?;
@@ -168,8 +171,8 @@ pub fn map_early(tree: Region) -> Result<CpuBoot, Error> {
         stack_top: address!(__boot_stack_top),
         ..CpuBoot::NONE
     };
-    // SAFETY: no other CPU runs, and this one holds no reference to the content. The lock itself cannot be used before the MMU
-    // is on.
+    // SAFETY: no other CPU runs, and this one holds no reference to the content. The lock itself cannot be used before
+    // the MMU is on.
     unsafe { STAGE1.as_mut_ptr().write(Some(stage1)) };
     Ok(settings)
 }
@@ -182,7 +185,8 @@ pub fn start_heap() {
     unsafe { HEAP.lock().add_to_heap(start, end) };
 }
 
-/// Changes EL2's stage 1 by mappings that were not there before, which needs no TLB maintenance: a fault is never cached.
+/// Changes EL2's stage 1 by mappings that were not there before, which needs no TLB maintenance: a fault is never
+/// cached.
 fn extend(change: impl FnOnce(&mut Stage1, &mut TablePages) -> Result<(), Error>) {
     let mut stage1 = STAGE1.lock();
     let Some(stage1) = stage1.as_mut() else { cannot_start("EL2's own stage 1 is missing") };
@@ -228,8 +232,8 @@ pub fn map_stack(index: usize) {
     extend(|stage1, pages| stage1.map(pages, top - size..top, memory, Attributes::Data));
 }
 
-/// Lets `use_page` work on the page of the host's RAM that `address` lies in, through the window of CPU `index` above its
-/// stack: it gets the virtual address that stands for `address`. The page is mapped only meanwhile.
+/// Lets `use_page` work on the page of the host's RAM that `address` lies in, through the window of CPU `index` above
+/// its stack: it gets the virtual address that stands for `address`. The page is mapped only meanwhile.
 ///
 /// # Safety
 /// `index` is this CPU's, and the page is RAM outside of Exeunt's 2 MiB.
@@ -238,7 +242,8 @@ unsafe fn with_host_page<T>(index: usize, address: u64, rights: Attributes, use_
     extend(|stage1, pages| stage1.map(pages, window..window + PAGE, address & !(PAGE - 1), rights));
     let result = use_page(window + address % PAGE);
     extend(|stage1, pages| stage1.unmap(pages, window..window + PAGE));
-    // SAFETY: only forgets a translation that the tables do not hold any more. For all CPUs, because the tables are theirs too.
+    // SAFETY: only forgets a translation that the tables do not hold any more. For all CPUs, because the tables are
+    // theirs too.
     unsafe {
         core::arch::asm!("tlbi vae2is, {}", "dsb ish", "isb", in(reg) window / PAGE, options(nostack, preserves_flags));
     }
@@ -333,8 +338,8 @@ pub unsafe fn bytes_mut(region: Region) -> &'static mut [u8] {
     unsafe { core::slice::from_raw_parts_mut(start, region.size() as usize) }
 }
 
-/// Cleans and invalidates `region` to the point of coherency: what was written through the caches is there for somebody who
-/// reads without them, and no stale line stays.
+/// Cleans and invalidates `region` to the point of coherency: what was written through the caches is there for somebody
+/// who reads without them, and no stale line stays.
 pub fn clean(region: Region) {
     let ctr: u64;
     // SAFETY: reads a register.

@@ -1,8 +1,9 @@
 //! When Exeunt itself fails: what it says, and that the machine goes off instead of hanging.
 //!
-//! Owns the panic handler and the handlers for exceptions taken from EL2. A report has the reason in words, the registers
-//! where there are any, and a backtrace by frame pointers as addresses in the ELF file, which `scripts/symbolize` turns into
-//! functions and lines. Nothing here allocates, waits for a lock or trusts the rest of Exeunt.
+//! Owns the panic handler and the handlers for exceptions taken from EL2. A report has the reason in words, the
+//! registers where there are any, and a backtrace by frame pointers as addresses in the ELF file, which
+//! `scripts/symbolize` turns into functions and lines. Nothing here allocates, waits for a lock or trusts the rest of
+//! Exeunt.
 
 use core::fmt::{self, Display};
 use core::panic::PanicInfo;
@@ -153,8 +154,8 @@ fn registers(frame: &ExceptionFrame) {
     console::emergency_line(format_args!("  x28 {:016x} {:016x}", frame.x[28], frame.x[29]));
 }
 
-/// Prints the return addresses that the chain of frame records holds (AAPCS64, 6.4.6), as far as it stays on Exeunt's stacks
-/// and goes up.
+/// Prints the return addresses that the chain of frame records holds (AAPCS64, 6.4.6), as far as it stays on Exeunt's
+/// stacks and goes up.
 fn backtrace(pc: Option<u64>, mut frame_pointer: u64) {
     console::emergency_line(format_args!("  backtrace, decode with scripts/symbolize:"));
     let mut number = 0;

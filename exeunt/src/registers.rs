@@ -1,9 +1,10 @@
-//! System registers that are reached by their encoding: the ID registers that say what a CPU has, and those that are set
-//! accordingly.
+//! System registers that are reached by their encoding: the ID registers that say what a CPU has, and those that are
+//! set accordingly.
 //!
-//! Which register gets which value is decided in `hypervisor::features`; here is only the access. By encoding, because an
-//! assembler knows a name only for the architecture version that it is told of. Here and in [`crate::virtual_el2`] a register is a number in a
-//! list, and the instructions stand in the order of that list: a match would make a table of addresses besides.
+//! Which register gets which value is decided in `hypervisor::features`; here is only the access. By encoding, because
+//! an assembler knows a name only for the architecture version that it is told of. Here and in [`crate::virtual_el2`] a
+//! register is a number in a list, and the instructions stand in the order of that list: a match would make a table of
+//! addresses besides.
 
 use core::arch::{asm, naked_asm};
 

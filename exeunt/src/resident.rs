@@ -1,7 +1,7 @@
 //! What assembly answers from: who may make Exeunt leave, the host's RAM, and the CPUs.
 //!
-//! Owns these three. The vectors read the first, the resident stub and the table of REENTER read all of them with the MMU off, so
-//! that each is cleaned to the point of coherency when it is written.
+//! Owns these three. The vectors read the first, the resident stub and the table of REENTER read all of them with the
+//! MMU off, so that each is cleaned to the point of coherency when it is written.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -66,7 +66,8 @@ struct Shared<T>(UnsafeCell<T>);
 // SAFETY: written once, by the boot CPU, before any other CPU runs and before any CPU can come to the resident stub.
 unsafe impl<T> Sync for Shared<T> {}
 
-/// Tells the resident stub which RAM is the host's, and the table of REENTER which CPUs there are: affinity and structure of each.
+/// Tells the resident stub which RAM is the host's, and the table of REENTER which CPUs there are: affinity and
+/// structure of each.
 ///
 /// # Safety
 /// Called once, by the boot CPU, before any other runs.

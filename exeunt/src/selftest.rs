@@ -1,6 +1,7 @@
 //! Deliberate faults at EL2, so that tests (and the curious) see that the protection holds and what a panic says.
 //!
-//! Chosen by the option `selftest=`; each ends in a panic, and one that does not is reported as a failure of the protection.
+//! Chosen by the option `selftest=`; each ends in a panic, and one that does not is reported as a failure of the
+//! protection.
 
 use core::arch::asm;
 use core::hint::black_box;
@@ -34,8 +35,8 @@ pub fn run(which: SelfTest) -> ! {
 static CONSTANT: [u64; 2] = [1, 2];
 
 fn store_to(address: usize) {
-    // SAFETY: none is needed if stage 1 does what it should: text and read-only data cannot be written. If it does not, the
-    // word is put back as it was.
+    // SAFETY: none is needed if stage 1 does what it should: text and read-only data cannot be written. If it does not,
+    // the word is put back as it was.
     unsafe {
         asm!("ldr {word:w}, [{address}]", "str {word:w}, [{address}]", address = in(reg) address, word = out(reg) _);
     }

@@ -1,8 +1,8 @@
 //! The host's stage 2: identity, everything but Exeunt's own 2 MiB.
 //!
-//! RAM is Normal memory as the host's stage 1 says; everything else that the machine can have at an address is Device memory
-//! that cannot be executed, also where the device tree names nothing: that is where devices are found by probing, and bus
-//! windows lie.
+//! RAM is Normal memory as the host's stage 1 says; everything else that the machine can have at an address is Device
+//! memory that cannot be executed, also where the device tree names nothing: that is where devices are found by
+//! probing, and bus windows lie.
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{VTCR_EL2, VTTBR_EL2, Writeable};
@@ -51,12 +51,13 @@ impl Root {
         index < self.entries as u64 && unsafe { entry.read_volatile() } & VALID != 0
     }
 
-    /// Sets or clears the valid bit in every entry that has anything. Single stores, so that a walk sees the old or the new.
+    /// Sets or clears the valid bit in every entry that has anything. Single stores, so that a walk sees the old or the
+    /// new.
     fn set_valid(self, valid: bool) {
         for index in 0..self.entries {
             let entry = core::ptr::with_exposed_provenance_mut::<u64>(self.address as usize).wrapping_add(index);
-            // SAFETY: Exeunt's own table, complete and mapped; only the leaver of the one LEAVE that can be under way changes it, and
-            // walkers read it; volatile for their sake.
+            // SAFETY: Exeunt's own table, complete and mapped; only the leaver of the one LEAVE that can be under way
+            // changes it, and walkers read it; volatile for their sake.
             unsafe {
                 let descriptor = entry.read_volatile();
                 if descriptor != 0 {
@@ -68,16 +69,17 @@ impl Root {
 }
 
 impl Registers {
-    /// Writes them on this CPU. Nothing translates with them before HCR_EL2.VM is set, and the TLB holds nothing of theirs
-    /// before that either.
+    /// Writes them on this CPU. Nothing translates with them before HCR_EL2.VM is set, and the TLB holds nothing of
+    /// theirs before that either.
     pub fn write(self) {
         VTCR_EL2.set(self.vtcr);
         VTTBR_EL2.set(self.vttbr);
     }
 
-    /// Takes the host's memory away from every CPU that runs it: the tables end at their root, and no TLB holds anything of them when
-    /// this returns (Arm ARM D8.17: TLBI VMALLS12E1IS of the current VMID, complete at the DSB, on all CPUs of the Inner Shareable
-    /// domain). A CPU that is at EL1 or EL0 takes a stage 2 translation fault at its next fetch.
+    /// Takes the host's memory away from every CPU that runs it: the tables end at their root, and no TLB holds
+    /// anything of them when this returns (Arm ARM D8.17: TLBI VMALLS12E1IS of the current VMID, complete at the DSB,
+    /// on all CPUs of the Inner Shareable domain). A CPU that is at EL1 or EL0 takes a stage 2 translation fault at its
+    /// next fetch.
     pub fn hide(self) {
         self.root.set_valid(false);
         // SAFETY: forgets translations only.
@@ -86,8 +88,8 @@ impl Registers {
         }
     }
 
-    /// Whether a translation fault at this level, for this IPA, can only have come from a moment at which [`Self::hide`] was in force: what
-    /// the root lacked then, it has now.
+    /// Whether a translation fault at this level, for this IPA, can only have come from a moment at which
+    /// [`Self::hide`] was in force: what the root lacked then, it has now.
     pub fn was_hidden(self, level: i8, ipa: u64) -> bool {
         i16::from(level) == i16::from(self.root.level) && self.root.is_valid(ipa)
     }

@@ -1,8 +1,8 @@
 //! The start of Exeunt and of each CPU under it.
 //!
-//! `exeunt_early` runs with the MMU off and does no more than is needed to turn it on. `exeunt_main` goes on from there on the
-//! boot CPU: what the machine is, what it shall do, where the host is, and into it. `exeunt_secondary` brings every other CPU,
-//! and each CPU that wakes from a power-down state, to where PSCI was asked to start it.
+//! `exeunt_early` runs with the MMU off and does no more than is needed to turn it on. `exeunt_main` goes on from there
+//! on the boot CPU: what the machine is, what it shall do, where the host is, and into it. `exeunt_secondary` brings
+//! every other CPU, and each CPU that wakes from a power-down state, to where PSCI was asked to start it.
 
 use core::sync::atomic::Ordering;
 
@@ -24,16 +24,16 @@ use crate::machine::{self, Machine};
 use crate::panic::{cannot_start, while_probing};
 use crate::{console, enter, firmware, gic, memory, registers, resident, selftest, stage2};
 
-/// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware alone, since
-/// nobody traps the host's SMC any more. It is entered at real EL2, and where the others are there without FEAT_VHE, Linux would stop
-/// at one that goes on with it.
+/// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware
+/// alone, since nobody traps the host's SMC any more. It is entered at real EL2, and where the others are there without
+/// FEAT_VHE, Linux would stop at one that goes on with it.
 pub const ARGUMENTS_TO_LEND: &[u8] = b"kvm-arm.mode=nvhe";
 
 /// The machine. It is large, begins as zeroes, and is needed for as long as the host runs.
 static PLATFORM: SpinMutex<Platform> = SpinMutex::new(Platform::UNREAD);
 
-/// Turns what the loader gave into tables for the MMU. Called by `boot` with the MMU off and returns what the boot CPU turns
-/// it on with. Whatever is wrong ends here, with the reason on the console.
+/// Turns what the loader gave into tables for the MMU. Called by `boot` with the MMU off and returns what the boot CPU
+/// turns it on with. Whatever is wrong ends here, with the reason on the console.
 ///
 /// `tree` is x0 as the loader left it, `current_el` the register's value.
 #[unsafe(no_mangle)]
@@ -61,7 +61,8 @@ extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64) -> *const CpuB
     }
 }
 
-/// Where the device tree at `address` lies, by what its header says. Called with the MMU off, when any address can be read.
+/// Where the device tree at `address` lies, by what its header says. Called with the MMU off, when any address can be
+/// read.
 fn find_tree(address: u64) -> Region {
     if address == 0 {
         cannot_start("no device tree: x0 is 0 at the entry, and must hold the address of one");
@@ -88,7 +89,8 @@ fn ask_tree_for_console(address: u64) {
         return;
     }
     let header = core::ptr::with_exposed_provenance::<[u8; devicetree::HEADER_SIZE]>(address as usize);
-    // SAFETY: as in `find_tree`; below EL2 there are no vectors of ours, and an address that is no RAM ends the CPU here.
+    // SAFETY: as in `find_tree`; below EL2 there are no vectors of ours, and an address that is no RAM ends the CPU
+    // here.
     let header = while_probing(|| unsafe { header.read_volatile() });
     let Ok(size) = devicetree::total_size(&header) else { return };
     // SAFETY: the header says that a tree of this size is here, and nothing else uses it.
@@ -173,7 +175,8 @@ fn entry_level(options: &Options, platform: &Platform) -> EntryLevel {
     // A CPU that firmware has just started has no interrupt, one whose host restarts may.
     if options.restart == Policy::Resident && platform.gic.is_none() {
         cannot_start(
-            "restart=resident needs a GICv2 or GICv3, to hold interrupts in virtual EL2, or entry=el1, which has no virtual EL2",
+            "restart=resident needs a GICv2 or GICv3, to hold interrupts in virtual EL2, or entry=el1, which has no \
+             virtual EL2",
         );
     }
     EntryLevel::VirtualEl2

@@ -1,9 +1,11 @@
 //! EL2's exception vectors: the table, and what it saves.
 //!
-//! The calls that need nothing of the machine are answered here, in a few instructions, before anything is saved: unknown stub calls,
-//! SET_VECTORS, FINALISE_EL2, GET_ICH_VTR_EL2 and VERSION; not with `log=debug`, where each gets its line, nor during a LEAVE. The code at EL2 takes no interrupt, so that what lies below the stack pointer
-//! stays. Any other exception from the host ends in [`crate::exits`] and returns to it. An exception from EL2 itself is a fault in Exeunt
-//! and ends in [`crate::panic`]; it trusts neither the stack (which may be the reason) nor any register.
+//! The calls that need nothing of the machine are answered here, in a few instructions, before anything is saved:
+//! unknown stub calls, SET_VECTORS, FINALISE_EL2, GET_ICH_VTR_EL2 and VERSION; not with `log=debug`, where each gets
+//! its line, nor during a LEAVE. The code at EL2 takes no interrupt, so that what lies below the stack pointer stays.
+//! Any other exception from the host ends in [`crate::exits`] and returns to it. An exception from EL2 itself is a
+//! fault in Exeunt and ends in [`crate::panic`]; it trusts neither the stack (which may be the reason) nor any
+//! register.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -24,8 +26,8 @@ macro_rules! exception {
 }
 
 global_asm!(
-    // An exception from EL2. CNTHP_CVAL_EL2 is the one place to put a register before there is any memory to put it: EL2's
-    // physical timer is off for all of Exeunt's life.
+    // An exception from EL2. CNTHP_CVAL_EL2 is the one place to put a register before there is any memory to put it:
+    // EL2's physical timer is off for all of Exeunt's life.
     ".macro EL2_VECTOR index",
     ".balign 0x80",
     "msr cnthp_cval_el2, x0",
@@ -34,7 +36,8 @@ global_asm!(
     "mov x1, #\\index",
     "b exeunt_el2_vector",
     ".endm",
-    // An exception from the host: save x0 to x30 as a `HostFrame` on this CPU's stack, which is empty while the host runs.
+    // An exception from the host: save x0 to x30 as a `HostFrame` on this CPU's stack, which is empty while the host
+    // runs.
     ".macro HOST_VECTOR handler",
     ".balign 0x80",
     "sub sp, sp, #{frame_size}",
@@ -54,7 +57,8 @@ global_asm!(
     "EL2_VECTOR 5",
     "EL2_VECTOR 6",
     "EL2_VECTOR 7",
-    // From AArch64, synchronous. Calls that need nothing of the machine are answered at once, with x2 and x3 below the stack.
+    // From AArch64, synchronous. Calls that need nothing of the machine are answered at once, with x2 and x3 below the
+    // stack.
     ".balign 0x80",
     "stp x2, x3, [sp, #-16]",
     "mrs x2, esr_el2",
@@ -81,8 +85,9 @@ global_asm!(
     "HOST_VECTOR exeunt_host_serror",
     ".popsection",
     ".pushsection .text.beside_tables, \"ax\"",
-    // The rest of the calls that are answered at once. In: x2 = ESR_EL2, x3 = control and flags (`resident::Fast`). What each answers, and
-    // when, is `hypervisor::stub`'s and `hypervisor::own_calls`'s; the conformance tests compare the two ways.
+    // The rest of the calls that are answered at once. In: x2 = ESR_EL2, x3 = control and flags (`resident::Fast`).
+    // What each answers, and when, is `hypervisor::stub`'s and `hypervisor::own_calls`'s; the conformance tests compare
+    // the two ways.
     "exeunt_fast_call:",
     "tbnz w0, #31, .Lfast_smccc",
     "cmp x0, #{get_ich_vtr}",
@@ -181,8 +186,8 @@ global_asm!(
     "cmp x3, #2",
     "b.eq 2f",
     "b.hi 3f",
-    // The first: claim the emergency stack. Another CPU that has it reports its own panic and turns the machine off. With
-    // the MMU off there is no other CPU, and exclusive accesses need not work.
+    // The first: claim the emergency stack. Another CPU that has it reports its own panic and turns the machine off.
+    // With the MMU off there is no other CPU, and exclusive accesses need not work.
     "mrs x5, sctlr_el2",
     "tbz x5, #0, 5f",
     "adrp x4, {owner}",

@@ -130,8 +130,8 @@ impl<V: Vcpu, M: Machine> Table<V, M> {
     };
 }
 
-/// Answers a synchronous exception from EL1 or EL0, and says what is left to do. Afterwards the host goes on at ELR_EL2;
-/// a PSCI call that turns the CPU off does not return.
+/// Answers a synchronous exception from EL1 or EL0, and says what is left to do. Afterwards the host goes on at
+/// ELR_EL2; a PSCI call that turns the CPU off does not return.
 pub fn dispatch<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Next {
     let row = Table::<V, M>::ROWS[usize::from(esr.class_bits()) % CLASSES];
     match row(cpu, machine, esr) {
