@@ -3,10 +3,13 @@
 //! - [`symbolize`]: a panic's report with functions and source lines.
 //! - [`image`]: what must hold for the finished ELF file (no SIMD, small frames, only Armv8.0), with [`a64`] to decode
 //!   its instructions and [`frames`] to follow the stack pointer through them.
+//! - [`rooms`]: which file of a crate needs which other, with [`source`] to read Rust as the compiler does.
 //!
 //! None of it writes a file, starts a program or is part of the image.
 
 pub mod a64;
 pub mod frames;
 pub mod image;
+pub mod rooms;
+pub mod source;
 pub mod symbolize;
