@@ -25,7 +25,8 @@ impl Region {
         }
     }
 
-    /// The whole pages of `page` bytes (a power of two) that this lies in, or `None` if they go past the end of the address space.
+    /// The whole pages of `page` bytes (a power of two) that this lies in, or `None` if they go past the end of the
+    /// address space.
     #[must_use]
     pub const fn in_pages(self, page: u64) -> Option<Self> {
         match self.end.checked_next_multiple_of(page) {

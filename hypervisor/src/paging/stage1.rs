@@ -13,8 +13,8 @@ use super::{Error, Mapping, TableMemory};
 /// VA size in bits.
 pub const VA_BITS: u32 = 48;
 
-/// Below this address everything can be mapped where it is (VA = PA). The half above is for what has addresses of its own: the CPUs'
-/// stacks, and the windows through which Exeunt looks at the host's RAM.
+/// Below this address everything can be mapped where it is (VA = PA). The half above is for what has addresses of its
+/// own: the CPUs' stacks, and the windows through which Exeunt looks at the host's RAM.
 pub const IDENTITY_END: u64 = 1 << (VA_BITS - 1);
 
 /// AttrIndx, bits 4:2: index into MAIR_EL2.

@@ -1,7 +1,7 @@
 //! What lies where in the machine's address space, and whether it can.
 //!
-//! Owns the checks of addresses that come from outside, from the tree or the loader: each is a number that anybody may have written.
-//! What passes can be mapped at EL2 where it is. Touches no memory.
+//! Owns the checks of addresses that come from outside, from the tree or the loader: each is a number that anybody may
+//! have written. What passes can be mapped at EL2 where it is. Touches no memory.
 
 #[cfg(test)]
 mod tests;
@@ -91,8 +91,8 @@ impl fmt::Display for DeviceError {
 impl core::error::Error for DeviceError {}
 
 impl AddressMap<'_> {
-    /// Checks the address of a device with `size` bytes of registers at `base`, a multiple of `alignment`, before anybody maps or
-    /// touches it. Returns the pages that hold them, which lie apart from RAM and from what is in use.
+    /// Checks the address of a device with `size` bytes of registers at `base`, a multiple of `alignment`, before
+    /// anybody maps or touches it. Returns the pages that hold them, which lie apart from RAM and from what is in use.
     ///
     /// That something answers there, only an access can say.
     ///

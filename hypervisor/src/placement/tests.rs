@@ -61,7 +61,9 @@ proptest! {
     #[test]
     fn what_passes_can_be_mapped(
         pa_range in prop::sample::select(&PA_RANGES),
-        near in prop::sample::select(&[0, GIB, GIB + 2 * MIB, GIB + 4 * MIB, 2 * GIB, 3 * GIB, 1 << 36, 1 << 40, 1 << 47, 1 << 48, 0][..]),
+        near in prop::sample::select(
+            &[0, GIB, GIB + 2 * MIB, GIB + 4 * MIB, 2 * GIB, 3 * GIB, 1 << 36, 1 << 40, 1 << 47, 1 << 48, 0][..],
+        ),
         offset in -0x3000_i64..0x3000,
         size in prop_oneof![0_u64..0x4000, Just(u64::MAX), any::<u64>()],
         alignment in prop::sample::select(&[1_u64, 4, 4096][..]),
