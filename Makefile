@@ -5,9 +5,7 @@
 .PHONY: help setup build run gdb kexec kdump drill soak test test-all lint check bench
 
 # make would expand a `$` in a variable's value before it exports it: RUN='echo $HOME' would lose its H.
-VARIABLES := SMP MEM CPU GIC KERNEL INITRD APPEND EXEUNT RUN TIMEOUT PROFILE OVERLAY HYPERVISOR EL QEMU QEMU_EXTRA OUT \
-	EXEUNT_BIN GDB_ARGS ENTRY POLICY NEXT FROM CRASH \
-	TURNS SYMBOLS DISK LEVEL CRASHKERNEL FILL READ DRILL ROUNDS BACK CALL THREADS
+VARIABLES := $(shell sed -n 's/^\([A-Z_]*\) .*/\1/p' '$(CURDIR)/scripts/variables')
 $(foreach v,$(VARIABLES),$(if $(filter-out undefined,$(origin $v)),$(eval override export $v := $$(value $v))))
 
 # Every artefact has its documented place below target/ (scripts/lib.sh).

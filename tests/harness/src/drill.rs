@@ -12,46 +12,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::covering::{self, Value};
-use crate::{paths, process};
+use crate::{paths, process, variables};
 
 /// Seconds for the machine of one cell, on a busy host.
 const LIMIT: u64 = 900;
 /// The time for set-up, builds and the reading of the dump beside it.
 const BESIDE: Duration = Duration::from_mins(20);
-
-/// What the scripts read, and nobody but a cell may set here.
-const VARIABLES: [&str; 30] = [
-    "SMP",
-    "MEM",
-    "CPU",
-    "GIC",
-    "KERNEL",
-    "INITRD",
-    "APPEND",
-    "EXEUNT",
-    "RUN",
-    "PROFILE",
-    "OVERLAY",
-    "HYPERVISOR",
-    "EL",
-    "QEMU_EXTRA",
-    "ENTRY",
-    "POLICY",
-    "NEXT",
-    "FROM",
-    "CRASH",
-    "TURNS",
-    "FILL",
-    "SYMBOLS",
-    "DISK",
-    "THREADS",
-    "LEVEL",
-    "CRASHKERNEL",
-    "READ",
-    "CALL",
-    "ROUNDS",
-    "BACK",
-];
 
 const KERNELS: [&str; 4] = ["6.12", "6.12-rt", "6.12-16k", "6.1"];
 const CPUS: [u32; 4] = [4, 1, 2, 8];
@@ -209,9 +175,7 @@ pub fn run_script(
 ) -> std::result::Result<process::Ended, process::Error> {
     let mut command = Command::new(paths::root().join("scripts").join(script));
     command.current_dir(paths::root());
-    for variable in VARIABLES {
-        command.env_remove(variable);
-    }
+    variables::clear(&mut command);
     command.env("OUT", directory).env("TIMEOUT", LIMIT.to_string());
     command.envs(variables.iter().map(|(name, value)| (name, value)));
     process::run(&mut command, Duration::from_secs(LIMIT) + BESIDE)

@@ -8,7 +8,7 @@
 //! cell has a directory below target/tests/ for its consoles, which stays when the cell fails.
 //!
 //! - [`cells`]: what is tested.
-//! - [`machine`], [`process`]: starting machines, with a time limit on each.
+//! - [`machine`], [`process`]: starting machines, with a time limit on each; [`variables`]: what the scripts take.
 //! - [`next`]: the kernel that comes after a restart.
 //! - [`images`]: the bare-metal guests and the guest's programs, built when a cell first wants them.
 //! - [`qemu`]: which QEMU there is and what it has.
@@ -27,6 +27,7 @@ pub mod parse;
 pub mod paths;
 pub mod process;
 pub mod qemu;
+pub mod variables;
 
 use libtest_mimic::Arguments;
 

@@ -9,34 +9,7 @@ use std::time::Duration;
 
 use crate::cell::Missed;
 use crate::process::{self, Running};
-use crate::{ensure, paths};
-
-/// Variables that the scripts read. None of them may come from whoever called the tests, but for [`PASSED_ON`].
-const VARIABLES: [&str; 21] = [
-    "SMP",
-    "MEM",
-    "CPU",
-    "GIC",
-    "KERNEL",
-    "INITRD",
-    "APPEND",
-    "EXEUNT",
-    "RUN",
-    "TIMEOUT",
-    "PROFILE",
-    "OVERLAY",
-    "HYPERVISOR",
-    "EL",
-    "QEMU_EXTRA",
-    "OUT",
-    "GDB_ARGS",
-    "THREADS",
-    "MAKEFLAGS",
-    "MAKELEVEL",
-    "MFLAGS",
-];
-/// Variables that a person may set for all tests: another QEMU, a ready image of Exeunt.
-const PASSED_ON: [&str; 2] = ["QEMU", "EXEUNT_BIN"];
+use crate::{ensure, paths, variables};
 
 /// Seconds that a machine may run. A boot takes a few; the rest is for slow and busy hosts.
 const LIMIT: u64 = 420;
@@ -99,7 +72,7 @@ impl Machine {
     /// Sets a variable of scripts/machine.sh.
     #[must_use]
     pub fn with(mut self, variable: &'static str, value: impl Display) -> Self {
-        debug_assert!(VARIABLES.contains(&variable) || PASSED_ON.contains(&variable), "{variable}");
+        debug_assert!(variables::all().any(|known| known == variable), "{variable}");
         self.variables.insert(variable, value.to_string());
         self
     }
@@ -142,9 +115,7 @@ impl Machine {
     /// A command in the environment of this machine.
     fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        for variable in VARIABLES {
-            command.env_remove(variable);
-        }
+        variables::clear(&mut command);
         command.current_dir(paths::root()).env("TIMEOUT", self.limit.to_string()).env("OUT", &self.directory);
         command.envs(&self.variables);
         command
