@@ -217,7 +217,7 @@ impl Services for Own {
 
     fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) {
         // SAFETY: this CPU, and the host's RAM, within one page: `Buffer` is made by who has asked `is_host_ram`.
-        unsafe { memory::write_host(self.cpu.index(), buffer, fill) };
+        unsafe { memory::write_host(self.cpu, buffer, fill) };
     }
 
     fn way_back(&self) -> u64 {

@@ -18,6 +18,37 @@ use crate::frame::ExceptionFrame;
 /// The most CPUs that Exeunt has room for.
 pub const MAX_CPUS: usize = psci::MAX_CPUS;
 
+/// The descriptors of a CPU's windows, through which it looks at the host's RAM: which page which shows is `memory`'s
+/// business.
+pub struct Windows(AtomicU64);
+
+impl Windows {
+    /// Says where the descriptors begin. Before the CPU looks through them.
+    pub fn place(&self, address: u64) {
+        self.0.store(address, Ordering::Relaxed);
+    }
+
+    fn descriptor(&self, window: usize) -> *mut u64 {
+        core::ptr::with_exposed_provenance_mut::<u64>(self.0.load(Ordering::Relaxed) as usize).wrapping_add(window)
+    }
+
+    /// The descriptor of a window, 0 where it shows nothing.
+    pub fn shown(&self, window: usize) -> u64 {
+        // SAFETY: descriptors of EL2's own tables, which only this CPU changes; `memory` has set their address before
+        // the host runs.
+        unsafe { self.descriptor(window).read_volatile() }
+    }
+
+    /// Writes the descriptor of a window.
+    ///
+    /// # Safety
+    /// The windows are this CPU's, and it does what the architecture asks for between two descriptors.
+    pub unsafe fn set(&self, window: usize, descriptor: u64) {
+        // SAFETY: as for `shown`, and promised by the caller.
+        unsafe { self.descriptor(window).write_volatile(descriptor) };
+    }
+}
+
 /// Everything that belongs to one CPU. Other CPUs read its counters and write nothing.
 #[repr(C)]
 pub struct PerCpu {
@@ -49,6 +80,8 @@ pub struct PerCpu {
     pub returns: AtomicU32,
     /// CNTPCT_EL0 at this CPU's first instruction in Exeunt, when it was started last.
     pub started: AtomicU64,
+    /// Through which it looks at the host's RAM.
+    pub windows: Windows,
 }
 
 // SAFETY: `boot` is written before its CPU or any other runs with it and read after; `exception` and `virtual_el2`
@@ -79,6 +112,7 @@ impl PerCpu {
             departures: AtomicU32::new(0),
             returns: AtomicU32::new(0),
             started: AtomicU64::new(0),
+            windows: Windows(AtomicU64::new(0)),
         }
     }
 

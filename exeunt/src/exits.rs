@@ -16,7 +16,7 @@ use crate::machine::{Machine, machine};
 use crate::registers;
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{calls, leaving};
+use crate::{calls, leaving, memory};
 
 /// A synchronous exception from the host. `vectors` calls it and goes back to the host when it returns.
 pub extern "C" fn sync(frame: &mut HostFrame) {
@@ -62,7 +62,11 @@ fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Ma
     }
     match answer.outcome {
         Outcome::Continue => {}
-        Outcome::GoNative { pc, pstate } => debug!("the host goes on in hardware at {pc:#x}, PSTATE {pstate:#x}"),
+        Outcome::GoNative { pc, pstate } => {
+            // SAFETY: this CPU.
+            unsafe { memory::hide_all(cpu) };
+            debug!("the host goes on in hardware at {pc:#x}, PSTATE {pstate:#x}");
+        }
         Outcome::Smc(immediate) => trap::smc_call(&mut Trap { frame, cpu, machine }, machine, immediate),
         Outcome::NoVectors { pc, esr } => {
             error!("host in virtual EL2 at {pc:#x}: {}, and no vectors to take it to; CPU stopped", Esr::new(esr));

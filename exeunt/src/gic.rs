@@ -16,11 +16,11 @@ use crate::memory;
 const GICC_PMR: u64 = 0x4;
 
 /// Maps the first page of the distributor and of the CPU interface, if there is a GICv2, and says where they are.
-pub fn map(gic: Option<devicetree::Gic>) -> Option<Gicv2> {
-    let Some(devicetree::Gic::V2(frames)) = gic else { return None };
-    memory::map_device(frames.distributor);
-    memory::map_device(frames.cpu_interface);
-    Some(frames)
+pub fn map(gic: Option<devicetree::Gic>) -> Result<Option<Gicv2>, memory::Error> {
+    let Some(devicetree::Gic::V2(frames)) = gic else { return Ok(None) };
+    memory::map_device(frames.distributor)?;
+    memory::map_device(frames.cpu_interface)?;
+    Ok(Some(frames))
 }
 
 fn register(base: u64, offset: u64) -> *mut u32 {

@@ -11,10 +11,12 @@
 //! | UART, first pages of a GICv2's frames | Device, read, write |
 //!
 //! All of it is mapped where it is (VA = PA) but for the stacks of the CPUs, which lie in a window of virtual addresses
-//! of their own so that guard pages cost no memory. Of the host's RAM one page at a time is mapped, in a window of each
-//! CPU's, while a call or an instruction needs it.
+//! of their own so that guard pages cost no memory. Of the host's RAM each CPU has one page mapped while a call needs
+//! it, and two while the host is in virtual EL2: that of the instruction, and that of a cache line. Above each stack
+//! there are two windows for them, whose descriptors their CPU writes by itself, without a lock.
 
 use core::alloc::Layout;
+use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use aarch64_cpu::asm::barrier;
@@ -24,12 +26,11 @@ use buddy_system_allocator::Heap;
 use hypervisor::devicetree::Region;
 use hypervisor::own_calls::{Buffer, Sink};
 use hypervisor::paging::registers::{MAIR_EL2, PaRange};
-use hypervisor::paging::stage1::{Attributes, IDENTITY_END, Stage1};
-use hypervisor::paging::{Error, PAGE_SIZE as PAGE, TableMemory};
+use hypervisor::paging::stage1::{self, Attributes, IDENTITY_END, Stage1};
+use hypervisor::paging::{self, PAGE_SIZE as PAGE, TableMemory};
 use spin::mutex::SpinMutex;
 
 use crate::cpu::{self, PerCpu};
-use crate::panic::cannot_start;
 
 /// Where the CPUs' stacks are mapped: the upper half of what TTBR0_EL2 translates, far from any physical address.
 const STACK_WINDOW: u64 = IDENTITY_END;
@@ -37,8 +38,11 @@ const STACK_WINDOW: u64 = IDENTITY_END;
 /// Pages in each CPU's stack.
 const STACK_PAGES: u64 = 2;
 
-/// Distance between two CPUs' stacks in the window: a guard page, the stack, and pages up to the next power of two.
-const STACK_STRIDE: u64 = (1 + STACK_PAGES).next_power_of_two() * PAGE;
+/// Pages above each stack that show the host's RAM (`Use`).
+const WINDOWS: u64 = 2;
+
+/// Distance between two CPUs' stacks: a guard page, the stack, the windows, and pages up to the next power of two.
+const STACK_STRIDE: u64 = (1 + STACK_PAGES + WINDOWS).next_power_of_two() * PAGE;
 
 /// SCTLR_EL2 while Exeunt runs: MMU (M), caches (C, I), stack alignment check (SA), and nothing writable is executable
 /// (WXN), whatever the tables say.
@@ -185,93 +189,210 @@ pub fn start_heap() {
     unsafe { HEAP.lock().add_to_heap(start, end) };
 }
 
-/// Changes EL2's stage 1 by mappings that were not there before, which needs no TLB maintenance: a fault is never
-/// cached.
-fn extend(change: impl FnOnce(&mut Stage1, &mut TablePages) -> Result<(), Error>) {
-    let mut stage1 = STAGE1.lock();
-    let Some(stage1) = stage1.as_mut() else { cannot_start("EL2's own stage 1 is missing") };
-    if let Err(error) = change(stage1, &mut TablePages) {
-        cannot_start(format_args!("EL2's own stage 1: {error}"));
+/// Why Exeunt's memory cannot be what it has to be.
+#[derive(Clone, Copy, Debug)]
+pub enum Error {
+    /// EL2's stage 1 cannot be changed so.
+    Stage1(paging::Error),
+    /// The 2 MiB are full.
+    NoRoom {
+        /// What there is no room for.
+        what: &'static str,
+        /// The CPU that it is for.
+        cpu: usize,
+    },
+}
+
+impl From<paging::Error> for Error {
+    fn from(error: paging::Error) -> Self {
+        Self::Stage1(error)
     }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stage1(error) => write!(f, "EL2's own stage 1: {error}"),
+            Self::NoRoom { what, cpu } => write!(f, "no room in Exeunt's 2 MiB for {what} of CPU {cpu}"),
+        }
+    }
+}
+
+/// Changes EL2's stage 1 by mappings that were not there before, which needs no TLB maintenance: a fault is never
+/// cached. Only the boot CPU does this, before any other runs.
+fn extend<T>(change: impl FnOnce(&mut Stage1, &mut TablePages) -> Result<T, paging::Error>) -> Result<T, Error> {
+    let mut stage1 = STAGE1.lock();
+    // It is there since before the MMU was on.
+    let stage1 = stage1.as_mut().ok_or(paging::Error::OutOfTables)?;
+    let result = change(stage1, &mut TablePages)?;
     barrier::dsb(barrier::ISHST);
     barrier::isb(barrier::SY);
+    Ok(result)
 }
 
 /// Maps the page of device registers at `base`.
-pub fn map_device(base: u64) {
+pub fn map_device(base: u64) -> Result<(), Error> {
     let page = base & !(PAGE - 1);
-    extend(|stage1, pages| stage1.map_identity(pages, page..page + PAGE, Attributes::Device));
+    extend(|stage1, pages| stage1.map_identity(pages, page..page + PAGE, Attributes::Device))
 }
 
 /// Makes the RAM at `region` readable, in whole pages.
-pub fn map_for_reading(region: Region) {
+pub fn map_for_reading(region: Region) -> Result<(), Error> {
     let pages = region.start & !(PAGE - 1)..region.end.next_multiple_of(PAGE);
-    extend(|stage1, tables| stage1.map_identity(tables, pages, Attributes::Rodata));
+    extend(|stage1, tables| stage1.map_identity(tables, pages, Attributes::Rodata))
 }
 
 /// Makes the structure of CPU `index`, which is not the boot CPU.
-pub fn place_cpu(index: usize) -> &'static PerCpu {
-    let Some(place) = allocate(size_of::<PerCpu>() as u64, align_of::<PerCpu>() as u64) else {
-        cannot_start(format_args!("no room in Exeunt's 2 MiB for CPU {index}"))
-    };
+pub fn place_cpu(index: usize) -> Result<&'static PerCpu, Error> {
+    let place = allocate(size_of::<PerCpu>() as u64, align_of::<PerCpu>() as u64)
+        .ok_or(Error::NoRoom { what: "the structure", cpu: index })?;
     let settings = CpuBoot { stack_top: stack_top(index), ..cpu::boot_cpu().boot_settings() };
     let place = core::ptr::with_exposed_provenance_mut::<PerCpu>(place as usize);
     // SAFETY: this memory was just given away, with that size and alignment.
     let cpu = unsafe { PerCpu::place(place, index, settings) };
     clean(Region { start: cpu.address(), end: cpu.address() + size_of::<CpuBoot>() as u64 });
-    cpu
+    Ok(cpu)
 }
 
-/// Gives CPU `index` its stack.
-pub fn map_stack(index: usize) {
+/// Gives CPU `index` its stack, and the window above it.
+pub fn map_stack(index: usize) -> Result<(), Error> {
     let size = STACK_PAGES * PAGE;
-    let Some(memory) = allocate(size, PAGE) else {
-        cannot_start(format_args!("no room in Exeunt's 2 MiB for the stack of CPU {index}"))
-    };
+    let memory = allocate(size, PAGE).ok_or(Error::NoRoom { what: "the stack", cpu: index })?;
     let top = stack_top(index);
-    extend(|stage1, pages| stage1.map(pages, top - size..top, memory, Attributes::Data));
+    extend(|stage1, pages| stage1.map(pages, top - size..top, memory, Attributes::Data))?;
+    Ok(())
 }
 
-/// Lets `use_page` work on the page of the host's RAM that `address` lies in, through the window of CPU `index` above
-/// its stack: it gets the virtual address that stands for `address`. The page is mapped only meanwhile.
+/// Gives `cpu` its windows, which stand above the stack that [`map_stack`] has given it.
+pub fn open_windows(cpu: &PerCpu) -> Result<(), Error> {
+    // The stack has brought the table that they share with it.
+    let first = window(cpu.index(), Use::Code);
+    let (table, index) = extend(|stage1, pages| stage1.page_slot(pages, first).ok_or(paging::Error::OutOfTables))?;
+    cpu.windows.place(table + index as u64 * size_of::<u64>() as u64);
+    Ok(())
+}
+
+// A table has a whole number of strides, so that the descriptors of a CPU's windows stand beside each other.
+const _: () = assert!((512 * PAGE).is_multiple_of(STACK_STRIDE));
+
+/// What a window is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// The page of the instruction that the host executes in virtual EL2. It stays mapped, since the next one is mostly
+    /// beside it.
+    Code = 0,
+    /// All else.
+    Data = 1,
+}
+
+/// Where window `window` of CPU `index` is: after its stack.
+fn window(index: usize, window: Use) -> u64 {
+    stack_top(index) + window as u64 * PAGE
+}
+
+/// Has the window of `cpu` show the page of the host's RAM that `address` lies in, and returns the virtual address that
+/// stands for `address`. Takes no lock and no memory.
 ///
 /// # Safety
-/// `index` is this CPU's, and the page is RAM outside of Exeunt's 2 MiB.
-unsafe fn with_host_page<T>(index: usize, address: u64, rights: Attributes, use_page: impl FnOnce(u64) -> T) -> T {
-    let window = stack_top(index);
-    extend(|stage1, pages| stage1.map(pages, window..window + PAGE, address & !(PAGE - 1), rights));
-    let result = use_page(window + address % PAGE);
-    extend(|stage1, pages| stage1.unmap(pages, window..window + PAGE));
-    // SAFETY: only forgets a translation that the tables do not hold any more. For all CPUs, because the tables are
-    // theirs too.
-    unsafe {
-        core::arch::asm!("tlbi vae2is, {}", "dsb ish", "isb", in(reg) window / PAGE, options(nostack, preserves_flags));
+/// `cpu` is this CPU, no pointer into the window is in use, and the page is RAM outside of Exeunt's 2 MiB.
+unsafe fn show(cpu: &PerCpu, which: Use, address: u64, rights: Attributes) -> u64 {
+    let place = window(cpu.index(), which);
+    let descriptor = stage1::page(address, rights);
+    let shown = cpu.windows.shown(which as usize);
+    if shown != descriptor {
+        if shown != 0 {
+            // SAFETY: promised by the caller.
+            unsafe { hide(cpu, which) };
+        }
+        // SAFETY: this CPU's descriptor of a page that is not mapped; the page is promised by the caller.
+        unsafe { cpu.windows.set(which as usize, descriptor) };
+        barrier::dsb(barrier::ISHST);
+        barrier::isb(barrier::SY);
     }
-    result
+    place + address % PAGE
+}
+
+/// Empties the window of `cpu`, if it shows anything.
+///
+/// # Safety
+/// `cpu` is this CPU, and no pointer into the window is in use.
+unsafe fn hide(cpu: &PerCpu, which: Use) {
+    if cpu.windows.shown(which as usize) == 0 {
+        return;
+    }
+    // SAFETY: this CPU's descriptor, and promised by the caller.
+    unsafe { cpu.windows.set(which as usize, 0) };
+    let page = window(cpu.index(), which) / PAGE;
+    // SAFETY: only forgets a translation that the tables no longer hold. For all CPUs, because the tables are theirs
+    // too.
+    unsafe {
+        core::arch::asm!(
+            "dsb ishst", "tlbi vae2is, {}", "dsb ish", "isb", in(reg) page, options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// Empties all windows of `cpu`: the host has left virtual EL2.
+///
+/// # Safety
+/// `cpu` is this CPU.
+pub unsafe fn hide_all(cpu: &PerCpu) {
+    // SAFETY: this CPU, and nothing here keeps a pointer into a window beyond a call.
+    unsafe {
+        hide(cpu, Use::Code);
+        hide(cpu, Use::Data);
+    }
+}
+
+/// Lets `use_page` work on the page of the host's RAM that `address` lies in: it gets the virtual address that stands
+/// for `address`. The page is mapped only meanwhile.
+///
+/// # Safety
+/// `cpu` is this CPU, and the page is RAM outside of Exeunt's 2 MiB.
+unsafe fn with_host_page<T>(cpu: &PerCpu, address: u64, rights: Attributes, use_page: impl FnOnce(u64) -> T) -> T {
+    // SAFETY: promised by the caller; `use_page` keeps no pointer.
+    unsafe {
+        let result = use_page(show(cpu, Use::Data, address, rights));
+        hide(cpu, Use::Data);
+        result
+    }
+}
+
+/// Reads an instruction of the host's at `address`, a multiple of 4.
+///
+/// # Safety
+/// `cpu` is this CPU, and the page at `address` is RAM outside of Exeunt's 2 MiB.
+pub unsafe fn fetch(cpu: &PerCpu, address: u64) -> u32 {
+    // SAFETY: promised by the caller, and nothing keeps a pointer into this window; volatile, because the host may be
+    // changing it.
+    unsafe {
+        let place = show(cpu, Use::Code, address, Attributes::Rodata);
+        core::ptr::with_exposed_provenance::<u32>(place as usize).read_volatile()
+    }
 }
 
 /// Reads the host's RAM: eight bytes at `address`, a multiple of 8.
 ///
 /// # Safety
-/// `index` is this CPU's, and the page at `address` is RAM outside of Exeunt's 2 MiB.
-pub unsafe fn read_host(index: usize, address: u64) -> u64 {
+/// `cpu` is this CPU, and the page at `address` is RAM outside of Exeunt's 2 MiB.
+pub unsafe fn read_host(cpu: &PerCpu, address: u64) -> u64 {
     let read = |place: u64| {
         let word = core::ptr::with_exposed_provenance::<u64>(place as usize);
         // SAFETY: mapped while this runs; volatile, because the host may be changing it.
         unsafe { word.read_volatile() }
     };
     // SAFETY: promised by the caller.
-    unsafe { with_host_page(index, address, Attributes::Rodata, read) }
+    unsafe { with_host_page(cpu, address, Attributes::Rodata, read) }
 }
 
 /// Lets `fill` write to a piece of the host's RAM, and cleans what it has written to the point of coherency.
 ///
 /// # Safety
-/// `index` is this CPU's, and the buffer is RAM outside of Exeunt's 2 MiB. It lies within one page.
-pub unsafe fn write_host(index: usize, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) {
+/// `cpu` is this CPU, and the buffer is RAM outside of Exeunt's 2 MiB. It lies within one page.
+pub unsafe fn write_host(cpu: &PerCpu, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) {
     // SAFETY: promised by the caller.
     unsafe {
-        with_host_page(index, buffer.address, Attributes::Data, |start| {
+        with_host_page(cpu, buffer.address, Attributes::Data, |start| {
             fill(&mut HostPage { start, size: buffer.size });
             clean(Region { start, end: start + buffer.size as u64 });
         });
@@ -296,20 +417,20 @@ impl Sink for HostPage {
 }
 
 /// Cleans and invalidates the line of the data cache that `address` lies in; with `tags` its allocation tags, too.
+/// Leaves the page mapped until [`hide_all`]: the next line is mostly in it.
 ///
 /// # Safety
-/// As for [`read_host`]; with `tags` the CPU has FEAT_MTE2.
-pub unsafe fn clean_host_line(index: usize, address: u64, tags: bool) {
+/// As for [`fetch`]; with `tags` the CPU has FEAT_MTE2.
+pub unsafe fn clean_host_line(cpu: &PerCpu, address: u64, tags: bool) {
     // SAFETY: cache maintenance changes no data; the rest is promised by the caller.
     unsafe {
-        with_host_page(index, address, Attributes::Rodata, |place| {
-            if tags {
-                // DC CIGDVAC
-                core::arch::asm!("sys #3, C7, C14, #5, {}", "dsb sy", in(reg) place, options(nostack, preserves_flags));
-            } else {
-                core::arch::asm!("dc civac, {}", "dsb sy", in(reg) place, options(nostack, preserves_flags));
-            }
-        });
+        let place = show(cpu, Use::Data, address, Attributes::Rodata);
+        if tags {
+            // DC CIGDVAC
+            core::arch::asm!("sys #3, C7, C14, #5, {}", "dsb sy", in(reg) place, options(nostack, preserves_flags));
+        } else {
+            core::arch::asm!("dc civac, {}", "dsb sy", in(reg) place, options(nostack, preserves_flags));
+        }
     }
 }
 

@@ -11,7 +11,6 @@ use hypervisor::paging::stage2::{Attributes, Layout, Stage2};
 use hypervisor::paging::{Error, PAGE_SIZE};
 
 use crate::memory::{self, TablePages};
-use crate::panic::cannot_start;
 
 /// The smallest IPA size worth having, in bits: what 32-bit devices can name.
 const MIN_IPA_BITS: u32 = 32;
@@ -103,11 +102,7 @@ impl Registers {
 }
 
 /// Builds the tables.
-pub fn build(platform: &Platform) -> Registers {
-    try_build(platform).unwrap_or_else(|error| cannot_start(format_args!("the host's stage 2: {error}")))
-}
-
-fn try_build(platform: &Platform) -> Result<Registers, Error> {
+pub fn build(platform: &Platform) -> Result<Registers, Error> {
     let highest = platform.highest.max(memory::reservation().end);
     let needed = (u64::BITS - (highest - 1).leading_zeros()).max(MIN_IPA_BITS);
     // A device beyond what the CPU can address is out of reach with or without stage 2.

@@ -19,7 +19,7 @@ use hypervisor::psci::HostEntry;
 use log::{LevelFilter, debug, info, warn};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use crate::cpu::{self, MAX_CPUS};
+use crate::cpu::{self, MAX_CPUS, PerCpu};
 use crate::machine::{self, Machine};
 use crate::panic::{cannot_start, while_probing};
 use crate::{console, enter, firmware, gic, memory, registers, resident, selftest, stage2};
@@ -117,7 +117,7 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     let tree = unsafe { memory::bytes_mut(region) };
     let platform = SpinMutexGuard::leak(PLATFORM.lock());
     if let Err(error) = devicetree::scan(tree, platform) {
-        memory::map_device(console::FALLBACK_UART);
+        memory::map_device(console::FALLBACK_UART).unwrap_or_else(|error| cannot_start(error));
         cannot_start(error);
     }
     let platform = &*platform;
@@ -185,7 +185,7 @@ fn entry_level(options: &Options, platform: &Platform) -> EntryLevel {
 /// Finds the log's UART.
 fn start_console(platform: &Platform) {
     let base = platform.console.unwrap_or(console::FALLBACK_UART);
-    memory::map_device(base);
+    memory::map_device(base).unwrap_or_else(|error| cannot_start(error));
     console::init(base);
     if platform.console.is_none() {
         warn!("stdout-path names no PL011 that is known; the log goes to the one at {base:#x}");
@@ -237,7 +237,7 @@ fn find_kernel(platform: &Platform, tree: Region) -> Region {
         cannot_start(format_args!("the host's kernel at {file} and the device tree at {tree} overlap"));
     }
     let header = Region { start: file.start, end: file.start + file.size().min(image::HEADER_SIZE as u64) };
-    memory::map_for_reading(header);
+    memory::map_for_reading(header).unwrap_or_else(|error| cannot_start(error));
     // SAFETY: just mapped, in RAM, and nothing runs that could change it.
     let image = Image::parse(unsafe { memory::bytes(header) }, file.size()).unwrap_or_else(|error| cannot_start(error));
     image.check_cpu(ID_AA64MMFR0_EL1.get()).unwrap_or_else(|error| cannot_start(error));
@@ -250,6 +250,14 @@ fn find_kernel(platform: &Platform, tree: Region) -> Region {
     image.check_placement(file.start, &surroundings).unwrap_or_else(|error| cannot_start(error))
 }
 
+/// Makes what CPU `index` needs.
+fn place_cpu(index: usize, is_boot: bool) -> Result<&'static PerCpu, memory::Error> {
+    memory::map_stack(index)?;
+    let cpu = if is_boot { cpu::boot_cpu() } else { memory::place_cpu(index)? };
+    memory::open_windows(cpu)?;
+    Ok(cpu)
+}
+
 /// Makes what all CPUs need before the host may run on any.
 fn prepare(platform: &'static Platform, options: &Options) -> Machine {
     let psci = machine::psci();
@@ -259,8 +267,7 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
     cpu::set_boot_index(boot);
     let mut cpus = [None; MAX_CPUS];
     for (index, slot) in cpus.iter_mut().enumerate().take(psci.count()) {
-        memory::map_stack(index);
-        *slot = Some(if index == boot { cpu::boot_cpu() } else { memory::place_cpu(index) });
+        *slot = Some(place_cpu(index, index == boot).unwrap_or_else(|error| cannot_start(error)));
     }
     // SAFETY: no other CPU runs, and this is called once.
     unsafe {
@@ -269,7 +276,8 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
             cpus.iter().flatten().map(|cpu| [psci.affinity(cpu.index()).unwrap_or_default(), cpu.address()]),
         );
     };
-    let stage2 = stage2::build(platform);
+    let stage2 =
+        stage2::build(platform).unwrap_or_else(|error| cannot_start(format_args!("the host's stage 2: {error}")));
     debug!("stage 2: IPA size {} bits, VTCR_EL2 {:#x}, VTTBR_EL2 {:#x}", stage2.ipa_bits, stage2.vtcr, stage2.vttbr);
     let gic = match platform.gic {
         Some(devicetree::Gic::V3) => Gic::V3,
@@ -279,7 +287,7 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
     Machine {
         memory: &platform.memory,
         gic,
-        gicv2: gic::map(platform.gic),
+        gicv2: gic::map(platform.gic).unwrap_or_else(|error| cannot_start(error)),
         stage2,
         cpus,
         entry: entry_level(options, platform),

@@ -110,7 +110,7 @@ impl Vcpu for Trap<'_> {
                 return None;
             }
             // SAFETY: this CPU, and the host's RAM.
-            let descriptor = unsafe { memory::read_host(self.cpu.index(), address) };
+            let descriptor = unsafe { memory::read_host(self.cpu, address) };
             Some(if big_endian { descriptor.swap_bytes() } else { descriptor })
         })
     }

@@ -137,8 +137,7 @@ impl virtual_el2::Cpu for Trap<'_> {
             return None;
         }
         // SAFETY: this CPU, and the host's RAM.
-        let pair = unsafe { memory::read_host(self.cpu.index(), address & !7) };
-        Some(if address & 4 == 0 { pair as u32 } else { (pair >> 32) as u32 })
+        Some(unsafe { memory::fetch(self.cpu, address) })
     }
 
     fn read(&mut self, register: Register) -> u64 {
@@ -185,7 +184,7 @@ impl virtual_el2::Cpu for Trap<'_> {
             return false;
         }
         // SAFETY: this CPU, and the host's RAM.
-        unsafe { memory::clean_host_line(self.cpu.index(), address, tags) };
+        unsafe { memory::clean_host_line(self.cpu, address, tags) };
         true
     }
 }

@@ -307,6 +307,22 @@ impl Tables {
         }
     }
 
+    /// Where the descriptor of the page at `input` stands, table and index, if there is a table for it.
+    pub(super) fn page_slot<M: TableMemory>(&self, memory: &M, input: u64) -> Option<(u64, usize)> {
+        if input >= 1 << self.input_bits {
+            return None;
+        }
+        let mut table = self.root_table();
+        while table.level < LAST_LEVEL {
+            let descriptor = memory.read(table.address, table.index(input));
+            if !is_table(table.level, descriptor) {
+                return None;
+            }
+            table = table.child(descriptor, input);
+        }
+        Some((table.address, table.index(input)))
+    }
+
     fn root_table(&self) -> Table {
         Table { address: self.root, level: self.start_level, base: 0 }
     }

@@ -6,6 +6,7 @@
 
 use core::ops::Range;
 
+use super::descriptor::{ADDRESS, LAST_LEVEL, leaf};
 use super::engine::Tables;
 use super::registers::{MAIR_INDEX_DEVICE, MAIR_INDEX_NORMAL, PaRange, stage1_start_level, tcr_el2, ttbr0_el2};
 use super::{Error, Mapping, TableMemory};
@@ -70,6 +71,12 @@ impl Attributes {
     }
 }
 
+/// The descriptor of a page with the output address of the page that `pa` lies in, for [`Stage1::page_slot`].
+#[must_use]
+pub const fn page(pa: u64, attributes: Attributes) -> u64 {
+    leaf(LAST_LEVEL, pa & ADDRESS, attributes.encode())
+}
+
 /// EL2's stage 1. Everything is unmapped to begin with.
 ///
 /// Each call takes the memory that the tables live in; what `map` and `unmap` guarantee, and what a caller owes while
@@ -132,6 +139,13 @@ impl Stage1 {
     pub fn query<M: TableMemory>(&self, memory: &M, va: u64) -> Option<Mapping<Attributes>> {
         let (level, output, attributes) = self.tables.query(memory, va)?;
         Some(Mapping { output, level, attributes: Attributes::decode(attributes) })
+    }
+
+    /// Where the descriptor of the page at `va` stands, table and index, if there is a table of pages for it. Who owns that
+    /// page alone may change it between 0 and [`page`], without the [`Stage1`].
+    #[must_use]
+    pub fn page_slot<M: TableMemory>(&self, memory: &M, va: u64) -> Option<(u64, usize)> {
+        self.tables.page_slot(memory, va)
     }
 
     /// TCR_EL2.

@@ -338,3 +338,22 @@ fn errors_say_what_is_wrong() {
     assert!(lines[0].contains("44 bits") && lines[3].contains("0x20000000000"), "{lines:?}");
     assert!(lines.iter().all(|line| !line.is_empty() && !line.ends_with('.')), "{lines:?}");
 }
+
+#[test]
+fn a_page_can_be_changed_by_its_descriptor_alone() {
+    let mut memory = Memory::new();
+    let mut tables = Stage1::new(&mut memory, PaRange::from_id_aa64mmfr0(A57)).unwrap();
+    let window = (1 << 47) + 3 * 4 * KIB;
+    assert_eq!(tables.page_slot(&memory, window), None, "no table for it yet");
+    tables.map(&mut memory, window - 4 * KIB..window, GIB, stage1::Attributes::Data).unwrap();
+    let (table, index) = tables.page_slot(&memory, window).expect("its neighbour has brought the table");
+    assert_eq!(tables.query(&memory, window), None);
+    for (attributes, _) in STAGE_1_ATTRIBUTES {
+        memory.write(table, index, stage1::page(5 * GIB + 0x123, attributes));
+        let found = Mapping { output: 5 * GIB + 0xabc, level: 3, attributes };
+        assert_eq!(tables.query(&memory, window + 0xabc), Some(found));
+    }
+    memory.write(table, index, 0);
+    assert_eq!(tables.query(&memory, window), None);
+    assert_eq!(tables.page_slot(&memory, 1 << 48), None, "beyond the addresses that there are");
+}
