@@ -11,6 +11,22 @@ use core::mem::offset_of;
 
 use crate::{CpuBoot, HCR_EL2_RW, SCTLR_EL2_MMU_OFF};
 
+/// The first registers of EL2: EL1 is AArch64 and nothing is trapped, the MMU is off, and the vectors are Exeunt's.
+/// Changes x1. The block that takes it names `hcr` and `sctlr`.
+macro_rules! first_registers {
+    () => {
+        "ldr x1, ={hcr}
+         msr hcr_el2, x1
+         ldr x1, ={sctlr}
+         msr sctlr_el2, x1
+         adrp x1, exeunt_vectors
+         add x1, x1, :lo12:exeunt_vectors
+         msr vbar_el2, x1"
+    };
+}
+
+pub(crate) use first_registers;
+
 /// The boot CPU's entry, by way of the Image header. In: x0 = physical address of the device tree.
 ///
 /// | register | holds |
@@ -35,13 +51,7 @@ pub(crate) unsafe extern "C" fn start() -> ! {
         // Below EL2 the registers of EL2 are out of reach: exeunt_early says so on the console.
         "cmp x22, #(2 << 2)",
         "b.ne 1f",
-        "ldr x1, ={hcr}",
-        "msr hcr_el2, x1",
-        "ldr x1, ={sctlr}",
-        "msr sctlr_el2, x1",
-        "adrp x1, exeunt_vectors",
-        "add x1, x1, :lo12:exeunt_vectors",
-        "msr vbar_el2, x1",
+        first_registers!(),
         "adrp x1, exeunt_boot_cpu",
         "add x1, x1, :lo12:exeunt_boot_cpu",
         "msr tpidr_el2, x1",
@@ -162,13 +172,7 @@ unsafe extern "C" fn relocate() {
 pub unsafe extern "C" fn secondary_entry() -> ! {
     naked_asm!(
         "msr daifset, #0xf",
-        "ldr x1, ={hcr}",
-        "msr hcr_el2, x1",
-        "ldr x1, ={sctlr}",
-        "msr sctlr_el2, x1",
-        "adrp x1, exeunt_vectors",
-        "add x1, x1, :lo12:exeunt_vectors",
-        "msr vbar_el2, x1",
+        first_registers!(),
         "msr tpidr_el2, x0",
         "mrs x19, cntpct_el0",
         "isb",

@@ -31,9 +31,6 @@ pub const RESERVATION: u64 = 0x20_0000;
 /// Linux `INIT_SCTLR_EL2_MMU_OFF`).
 pub const SCTLR_EL2_MMU_OFF: u64 = 0x30c5_0830;
 
-/// SCTLR_EL1 with MMU and caches off, little-endian (Linux `INIT_SCTLR_EL1_MMU_OFF` without its own choices).
-pub const SCTLR_EL1_MMU_OFF: u64 = 0x30d0_0800;
-
 /// HCR_EL2.RW: EL1 is AArch64.
 pub const HCR_EL2_RW: u64 = 1 << 31;
 

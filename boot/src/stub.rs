@@ -15,6 +15,7 @@ use core::mem::offset_of;
 
 use guest_abi::{stub, vendor};
 
+use crate::entry::first_registers;
 use crate::{CpuBoot, HCR_EL2_RW, SCTLR_EL2_MMU_OFF};
 
 /// TPIDR_EL2 of a CPU that stopped in the resident stub: this, plus the offset of the vector in bits 10:0.
@@ -153,13 +154,7 @@ global_asm!(
     "cmp x2, x0",
     "b.ne 5b",
     "ldur x0, [x1, #-8]",
-    "ldr x1, ={hcr}",
-    "msr hcr_el2, x1",
-    "ldr x1, ={sctlr}",
-    "msr sctlr_el2, x1",
-    "adrp x1, exeunt_vectors",
-    "add x1, x1, :lo12:exeunt_vectors",
-    "msr vbar_el2, x1",
+    first_registers!(),
     "msr tpidr_el2, x0",
     "isb",
     "ldp x1, x2, [x0, #{ttbr0}]",

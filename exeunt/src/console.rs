@@ -102,7 +102,7 @@ fn prefix(out: &mut impl Write) -> fmt::Result {
 /// blocks, and works with the MMU off if the lock is free.
 pub fn emergency_line(args: fmt::Arguments) {
     let mut patience = if locks_work() { PANIC_PATIENCE } else { 0 };
-    let _line = loop {
+    let line = loop {
         if patience == 0 {
             break None;
         }
@@ -111,6 +111,9 @@ pub fn emergency_line(args: fmt::Arguments) {
         }
         patience -= 1;
     };
+    if line.is_none() && locks_work() {
+        RING.abandon_writers();
+    }
     let mut console = Console;
     let _ = prefix(&mut console);
     let _ = writeln!(console, "{args}");

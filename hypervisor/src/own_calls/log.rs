@@ -9,10 +9,11 @@
 //! - *published* is a position before which everything is written. The last writer to finish moves it to the end of the
 //!   claims that it saw; while writers overlap it stays where it was.
 //!
-//! A writer that dies in the middle (an exception at EL2) would keep the published position where it is for ever;
-//! whoever takes its place calls [`LogRing::abandon_writers`]. A writer that sleeps so long that others claim the whole
-//! ring meanwhile writes its bytes over theirs: wrong text, nothing worse. Exeunt's lines are written under a lock, so
-//! that neither happens but in a panic.
+//! A writer that dies in the middle (an exception at EL2) would keep the published position where it is for ever.
+//! Exeunt's lines are written under a lock, so that such a writer is one that never gives the lock back: who writes
+//! without the lock, which only a panic does, calls [`LogRing::abandon_writers`] first. If the other was only slow, or
+//! sleeps so long that the ring is claimed once more meanwhile, its bytes come among those of others: wrong text,
+//! nothing worse.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
@@ -106,7 +107,7 @@ impl<'a> LogRing<'a> {
         self.published.store(end & POSITION, Ordering::Release);
     }
 
-    /// Publishes what writers have begun, since none of them goes on: for the panic of the last CPU that writes.
+    /// Publishes what writers have begun, since none of them is waited for any longer.
     pub fn abandon_writers(&self) {
         let claims = self.claims.fetch_and(POSITION, Ordering::AcqRel);
         self.published.fetch_max(claims & POSITION, Ordering::AcqRel);
