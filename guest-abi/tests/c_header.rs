@@ -2,8 +2,9 @@
 //!
 //! `UPDATE_DOCS=1 cargo test -p guest-abi --test c_header` writes the file anew.
 
+mod rendered;
+
 use std::fmt::{Display, Write as _};
-use std::path::Path;
 
 use guest_abi::record::Field;
 use guest_abi::table::{CALLS, CODES, RECORDS};
@@ -97,12 +98,7 @@ fn page() -> String {
 
 #[test]
 fn c_header_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/module/exeunt_abi.h");
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, page()).expect("the header can be written");
-    }
-    let written = std::fs::read_to_string(&path).expect("the header is there");
-    assert_eq!(written, page(), "the header is stale: UPDATE_DOCS=1 cargo test -p guest-abi --test c_header");
+    rendered::assert_current("tests/module/exeunt_abi.h", &page());
 }
 
 #[test]

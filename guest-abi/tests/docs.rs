@@ -2,8 +2,9 @@
 //!
 //! `UPDATE_DOCS=1 cargo test -p guest-abi --test docs` writes the file anew.
 
+mod rendered;
+
 use std::fmt::{Display, Write as _};
-use std::path::Path;
 
 use guest_abi::table::{CALLS, CAUTIONS, CODES, CallDoc, Family, OTHERS, RECORDS, SUMMARY, State};
 use guest_abi::vendor::CpuState;
@@ -133,12 +134,7 @@ fn page() -> String {
 
 #[test]
 fn abi_page_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/abi.md");
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, page()).expect("docs/abi.md can be written");
-    }
-    let written = std::fs::read_to_string(&path).expect("docs/abi.md is there");
-    assert_eq!(written, page(), "docs/abi.md is stale: UPDATE_DOCS=1 cargo test -p guest-abi --test docs");
+    rendered::assert_current("docs/abi.md", &page());
 }
 
 #[test]

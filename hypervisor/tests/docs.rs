@@ -2,8 +2,10 @@
 //!
 //! `UPDATE_DOCS=1 cargo test -p hypervisor --test docs` writes the file anew.
 
+#[path = "../../guest-abi/tests/rendered/mod.rs"]
+mod rendered;
+
 use std::fmt::Write as _;
-use std::path::Path;
 
 use hypervisor::options::OPTIONS;
 
@@ -36,10 +38,5 @@ fn page() -> String {
 
 #[test]
 fn options_page_is_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/options.md");
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, page()).expect("docs/options.md can be written");
-    }
-    let written = std::fs::read_to_string(&path).expect("docs/options.md is there");
-    assert_eq!(written, page(), "docs/options.md is stale: UPDATE_DOCS=1 cargo test -p hypervisor --test docs");
+    rendered::assert_current("docs/options.md", &page());
 }

@@ -288,44 +288,38 @@ unsafe extern "C" {
     static guest_vectors: u8;
 }
 
+/// Loads or stores pairs of registers, `$kind` x or q, at `$base` plus each pair's offset.
+macro_rules! pairs {
+    ($operation:literal, $kind:literal, $base:literal: $($first:literal $second:literal $offset:literal),* $(,)?) => {
+        concat!($($operation, " ", $kind, $first, ", ", $kind, $second, ", [", $base, " + ", $offset, "]\n",)*)
+    };
+}
+
 /// Loads or stores Q0 to Q31 of the context at x0.
 macro_rules! simd_registers {
     ($operation:literal) => {
         concat!(
             ".arch_extension fp\n",
-            $operation,
-            " q0, q1, [x0, #{Q} + 0]\n",
-            $operation,
-            " q2, q3, [x0, #{Q} + 32]\n",
-            $operation,
-            " q4, q5, [x0, #{Q} + 64]\n",
-            $operation,
-            " q6, q7, [x0, #{Q} + 96]\n",
-            $operation,
-            " q8, q9, [x0, #{Q} + 128]\n",
-            $operation,
-            " q10, q11, [x0, #{Q} + 160]\n",
-            $operation,
-            " q12, q13, [x0, #{Q} + 192]\n",
-            $operation,
-            " q14, q15, [x0, #{Q} + 224]\n",
-            $operation,
-            " q16, q17, [x0, #{Q} + 256]\n",
-            $operation,
-            " q18, q19, [x0, #{Q} + 288]\n",
-            $operation,
-            " q20, q21, [x0, #{Q} + 320]\n",
-            $operation,
-            " q22, q23, [x0, #{Q} + 352]\n",
-            $operation,
-            " q24, q25, [x0, #{Q} + 384]\n",
-            $operation,
-            " q26, q27, [x0, #{Q} + 416]\n",
-            $operation,
-            " q28, q29, [x0, #{Q} + 448]\n",
-            $operation,
-            " q30, q31, [x0, #{Q} + 480]\n",
+            pairs!($operation, "q", "x0, #{Q}":
+                0 1 0, 2 3 32, 4 5 64, 6 7 96, 8 9 128, 10 11 160, 12 13 192, 14 15 224,
+                16 17 256, 18 19 288, 20 21 320, 22 23 352, 24 25 384, 26 27 416, 28 29 448, 30 31 480)
         )
+    };
+}
+
+/// Loads or stores x2 to x29 of the context at x0.
+macro_rules! x2_to_x29 {
+    ($operation:literal) => {
+        pairs!($operation, "x", "x0, #0":
+            2 3 16, 4 5 32, 6 7 48, 8 9 64, 10 11 80, 12 13 96, 14 15 112,
+            16 17 128, 18 19 144, 20 21 160, 22 23 176, 24 25 192, 26 27 208, 28 29 224)
+    };
+}
+
+/// Loads or stores x19 to x28 above the frame record that the stack begins with.
+macro_rules! x19_to_x28 {
+    ($operation:literal) => {
+        pairs!($operation, "x", "sp, #0": 19 20 16, 21 22 32, 23 24 48, 25 26 64, 27 28 80)
     };
 }
 
@@ -335,11 +329,7 @@ macro_rules! simd_registers {
 unsafe extern "C" fn enter(context: *mut Context) {
     naked_asm!(
         "stp x29, x30, [sp, #-96]!",
-        "stp x19, x20, [sp, #16]",
-        "stp x21, x22, [sp, #32]",
-        "stp x23, x24, [sp, #48]",
-        "stp x25, x26, [sp, #64]",
-        "stp x27, x28, [sp, #80]",
+        x19_to_x28!("stp"),
         "mrs x1, tpidr_el1",
         "mov x2, sp",
         "mrs x3, sctlr_el1",
@@ -359,20 +349,7 @@ unsafe extern "C" fn enter(context: *mut Context) {
         "ldr x1, [x0, #{SCTLR}]",
         "msr sctlr_el1, x1",
         "isb",
-        "ldp x2, x3, [x0, #16]",
-        "ldp x4, x5, [x0, #32]",
-        "ldp x6, x7, [x0, #48]",
-        "ldp x8, x9, [x0, #64]",
-        "ldp x10, x11, [x0, #80]",
-        "ldp x12, x13, [x0, #96]",
-        "ldp x14, x15, [x0, #112]",
-        "ldp x16, x17, [x0, #128]",
-        "ldp x18, x19, [x0, #144]",
-        "ldp x20, x21, [x0, #160]",
-        "ldp x22, x23, [x0, #176]",
-        "ldp x24, x25, [x0, #192]",
-        "ldp x26, x27, [x0, #208]",
-        "ldp x28, x29, [x0, #224]",
+        x2_to_x29!("ldp"),
         "ldr x30, [x0, #240]",
         "ldp x0, x1, [x0]",
         "eret",
@@ -416,20 +393,7 @@ global_asm!(
 unsafe extern "C" fn exception() {
     naked_asm!(
         "str x1, [x0, #{VECTOR}]",
-        "stp x2, x3, [x0, #16]",
-        "stp x4, x5, [x0, #32]",
-        "stp x6, x7, [x0, #48]",
-        "stp x8, x9, [x0, #64]",
-        "stp x10, x11, [x0, #80]",
-        "stp x12, x13, [x0, #96]",
-        "stp x14, x15, [x0, #112]",
-        "stp x16, x17, [x0, #128]",
-        "stp x18, x19, [x0, #144]",
-        "stp x20, x21, [x0, #160]",
-        "stp x22, x23, [x0, #176]",
-        "stp x24, x25, [x0, #192]",
-        "stp x26, x27, [x0, #208]",
-        "stp x28, x29, [x0, #224]",
+        x2_to_x29!("stp"),
         "str x30, [x0, #240]",
         "mrs x1, tpidrro_el0",
         "str x1, [x0]",
@@ -496,11 +460,7 @@ unsafe extern "C" fn exception() {
         "msr sctlr_el1, x2",
         "isb",
         "mov sp, x1",
-        "ldp x19, x20, [sp, #16]",
-        "ldp x21, x22, [sp, #32]",
-        "ldp x23, x24, [sp, #48]",
-        "ldp x25, x26, [sp, #64]",
-        "ldp x27, x28, [sp, #80]",
+        x19_to_x28!("ldp"),
         "ldp x29, x30, [sp], #96",
         "ret",
         "3:",

@@ -79,24 +79,23 @@ pub fn conduit() -> Conduit {
 #[must_use]
 pub fn call_by(conduit: Conduit, function: u64, arguments: [u64; 3]) -> u64 {
     let result: u64;
+    macro_rules! call {
+        ($instruction:literal) => {
+            asm!(
+                $instruction,
+                inout("x0") function => result, inout("x1") arguments[0] => _, inout("x2") arguments[1] => _,
+                inout("x3") arguments[2] => _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
+                out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
+                out("x16") _, out("x17") _, options(nostack)
+            )
+        };
+    }
     // SAFETY: an SMCCC call keeps x18 to x30 and the stack; everything that it may change is declared. Calls that do
     // not return or that start CPUs are made by callers who know.
     unsafe {
         match conduit {
-            Conduit::Smc => asm!(
-                "smc #0",
-                inout("x0") function => result, inout("x1") arguments[0] => _, inout("x2") arguments[1] => _,
-                inout("x3") arguments[2] => _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
-                out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
-                out("x16") _, out("x17") _, options(nostack)
-            ),
-            Conduit::Hvc => asm!(
-                "hvc #0",
-                inout("x0") function => result, inout("x1") arguments[0] => _, inout("x2") arguments[1] => _,
-                inout("x3") arguments[2] => _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
-                out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
-                out("x16") _, out("x17") _, options(nostack)
-            ),
+            Conduit::Smc => call!("smc #0"),
+            Conduit::Hvc => call!("hvc #0"),
         }
     }
     result

@@ -1,5 +1,6 @@
 //! CPUs go off and come on again while others work.
 
+use super::shell;
 use crate::cell::{Cell, Context, Outcome};
 use crate::machine::{Entry, PATIENT};
 use crate::{ensure, parse};
@@ -9,15 +10,8 @@ const ROUNDS: u32 = 20;
 
 /// Takes every CPU off and puts it back, CPU 0 too if the kernel lets it, with a busy process for each CPU that would
 /// notice if its data changed; says how often it did, and what failed.
-const SCRIPT: &str = r#"
-work() { dd if=/bin/busybox bs=64k count=8 2>/dev/null | sha256sum; }
-sum=$(work)
-for worker in $(seq $(nproc)); do
-    while :; do
-        [ "$(work)" = "$sum" ] || echo $worker >>/tmp/wrong
-        echo >>/tmp/worked
-    done &
-done
+const SCRIPT: &str = r"
+WORKERS
 done=0 failed=0
 for round in $(seq ROUNDS); do
     for cpu in /sys/devices/system/cpu/cpu[0-9]*; do
@@ -36,14 +30,12 @@ echo switchable $(ls -d /sys/devices/system/cpu/cpu[0-9]*/online | wc -l)
 echo done $done
 echo failed $failed
 echo online $(cat /sys/devices/system/cpu/online)
-echo worked $(wc -l </tmp/worked)
-echo wrong $(cat /tmp/wrong 2>/dev/null | wc -l)
-dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|detected stall|soft lockup|failed to' | sed 's/^/bad /'
-true
-"#;
+WORKED
+COMPLAINTS
+";
 
 fn hotplug(context: &Context, kernel: &str, cpus: u32, gic: u32, entry: Entry) -> Outcome {
-    let script = SCRIPT.replace("ROUNDS", &ROUNDS.to_string());
+    let script = shell::script(SCRIPT, ROUNDS);
     let machine =
         context.machine().with("KERNEL", kernel).with("SMP", cpus).with("GIC", gic).limit(900).with("APPEND", PATIENT);
     let ran = machine.entered(entry, "stats").with("RUN", script).run()?.ended_with(0)?;

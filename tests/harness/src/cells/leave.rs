@@ -1,6 +1,7 @@
 //! Exeunt leaves all CPUs and comes back, again and again, under a host that is busy and notices when its work is
 //! wrong.
 
+use super::shell;
 use crate::cell::{Cell, Context, Outcome};
 use crate::machine::PATIENT;
 use crate::{ensure, images, parse, qemu};
@@ -18,19 +19,12 @@ insmod /tests/exeunt_test.ko || exit
 ask() { exec 3<>/proc/exeunt; echo "$*" >&3; answer=; read -r answer <&3; exec 3>&-; }
 show() { exec 3<>/proc/exeunt; echo "$*" >&3; cat <&3; exec 3>&-; }
 wrong() { failed=$((failed + 1)); [ $failed -gt 20 ] || echo failed-at round $round: "$*"; }
-work() { dd if=/bin/busybox bs=64k count=8 2>/dev/null | sha256sum; }
 plug() {
     for state in 0 1; do
         echo $state >/sys/devices/system/cpu/cpu$1/online || wrong cpu $1 online $state
     done
 }
-sum=$(work)
-for worker in $(seq $(nproc)); do
-    while :; do
-        [ "$(work)" = "$sum" ] || echo $worker >>/tmp/wrong
-        echo >>/tmp/worked
-    done &
-done
+WORKERS
 ask work start
 failed=0 done=0 plugged=0
 for round in $(seq ROUNDS); do
@@ -49,13 +43,11 @@ echo kernel $answer
 echo done $done
 echo failed $failed
 echo plugged $plugged
-echo worked $(wc -l </tmp/worked)
-echo wrong $(cat /tmp/wrong 2>/dev/null | wc -l)
+WORKED
 echo cpus $(nproc)
 echo taint $(cat /proc/sys/kernel/tainted)
 show status | sed 's/^/status /'
-dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|detected stall|soft lockup|failed to' | sed 's/^/bad /'
-true
+COMPLAINTS
 "#;
 
 /// LEAVE and REENTER while CPUs go off and come on all the time, and while another process does the same: whoever comes
@@ -105,8 +97,7 @@ echo cpus $(nproc)
 echo taint $(cat /proc/sys/kernel/tainted)
 ask status
 echo status $answer
-dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|detected stall|soft lockup|failed to' | sed 's/^/bad /'
-true
+COMPLAINTS
 "#;
 
 fn race(context: &Context, rounds: u32, entry: &str, gic: u32) -> Outcome {
@@ -114,7 +105,7 @@ fn race(context: &Context, rounds: u32, entry: &str, gic: u32) -> Outcome {
     images::module("6.12", &overlay)?;
     let machine = context.machine().with("SMP", CPUS).with("GIC", gic).with("APPEND", PATIENT);
     let machine = machine.with("EXEUNT", format!("entry={entry} stats")).with("OVERLAY", overlay.display());
-    let machine = machine.with("RUN", RACE.replace("ROUNDS", &rounds.to_string())).limit(300 + u64::from(rounds) * 4);
+    let machine = machine.with("RUN", shell::script(RACE, rounds)).limit(300 + u64::from(rounds) * 4);
     let ran = machine.run()?.ended_with(0)?;
     let said = |name| parse::value(&ran.stdout, name).ok_or_else(|| format!("the guest did not say {name:?}"));
     let number = |name| said(name)?.parse::<u32>().map_err(|error| format!("{name}: {error}"));
@@ -140,7 +131,7 @@ fn rounds(context: &Context, rounds: u32, entry: &str, model: &str, gic: u32) ->
     images::module("6.12", &overlay)?;
     // A CPU with VHE that the firmware starts while Exeunt is away goes on at EL2, where the others do not.
     let left = if model == "cortex-a57" { "yes" } else { "" };
-    let script = SCRIPT.replace("ROUNDS", &rounds.to_string()).replace("LEFT", left);
+    let script = shell::script(SCRIPT, rounds).replace("LEFT", left);
     let machine = context.machine().with("SMP", CPUS).with("CPU", qemu.cpu(model)).with("GIC", gic);
     let machine = machine.with("EXEUNT", format!("entry={entry} stats")).with("APPEND", PATIENT);
     let machine = machine.with("OVERLAY", overlay.display()).with("RUN", script);

@@ -13,6 +13,7 @@ mod kvm;
 mod leave;
 mod people;
 mod restarts;
+mod shell;
 mod uboot;
 mod user;
 mod virtual_el2;

@@ -56,6 +56,25 @@ mod aarch64 {
         if got < 0 { fail("PR_SVE_SET_VL") } else { u64::from((got & PR_SVE_VL_LEN_MASK).cast_unsigned()) }
     }
 
+    /// Loads or stores Z0 to Z31 and P0 to P15 at the addresses in these operands.
+    macro_rules! z_and_p {
+        ($instruction:literal, $z:literal, $p:literal) => {
+            concat!(
+                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, ",
+                "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31\n",
+                $instruction,
+                " z\\n, [{",
+                $z,
+                "}, #\\n, mul vl]\n.endr\n",
+                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n",
+                $instruction,
+                " p\\n, [{",
+                $p,
+                "}, #\\n, mul vl]\n.endr"
+            )
+        };
+    }
+
     /// Loads all SVE registers, lets time pass without a system call, and stores them again. FFR takes its value from
     /// P0 with all elements up to a boundary true, as the architecture demands of it.
     fn hold(registers: &Registers, after: &mut Registers, active: u64) {
@@ -66,22 +85,10 @@ mod aarch64 {
                 ".arch_extension sve",
                 "whilelo p0.b, xzr, {active}",
                 "wrffr p0.b",
-                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, \
-                 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
-                "ldr z\\n, [{z}, #\\n, mul vl]",
-                ".endr",
-                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
-                "ldr p\\n, [{p}, #\\n, mul vl]",
-                ".endr",
+                z_and_p!("ldr", "z", "p"),
                 "2: subs {turns}, {turns}, #1",
                 "b.ne 2b",
-                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, \
-                 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31",
-                "str z\\n, [{z_after}, #\\n, mul vl]",
-                ".endr",
-                ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
-                "str p\\n, [{p_after}, #\\n, mul vl]",
-                ".endr",
+                z_and_p!("str", "z_after", "p_after"),
                 "rdffr p0.b",
                 "str p0, [{p_after}, #16, mul vl]",
                 active = in(reg) active,
