@@ -22,7 +22,6 @@ fn none<T: ToString>(what: &str, found: &[T]) {
 }
 
 #[test]
-#[ignore = "memory.rs and stage2.rs still refuse the start by themselves"]
 fn the_image_keeps_to_the_order_of_its_tower() {
     let page = fs::read_to_string(root().join("docs/code.md")).expect("docs/code.md is there");
     let tower = Tower::drawn(&page).expect("docs/code.md draws the tower");
@@ -31,7 +30,6 @@ fn the_image_keeps_to_the_order_of_its_tower() {
 }
 
 #[test]
-#[ignore = "memory.rs and stage2.rs still refuse the start by themselves"]
 fn nothing_needs_itself_in_a_circle() {
     for crate_ in ["boot", "guest-abi", "hypervisor", "exeunt"] {
         let rooms = rooms(crate_);

@@ -141,8 +141,8 @@ impl Stage1 {
         Some(Mapping { output, level, attributes: Attributes::decode(attributes) })
     }
 
-    /// Where the descriptor of the page at `va` stands, table and index, if there is a table of pages for it. Who owns that
-    /// page alone may change it between 0 and [`page`], without the [`Stage1`].
+    /// Where the descriptor of the page at `va` stands, table and index, if there is a table of pages for it. Who owns
+    /// that page alone may change it between 0 and [`page`], without the [`Stage1`].
     #[must_use]
     pub fn page_slot<M: TableMemory>(&self, memory: &M, va: u64) -> Option<(u64, usize)> {
         self.tables.page_slot(memory, va)
