@@ -2,13 +2,13 @@
 //!
 //! Owns the `hvc` instruction and what it may change. Every function here tells the compiler that the call changes x0
 //! to x18 and memory: that is the stub ABI's contract (Linux `Documentation/virt/kvm/arm/hyp-abi.rst`), and a call of
-//! Exeunt's own is answered under it, too, where Exeunt has left. x19 to x30, SP and the SIMD registers stay; the
+//! Exeunt's own falls under it too, once Exeunt has left. x19 to x30, SP and the SIMD registers stay; the
 //! exception return restores the condition flags. The `hvc` uses no stack.
 //!
 //! # Safety of all of these
 //!
 //! The CPU is at EL1, and EL2 exists and has vectors that answer. Without EL2 the instruction is undefined; so it is at
-//! EL0. What else a call needs stands with it.
+//! EL0. What else a call needs is said at the call.
 
 use core::arch::asm;
 
@@ -202,7 +202,7 @@ pub unsafe fn summary() -> Result<Summary, Failure> {
     vendor::results(unsafe { vendor_call(vendor::STATUS, [0; 3]) }).map(|[_, summary, _]| Summary(summary))
 }
 
-/// What [`vendor::STATUS`] gives besides the record.
+/// What [`vendor::STATUS`] gives in addition to the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
     /// Bytes that the record has with all CPUs.
@@ -218,7 +218,7 @@ pub struct Status {
 ///
 /// # Errors
 ///
-/// The buffer or the CPU cannot be, or Exeunt is not there.
+/// Invalid buffer, unknown CPU, or Exeunt is not there.
 ///
 /// # Safety
 ///
@@ -254,7 +254,7 @@ pub unsafe fn restart_policy(which: u32, policy: Policy) -> Result<[u64; 2], Fai
 ///
 /// # Safety
 ///
-/// See [the module](self). From then on nothing stands between the caller's kernel and the machine's memory.
+/// See [the module](self). Afterwards nothing stands between the caller's kernel and the machine's memory.
 pub unsafe fn leave() -> Result<u64, Failure> {
     // SAFETY: the caller accepts that EL2 changes hands.
     vendor::results(unsafe { vendor_call(vendor::LEAVE, [0; 3]) }).map(|[cpus, ..]| cpus)
@@ -316,7 +316,7 @@ pub unsafe fn reenter(way: WayBack) -> Result<(), Failure> {
     vendor::results(unsafe { hvc([way.number, 0, 0, 0, 0]) }).map(|_| ())
 }
 
-/// What [`vendor::LOG_READ`] gives besides the bytes.
+/// What [`vendor::LOG_READ`] gives in addition to the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogRead {
     /// Bytes copied.
@@ -331,7 +331,7 @@ pub struct LogRead {
 ///
 /// # Errors
 ///
-/// The buffer or the position cannot be, or Exeunt is not there.
+/// Invalid buffer or position, or Exeunt is not there.
 ///
 /// # Safety
 ///

@@ -8,7 +8,7 @@
 pub struct Field {
     /// Its name.
     pub name: &'static str,
-    /// Bytes from the record's begin.
+    /// Bytes from the record's start.
     pub offset: usize,
     /// Bytes.
     pub size: usize,
@@ -116,7 +116,7 @@ pub const STATUS_MAGIC: u32 = u32::from_le_bytes(*b"EXST");
 /// end of the header or of a CPU's part, whose sizes the header says.
 pub const STATUS_VERSION: u16 = 1;
 
-/// Counters of exits in [`StatusCpu::exits`] that there is room for.
+/// How many counters [`StatusCpu::exits`] has room for.
 pub const EXIT_CLASSES: usize = 12;
 
 /// What each of [`StatusCpu::exits`] counts; those without a name are 0.
@@ -139,15 +139,15 @@ record! {
     version: u16,
     /// bytes of this header
     header_size: u16,
-    /// bytes of the record if it had all CPUs
+    /// bytes that the record would have with all CPUs
     record_size: u32,
     /// bytes of one CPU's part
     cpu_size: u16,
     /// CPUs of the machine
     cpus: u16,
-    /// number of the first CPU behind this header
+    /// number of the first CPU after this header
     first_cpu: u16,
-    /// CPUs behind this header
+    /// how many CPUs follow this header
     described: u16,
     /// 0
     reserved: u32,

@@ -2,14 +2,14 @@
 //!
 //! Owns their numbers and results. A call is `hvc #0` with its number in x0; all 64 bits of x0 count, and the immediate
 //! of the `hvc` does not. It acts on the calling CPU only. The result comes back in x0. By the contract a call may
-//! change x0 to x18; Linux's own stub changes x0 only, and Exeunt no more than what each call says here.
+//! change x0 to x18; Linux's own stub changes x0 only, and Exeunt only what each call says here.
 //!
 //! Sources: Linux `Documentation/virt/kvm/arm/hyp-abi.rst` (the contract), `arch/arm64/include/asm/virt.h` (the
 //! numbers), and `arch/arm64/kernel/hyp-stub.S` (what the stub does). The answers in each state are in `docs/abi.md`.
 
 /// Install a vector table (Linux `HVC_SET_VECTORS`, since the ABI exists).
 ///
-/// - In: x1 = its physical address, 2 KiB aligned, in the host's RAM; after Exeunt has left also the one that
+/// - In: x1 = its physical address, 2 KiB aligned, in the host's RAM; after Exeunt has left, also the one that
 ///   [`REENTER`](crate::vendor::REENTER) names.
 /// - Out: x0 = [`SUCCESS`] or [`STUB_ERR`]. Nothing else changes.
 /// - `Stub`: VBAR_EL2 = x1. `Live` with the host at virtual EL2: recorded as the host's VBAR_EL2. `Live` with the host
@@ -24,8 +24,8 @@ pub const SET_VECTORS: u64 = 0;
 ///   EL2's MMU off.
 /// - `Stub`, `Leaving`: at real EL2. `Live`: by policy ([`crate::vendor::RESTART_POLICY`]), at real EL2 without Exeunt
 ///   or under it.
-/// - Errors, in `Live`: an entry that cannot be one: [`STUB_ERR`], nothing else changed. A stub enters whatever it is
-///   told to. A caller must be prepared for that: Linux's own branch to the entry at EL1 then, and need x1 to x4 for it
+/// - Errors, in `Live`: an invalid entry: [`STUB_ERR`], nothing else changed. A stub enters whatever it is told to. A
+///   caller must be prepared for the error: Linux's own then branch to the entry at EL1, and need x1 to x4 for it
 ///   (`arch/arm64/kernel/cpu-reset.S`, `relocate_kernel.S`).
 pub const SOFT_RESTART: u64 = 1;
 
@@ -40,14 +40,14 @@ pub const RESET_VECTORS: u64 = 2;
 /// Let EL2 finish its set-up, and go on at EL2 if the CPU has VHE (Linux `HVC_VHE_RESTART` after 5.10,
 /// `HVC_FINALISE_EL2` in 6.1).
 ///
-/// - In: nothing. Out: x0 = [`STUB_ERR`]: the host stays at EL1, which Linux takes as it is.
+/// - In: nothing. Out: x0 = [`STUB_ERR`]: the host stays at EL1, and Linux goes on there.
 /// - From Exeunt always [`STUB_ERR`]: SVE and SME are open already.
 /// - Linux's stub may change x0 to x2 here.
 pub const FINALISE_EL2: u64 = 3;
 
 /// Read ICH_VTR_EL2 (Linux `HVC_GET_ICH_VTR_EL2`, in 7.2; unknown to 6.12).
 ///
-/// - In: nothing. Out: x0 = [`SUCCESS`], x1 = ICH_VTR_EL2. The caller takes [`STUB_ERR`] alone for absent
+/// - In: nothing. Out: x0 = [`SUCCESS`], x1 = ICH_VTR_EL2. The caller takes only [`STUB_ERR`] as "absent"
 ///   (`cpufeature.c`).
 /// - Works in all states.
 /// - Errors: [`STUB_ERR`], x1 unchanged, where the GIC's CPU interface is not in system registers.

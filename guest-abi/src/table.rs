@@ -35,7 +35,7 @@ impl State {
             Self::LiveEl1 => "Live, host at EL1",
             Self::LiveEl2 => "Live, host at virtual EL2",
             Self::Leaving => "Leaving",
-            Self::Gone => "gone",
+            Self::Gone => "Gone",
         }
     }
 
@@ -44,8 +44,8 @@ impl State {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Stub => {
-                "VBAR_EL2 is the resident stub's, in Exeunt's memory; no stage 2, no EL2 MMU, no stack. So is a CPU \
-                 that Exeunt has left and whose host has installed no vectors of its own"
+                "VBAR_EL2 is the resident stub's, in Exeunt's memory; no stage 2, no EL2 MMU, no stack. A CPU that \
+                 Exeunt has left is in this state if its host has installed no vectors of its own"
             }
             Self::LiveEl1 => {
                 "Exeunt's vectors, stage 2 and traps are in force. The host's first instruction ran at EL1 \
@@ -53,15 +53,15 @@ impl State {
             }
             Self::LiveEl2 => {
                 "the same, but the host's first instruction ran at virtual EL2 (`entry=el2`). The host is at EL1 now; \
-                 while it is still in virtual EL2, an HVC goes to the vectors that it has set itself"
+                 while it was still in virtual EL2, an HVC went to the vectors that it had set itself"
             }
             Self::Leaving => {
-                "between two of the others, in either direction. The host runs no instruction on this CPU meanwhile; \
-                 should one be made to, vectors are there that answer as in `Stub`"
+                "between two of the others, in either direction. The host runs no instruction on this CPU meanwhile. \
+                 If it did, it would find vectors that answer as in `Stub`"
             }
             Self::Gone => {
-                "Exeunt has left, and VBAR_EL2 is the host's own stub, its KVM or the next payload. Whoever that is \
-                 answers; the table says what Linux's stub does"
+                "Exeunt has left, and VBAR_EL2 is that of the host's own stub, its KVM or the next payload, which \
+                 answers. The table says what Linux's stub does"
             }
         }
     }
@@ -130,8 +130,8 @@ pub const CALLS: &[CallDoc] = &[
         purpose: "install a vector table at EL2",
         inputs: &[(
             "x1",
-            "physical address of the table, 2 KiB aligned, in the host's RAM; after Exeunt has left also the one that \
-             REENTER names",
+            "physical address of the table, 2 KiB aligned, in the host's RAM; after Exeunt has left, also the one \
+             that REENTER names",
         )],
         outputs: &[("x0", "0")],
         clobbers: NO_CLOBBERS,
@@ -206,10 +206,10 @@ pub const CALLS: &[CallDoc] = &[
         number: stub::FINALISE_EL2,
         name: "FINALISE_EL2",
         family: Family::Stub,
-        known_to: "Linux 6.1, 6.12, 7.2; after 5.10 at first as VHE_RESTART",
+        known_to: "Linux 6.1, 6.12, 7.2; between 5.10 and 6.1 as VHE_RESTART",
         purpose: "finish EL2's set-up, and go on at EL2 if the CPU has VHE",
         inputs: NONE,
-        outputs: &[("x0", "STUB_ERR: the host stays at EL1, which it takes as it is")],
+        outputs: &[("x0", "STUB_ERR: the host stays at EL1, and goes on")],
         clobbers: NO_CLOBBERS,
         answers: [
             STUB_ERR,
@@ -245,7 +245,7 @@ pub const CALLS: &[CallDoc] = &[
         name: "CALL_COUNT",
         family: Family::Query,
         known_to: ABI_1_0,
-        purpose: "how many calls the range has, the queries not counted",
+        purpose: "how many calls the range has, without the three queries",
         inputs: NONE,
         outputs: &[("w0", "8")],
         clobbers: NO_CLOBBERS,
@@ -303,7 +303,7 @@ pub const CALLS: &[CallDoc] = &[
         name: "FEATURES",
         family: Family::Exeunt,
         known_to: ABI_1_0,
-        purpose: "whether a call of this range is known, and what can be said of it",
+        purpose: "whether a call of this range is known, and its flags",
         inputs: &[("w1", "the call's identifier")],
         outputs: &[
             ("w0", "0"),
@@ -326,7 +326,7 @@ pub const CALLS: &[CallDoc] = &[
         purpose: "state of the machine, and of each CPU",
         inputs: &[
             ("x1", "address of a buffer: 8-byte aligned, in the host's RAM"),
-            ("x2", "its size, 0 for none; it lies within one page of 4 KiB"),
+            ("x2", "its size, 0 for no buffer; the buffer lies within one page of 4 KiB"),
             ("x3", "number of the first CPU to describe"),
         ],
         outputs: &[
@@ -337,7 +337,7 @@ pub const CALLS: &[CallDoc] = &[
         ],
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
-        errors: &[(INVALID, "a buffer that cannot be or has no room for the header; no such CPU. Nothing is written")],
+        errors: &[(INVALID, "invalid buffer, or one too small for the header; unknown CPU. Nothing is written")],
         source: EXEUNT,
     },
     CallDoc {
@@ -348,7 +348,7 @@ pub const CALLS: &[CallDoc] = &[
         purpose: "read and set what SOFT_RESTART does to Exeunt",
         inputs: &[
             ("w1", "which to set: bit 0 for a kexec, bit 1 for a crash; 0 to read only"),
-            ("w2", "0 `leave`, 1 `resident`; not looked at if w1 is 0"),
+            ("w2", "0 `leave`, 1 `resident`; ignored if w1 is 0"),
         ],
         outputs: &[("w0", "0"), ("w1", "policy for a kexec"), ("w2", "policy for a crash")],
         clobbers: NO_CLOBBERS,
@@ -371,14 +371,10 @@ pub const CALLS: &[CallDoc] = &[
         answers: LIVE_ONLY,
         errors: &[
             (LOCKED, "after LOCK"),
-            (
-                BUSY,
-                "another CPU is leaving, coming back or being started at this moment, or its host is still in virtual \
-                 EL2",
-            ),
+            (BUSY, "another CPU is leaving, coming back or being started, or its host is still in virtual EL2"),
             (
                 Error::TimedOut.name(),
-                "a CPU could not be caught. After this as after the other errors, each CPU is as before",
+                "a CPU did not come to EL2 in time. After this and the other errors each CPU is as before",
             ),
         ],
         source: EXEUNT,
@@ -388,15 +384,15 @@ pub const CALLS: &[CallDoc] = &[
         name: "LOCK",
         family: Family::Exeunt,
         known_to: ABI_1_0,
-        purpose: "until the machine is reset, nobody can make Exeunt leave: RESET_VECTORS and LEAVE are refused, a \
-                  soft restart is `resident`, EL2 is not lent to KVM",
+        purpose: "keep Exeunt until the machine is reset: RESET_VECTORS and LEAVE are refused, a soft restart is \
+                  `resident`, and EL2 is not lent to KVM",
         inputs: NONE,
-        outputs: &[("w0", "0, also when it was locked before")],
+        outputs: &[("w0", "0, also if it was locked before")],
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
         errors: &[
             (BUSY, "a LEAVE is under way"),
-            (Error::WrongState.name(), "Exeunt has left a CPU, and cannot answer for it"),
+            (Error::WrongState.name(), "Exeunt has left a CPU, and can promise nothing for it"),
         ],
         source: EXEUNT,
     },
@@ -405,7 +401,7 @@ pub const CALLS: &[CallDoc] = &[
         name: "REENTER",
         family: Family::Exeunt,
         known_to: ABI_1_0,
-        purpose: "the way back for a CPU that Exeunt has left",
+        purpose: "bring Exeunt back on a CPU that it has left",
         inputs: NONE,
         outputs: &[
             ("x0", "0"),
@@ -432,17 +428,17 @@ pub const CALLS: &[CallDoc] = &[
         inputs: &[
             ("x1", "position of the first byte wanted, counted from the log's start"),
             ("x2", "address of a buffer in the host's RAM"),
-            ("x3", "its size, 0 for a look without one; it lies within one page of 4 KiB"),
+            ("x3", "its size, 0 for no buffer; the buffer lies within one page of 4 KiB"),
         ],
         outputs: &[
             ("x0", "0"),
             ("x1", "bytes copied"),
             ("x2", "position to go on from"),
-            ("x3", "bytes from the wanted position on that were overwritten and are lost"),
+            ("x3", "bytes from the wanted position onwards that were overwritten and are lost"),
         ],
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
-        errors: &[(INVALID, "a position past the log's end; a buffer that cannot be. Nothing is written")],
+        errors: &[(INVALID, "position past the log's end; invalid buffer. Nothing is written")],
         source: EXEUNT,
     },
 ];
@@ -482,14 +478,18 @@ pub const CODES: &[(u64, &str, &str)] = &[
     (
         stub::STUB_ERR,
         STUB_ERR,
-        "a stub's refusal: unknown number, or one that cannot be. From Exeunt for stub calls only",
+        "a stub's refusal: unknown number, or invalid argument. From Exeunt for stub calls only",
     ),
     (Error::NotSupported.to_register(), Error::NotSupported.name(), "unknown function identifier (SMCCC)"),
-    (Error::InvalidParameter.to_register(), Error::InvalidParameter.name(), "an argument cannot be (SMCCC)"),
+    (Error::InvalidParameter.to_register(), Error::InvalidParameter.name(), "invalid argument (SMCCC)"),
     (Error::Locked.to_register(), Error::Locked.name(), "LOCK forbids it"),
-    (Error::Busy.to_register(), Error::Busy.name(), "another CPU is at something that excludes this; again, later"),
-    (Error::WrongState.to_register(), Error::WrongState.name(), "not in the state that the CPU or the machine is in"),
-    (Error::TimedOut.to_register(), Error::TimedOut.name(), "a CPU could not be caught in time"),
+    (Error::Busy.to_register(), Error::Busy.name(), "another CPU does something that excludes this; try again later"),
+    (
+        Error::WrongState.to_register(),
+        Error::WrongState.name(),
+        "not possible in the state of the CPU or of the machine",
+    ),
+    (Error::TimedOut.to_register(), Error::TimedOut.name(), "a CPU did not come to EL2 in time"),
 ];
 
 /// A number that has a name: its value or bits, and what it says.
@@ -524,13 +524,13 @@ pub struct RecordDoc {
 pub const RECORDS: &[RecordDoc] = &[
     RecordDoc {
         name: "StatusHeader",
-        place: "at the begin of STATUS's buffer",
+        place: "at the start of STATUS's buffer",
         size: StatusHeader::SIZE,
         fields: StatusHeader::FIELDS,
     },
     RecordDoc {
         name: "StatusCpu",
-        place: "behind the header, as often as its `described` says",
+        place: "after the header, as many as its `described` says",
         size: StatusCpu::SIZE,
         fields: StatusCpu::FIELDS,
     },
@@ -541,7 +541,7 @@ pub const CAUTIONS: &[Named] = &[
     (
         "SOFT_RESTART returns",
         "It was refused, and x1 to x4 are as they were. Branch to the entry at EL1, as Linux does: `cpu-reset.S` and \
-         `relocate_kernel.S` go on behind the HVC with such a branch",
+         `relocate_kernel.S` have such a branch after the HVC",
     ),
     (
         "Exeunt's own call answers STUB_ERR",
@@ -550,17 +550,17 @@ pub const CAUTIONS: &[Named] = &[
     ),
     (
         "There is no EL2",
-        "HVC is undefined. Look whether the device tree or the boot mode says that there is one before the first call",
+        "HVC is undefined. Before the first call, find out from the boot mode or the device tree whether there is one",
     ),
     (
         "x0 to x18 may change",
-        "`hyp-abi.rst` allows it of stub calls, and who answers after Exeunt may use that. Exeunt itself changes what \
-         the tables say",
+        "`hyp-abi.rst` allows it for stub calls, and whoever answers after Exeunt may make use of that. Exeunt itself \
+         changes only what the tables say",
     ),
     (
         "A call acts on the calling CPU",
-        "All stub calls do, and REENTER at its table. Mask interrupts, or pin the caller, between two calls that \
-         belong together. LEAVE, LOCK and RESTART_POLICY are the machine's",
+        "All stub calls do, and so does REENTER at its table. Mask interrupts or pin the caller between two calls \
+         that belong together. LEAVE, LOCK and RESTART_POLICY act on the whole machine",
     ),
     (
         "kexec or crash?",
@@ -570,13 +570,13 @@ pub const CAUTIONS: &[Named] = &[
     ),
     (
         "The immediate of the HVC",
-        "Not looked at for numbers with bit 31 clear, as by Linux's stub. With bit 31 set it must be 0, else \
+        "Ignored for numbers with bit 31 clear, as in Linux's stub. With bit 31 set it must be 0, else \
          NOT_SUPPORTED",
     ),
     (
         "High word of x0",
-        "A stub call's number is all of x0. A function identifier is the low word; bit 16 in it is SMCCC's hint about \
-         SVE, and ignored",
+        "A stub call's number is all of x0. A function identifier is the low word, in which bit 16 is ignored: it is \
+         SMCCC's hint about SVE",
     ),
     (
         "Buffers",
@@ -585,8 +585,8 @@ pub const CAUTIONS: &[Named] = &[
     ),
     (
         "SMC",
-        "Exeunt's own calls are for HVC. By SMC their numbers are NOT_SUPPORTED in `Live`, and firmware's business \
-         elsewhere",
+        "Exeunt's own calls are for HVC. By SMC their numbers are NOT_SUPPORTED in `Live`; elsewhere firmware \
+         answers",
     ),
     ("EL0", "HVC is undefined there, whatever the number"),
 ];

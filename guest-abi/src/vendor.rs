@@ -1,8 +1,8 @@
 //! Exeunt's own calls: fast calls of the SMC Calling Convention in the vendor-specific hypervisor range.
 //!
 //! Owns their numbers, arguments, results and errors. A call is `hvc #0` with the function identifier in w0. Results
-//! come in x0 to x3; a register that a call does not name as a result stays as it was, and after an error that is all
-//! but x0. Unlike stub calls, most of them concern the whole machine.
+//! come in x0 to x3. A register that a call does not name as a result stays as it was; after an error all except x0 do.
+//! Unlike stub calls, most of them concern the whole machine.
 //!
 //! Identifiers with [`CALL_64`](crate::smccc::CALL_64) take and give 64-bit values: those that pass an address or a
 //! position. The others use the low words only. Each call has one identifier; the other convention's is unknown.
@@ -20,7 +20,7 @@
 use crate::smccc::{QUERY_CALL_COUNT, QUERY_CALL_UID, QUERY_REVISION, hypervisor_call_32, hypervisor_call_64};
 use crate::stub::STUB_ERR;
 
-/// How many calls there are in the range, the three queries not counted. In: nothing. Out: w0. Clobbers and errors:
+/// How many calls the range has, without the three queries. In: nothing. Out: w0. Clobbers and errors:
 /// none.
 pub const CALL_COUNT: u32 = hypervisor_call_32(QUERY_CALL_COUNT);
 
@@ -47,14 +47,14 @@ pub const FEATURES: u32 = hypervisor_call_32(0x4501);
 ///   holds a [`StatusHeader`](crate::record::StatusHeader) and as many [`StatusCpu`](crate::record::StatusCpu) as have
 ///   room.
 /// - Errors: [`Error::InvalidParameter`]: a buffer that is misaligned, smaller than the header, across a page boundary
-///   or not the host's RAM; a first CPU that there is not. Nothing is written then.
+///   or not the host's RAM; an unknown first CPU. Nothing is written then.
 /// - FEATURES' flags: the version of the record, [`crate::record::STATUS_VERSION`].
 pub const STATUS: u32 = hypervisor_call_64(0x4502);
 
 /// Read and set what becomes of Exeunt at a soft restart, for a kexec and for a crash apart.
 ///
-/// - In: w1 = which ([`RESTART_KEXEC`] | [`RESTART_CRASH`]) to set, 0 to read only; w2 = the [`Policy`], not looked at
-///   if w1 is 0.
+/// - In: w1 = which ([`RESTART_KEXEC`] | [`RESTART_CRASH`]) to set, 0 to read only; w2 = the [`Policy`], ignored if
+///   w1 is 0.
 /// - Out: w0 = 0, w1 = policy for kexec, w2 = policy for a crash, both as they are now.
 /// - Errors: [`Error::InvalidParameter`]: other bits in w1, other values in w2. [`Error::Locked`]: to `Leave` after
 ///   LOCK. The policies stay as they were then.
@@ -66,16 +66,16 @@ pub const RESTART_POLICY: u32 = hypervisor_call_32(0x4503);
 ///
 /// - In: nothing. Out: w0 = 0, w1 = how many CPUs Exeunt left with this call.
 /// - Errors, after each of which every CPU is as before: [`Error::Locked`]; [`Error::Busy`]: another CPU is leaving,
-///   coming back or being started at this moment, or its host is still in virtual EL2; [`Error::TimedOut`]: a CPU could
-///   not be caught.
+///   coming back or being started, or its host is still in virtual EL2; [`Error::TimedOut`]: a CPU did not come to EL2
+///   in time.
 pub const LEAVE: u32 = hypervisor_call_32(0x4504);
 
 /// From now on, until the machine is reset, nobody can make Exeunt leave: RESET_VECTORS, LEAVE and a policy `Leave` are
-/// refused, a soft restart is `Resident`, and EL2 is not lent to KVM. Again: nothing changes.
+/// refused, a soft restart is `Resident`, and EL2 is not lent to KVM. A second call changes nothing.
 ///
 /// - In: nothing. Out: w0 = 0.
-/// - Errors: [`Error::Busy`]: a LEAVE is under way. [`Error::WrongState`]: Exeunt has left a CPU already, so that a
-///   promise for the machine would not be true.
+/// - Errors: [`Error::Busy`]: a LEAVE is under way. [`Error::WrongState`]: Exeunt has left a CPU already, and can
+///   promise nothing for it.
 pub const LOCK: u32 = hypervisor_call_32(0x4505);
 
 /// The way back for a CPU that Exeunt has left.
@@ -91,15 +91,15 @@ pub const REENTER: u32 = hypervisor_call_64(0x4506);
 /// Copy from Exeunt's log.
 ///
 /// - In: x1 = position: how many bytes of the log, counted from its start, come before the first wanted; x2 = address
-///   of a buffer; x3 = its size in bytes, 0 for a look without one. The buffer is RAM of the host's and lies within one
+///   of a buffer; x3 = its size in bytes, 0 for no buffer. The buffer is RAM of the host's and lies within one
 ///   page of 4 KiB.
-/// - Out: x0 = 0, x1 = bytes copied, x2 = the position to go on from, x3 = bytes from the wanted position on that had
-///   been overwritten and are lost. With a size of 0, x2 = x1 + lost.
+/// - Out: x0 = 0, x1 = bytes copied, x2 = the position to go on from, x3 = bytes from the wanted position onwards that
+///   were overwritten and are lost. With a size of 0, x2 = x1 + lost.
 /// - Errors: [`Error::InvalidParameter`]: a position past the log's end; a buffer that crosses a page boundary or is
 ///   not the host's RAM. Nothing is written then.
 pub const LOG_READ: u32 = hypervisor_call_64(0x4507);
 
-/// Every call of the range but the three queries.
+/// Every call of the range except the three queries.
 pub const CALLS: [u32; 8] = [VERSION, FEATURES, STATUS, RESTART_POLICY, LEAVE, LOCK, REENTER, LOG_READ];
 
 /// Exeunt's UUID, 861773e1-f7a0-47c5-a77d-fdfabab25ffe, by bytes. Made for this purpose, at random.
@@ -314,15 +314,15 @@ impl Summary {
 pub enum Error {
     /// Nobody knows this function identifier.
     NotSupported = -1,
-    /// An argument cannot be; nothing has changed.
+    /// An argument is invalid; nothing has changed.
     InvalidParameter = -3,
     /// LOCK forbids it; nothing has changed.
     Locked = -4,
-    /// Another CPU is at something that excludes this; nothing has changed. Again, later.
+    /// Another CPU does something that excludes this; nothing has changed. Try again later.
     Busy = -5,
-    /// Not in the state that this CPU or the machine is in; nothing has changed.
+    /// Not possible in the state of this CPU or of the machine; nothing has changed.
     WrongState = -6,
-    /// A CPU could not be caught in time; nothing has changed.
+    /// A CPU did not come to EL2 in time; nothing has changed.
     TimedOut = -7,
 }
 
@@ -365,7 +365,7 @@ impl Error {
     }
 }
 
-/// Why a caller has no result.
+/// Why a call gave no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// Exeunt, or another hypervisor that keeps to the SMC Calling Convention, refused.
@@ -385,7 +385,7 @@ pub const fn results(registers: [u64; 4]) -> Result<[u64; 3], Failure> {
     if code as u32 == 0 { Ok([x1, x2, x3]) } else { Err(failure(code)) }
 }
 
-/// What x0 of an answer says that is no success.
+/// What x0 of an answer says if it is not a success.
 #[must_use]
 pub const fn failure(x0: u64) -> Failure {
     match Error::from_register(x0) {

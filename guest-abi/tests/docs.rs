@@ -15,18 +15,19 @@ const HEAD: &str = "\
 How a host talks to EL2 under Exeunt, and after Exeunt. This page is rendered from the crate `guest-abi`, which guests
 and tools can use as it is: numbers, types, records and, for AArch64, functions that issue the calls.
 
-A call is `hvc #0` from EL1 with its number in x0. There are two kinds, and neither can be mistaken for the other: the
-**stub calls** of Linux, small numbers that a kernel issues which was entered at EL2 and went on to EL1; and **Exeunt's
-own**, fast calls of the SMC Calling Convention in the vendor-specific hypervisor range (owner 6). Why the first are as
-they are: [history](history.md). What others answer: [peers](peers.md).
+A call is `hvc #0` from EL1 with its number in x0. There are two kinds, and neither can be mistaken for the other:
 
-How a host comes to make the first: [virtual EL2](virtual-el2.md). What happens behind those by which Exeunt goes, and
-comes back: [leaving](leaving.md).
+- The **stub calls** of Linux have small numbers. A kernel that was entered at EL2 makes them after it has gone on to
+  EL1. [History](history.md) says why they are as they are, and [virtual EL2](virtual-el2.md) how a host under Exeunt
+  comes to make them.
+- **Exeunt's own** are fast calls of the SMC Calling Convention in the vendor-specific hypervisor range (owner 6).
 
-A call may be made at any moment, with the MMU on or off, interrupts masked or not, from EL1t or EL1h; no stack is
-used. All registers that a call does not name stay as they were: x0 to x30, SP, SIMD, and the system registers of EL1.
-With another immediate than 0 the stub calls are answered all the same, as by Linux's stub, and fast calls are
-NOT_SUPPORTED while Exeunt is live.
+What other hypervisors answer is in [peers](peers.md). How Exeunt goes, and comes back, is in [leaving](leaving.md).
+
+A call may be made at any moment: with the MMU on or off, interrupts masked or not, from EL1t or EL1h. It uses no stack.
+All registers that it does not name stay as they were: x0 to x30, SP, SIMD, and the system registers of EL1. If the
+immediate is not 0, the stub calls are answered all the same, as by Linux's stub; fast calls are NOT_SUPPORTED while
+Exeunt is live.
 ";
 
 /// A line of a table.
@@ -95,7 +96,7 @@ fn page() -> String {
         let value = if value.cast_signed() < 0 { value.cast_signed().to_string() } else { format!("{value:#x}") };
         row(out, [&value, name, meaning]);
     }
-    out.push_str("\nNegative codes are sign-extended to 64 bits, by the 32-bit convention, too.\n\n");
+    out.push_str("\nNegative codes are sign-extended to 64 bits, also in calls of the 32-bit convention.\n\n");
     columns_of(out, ["call", "code", "when"]);
     for call in CALLS {
         for (code, when) in call.errors {
@@ -113,8 +114,8 @@ fn page() -> String {
         row(out, [&(state as u8), &state.words()]);
     }
     out.push_str(
-        "\nRecords are little-endian. Fields are only ever added, at a record's end; a reader goes by the sizes in the \
-         header, and by the version for what the fields mean.\n",
+        "\nRecords are little-endian. A later version only adds fields, at a record's end. A reader takes the sizes \
+         from the header, and the meaning of the fields from the version.\n",
     );
     for record in RECORDS {
         write!(out, "\n### {}, {} bytes, {}\n\n", record.name, record.size, record.place).expect("a string has room");
