@@ -27,10 +27,10 @@ help:
 	@echo 'make soak      a hundred kexecs in one QEMU, 6.12 and 6.1 in turn; is all as at first? ROUNDS=100 ENTRY=el2|el1'
 	@echo 'make build     target/exeunt-release.bin, with its size (PROFILE=debug: target/exeunt-debug.bin)'
 	@echo 'make setup     install and fetch all that the targets here need, save test-all, drill, lint and check (each also does it itself)'
-	@echo 'make test      host tests, then the tests on QEMU'
+	@echo 'make test      the tests that need no QEMU, then those on QEMU'
 	@echo 'make test-all  the same with the slow ones: every kernel, CPU model and QEMU'
 	@echo 'make lint      formatting, width, clippy for workstation, EL2 and guest programs, shellcheck, documentation'
-	@echo 'make check     lint, host tests, Miri (twenty minutes and more; scripts/check names the steps)'
+	@echo 'make check     lint, the tests that need no QEMU, Miri (twenty minutes and more; scripts/check names the steps)'
 	@echo 'make bench     figures: instructions, exits, image size, RAM'
 
 setup:

@@ -1,5 +1,5 @@
-//! Links the EL2 binary: position independent, at address 0, laid out by `boot/exeunt.ld`. Does nothing for the host's
-//! build.
+//! Links the EL2 binary: position independent, at address 0, laid out by `boot/exeunt.ld`. Does nothing for a build for
+//! the workstation.
 
 use std::env;
 

@@ -48,7 +48,7 @@ mod vectors;
 #[cfg(target_os = "none")]
 mod virtual_el2;
 
-/// The binary is built for the host too, by `cargo clippy --workspace`, and has nothing to do there.
+/// The binary is built for the workstation too, by `cargo clippy --workspace`, and has nothing to do there.
 #[cfg(not(target_os = "none"))]
 fn main() {
     println!("Exeunt runs at EL2: see `make run`.");

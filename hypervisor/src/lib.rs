@@ -1,8 +1,8 @@
 //! Exeunt's logic: everything that is not an access to a system register.
 //!
 //! The EL2 image (the package `exeunt`) feeds this library with register values and memory, and does what it answers.
-//! It never executes a system-register instruction and allocates nothing, so that the host can test and Miri can check
-//! all of it.
+//! It never executes a system-register instruction and allocates nothing, so that the workstation can test
+//! and Miri can check all of it.
 
 #![cfg_attr(not(test), no_std)]
 

@@ -13,9 +13,8 @@ const HEAD: &str = "\
 # Exeunt's own options
 
 They ride on Exeunt's own command line, `/chosen/bootargs` of the device tree that the loader gives (QEMU: `-append`;
-`make run EXEUNT='...'`), separated by spaces. The host's command line is that of its module and none of Exeunt's
-business. An option that is not known, or a value that is not, is an error with the list of those that are, and the
-machine goes off.
+`make run EXEUNT='...'`), separated by spaces. The host's command line is that of its module, and Exeunt does not look
+at it. An unknown option or value is an error: the machine goes off with a list of those that are known.
 
 | option | what it does |
 |---|---|

@@ -54,7 +54,7 @@ pub mod shim;
 #[cfg(target_os = "none")]
 pub mod sysregs;
 
-/// Makes the binary that runs `$module::run`; on the host, where it cannot run, an empty program.
+/// Makes the binary that runs `$module::run`; on the workstation, where it cannot run, an empty program.
 #[macro_export]
 macro_rules! guest {
     ($module:ident) => {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::covering::{self, Value};
 use crate::{paths, process, variables};
 
-/// Seconds for the machine of one cell, on a busy host.
+/// Seconds for the machine of one cell, on a busy workstation.
 const LIMIT: u64 = 900;
 /// The time for set-up, builds and the reading of the dump beside it.
 const BESIDE: Duration = Duration::from_mins(20);

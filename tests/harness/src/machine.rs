@@ -11,7 +11,7 @@ use crate::cell::Missed;
 use crate::process::{self, Running};
 use crate::{ensure, paths, variables};
 
-/// Seconds that a machine may run. A boot takes a few; the rest is for slow and busy hosts.
+/// Seconds that a machine may run. A boot takes a few; the rest is for slow and busy workstations.
 const LIMIT: u64 = 420;
 
 /// For the host's command line: its detectors measure wall-clock time, which on a busy machine says nothing about the

@@ -263,7 +263,7 @@ fn boots() -> Result<(), Missed> {
     Ok(())
 }
 
-/// Seconds for two boots and what is between them, on a busy host.
+/// Seconds for two boots and what is between them, on a busy workstation.
 const KEXEC_LIMIT: u64 = 900;
 /// What the next kernel's command line is in a measured kexec. No address is random.
 const NEXT_LINE: &str = "console=ttyAMA0 quiet panic=-1 nokaslr";

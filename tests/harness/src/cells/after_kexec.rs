@@ -10,7 +10,7 @@ use crate::machine::{Machine, PATIENT};
 use crate::parse::Resource;
 use crate::{ensure, images, next, parse, qemu};
 
-/// Two boots, a copy between them, and two guests of KVM, on a busy host.
+/// Two boots, a copy between them, and two guests of KVM, on a busy workstation.
 const LIMIT: u64 = 900;
 
 const CPUS: u32 = 4;
