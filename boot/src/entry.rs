@@ -120,7 +120,7 @@ pub(crate) unsafe extern "C" fn start() -> ! {
 #[unsafe(link_section = ".text.beside_tables")]
 unsafe extern "C" fn relocate() {
     naked_asm!(
-        // 16 bytes at a time: the linker pads it, and puts what it begins as behind the read-only data.
+        // 16 bytes at a time: the linker pads it, and puts what it begins as after the read-only data.
         "adrp x0, __data_start",
         "adrp x1, __data_end",
         "add x1, x1, :lo12:__data_end",
@@ -132,7 +132,7 @@ unsafe extern "C" fn relocate() {
         "stp x3, x4, [x0], #16",
         "b 2b",
         // Relocate, from the RELR table (ELF gABI, SHT_RELR): an even word is the address of a word to relocate, an odd
-        // one a bitmap of which of the 63 words behind the last are to be relocated too. x3 is the next word's place.
+        // one a bitmap of which of the 63 words after the last are to be relocated too. x3 is the next word's place.
         "3: adrp x0, __relr_start",
         "add x0, x0, :lo12:__relr_start",
         "adrp x1, __relr_end",

@@ -13,7 +13,7 @@ const FLAGS: u64 = (1 << 1) | (1 << 3);
 
 /// The 64 bytes of the header; executing them branches to the entry.
 ///
-/// `image_size` is the whole reservation: QEMU puts an initrd of its own right behind it.
+/// `image_size` is the whole reservation: QEMU puts an initrd of its own right after it.
 ///
 /// # Safety
 /// Not to be called: it is what a loader jumps to.

@@ -197,7 +197,7 @@ global_asm!(
 /// Ranges of RAM that [`HostRam`] has room for.
 pub const MAX_RANGES: usize = 34;
 
-/// The host's RAM as the resident stub knows it: first address and end of each range; an end of 0 behind the last. The
+/// The host's RAM as the resident stub knows it: first address and end of each range; an end of 0 after the last. The
 /// hypervisor defines it as the symbol `exeunt_host_ram`, fills it in before any CPU can come to the stub, and cleans
 /// it to the point of coherency, because the stub reads it with the MMU off.
 #[repr(C, align(64))]
@@ -207,7 +207,7 @@ pub struct HostRam(pub [[u64; 2]; MAX_RANGES + 1]);
 pub const MAX_CPUS: usize = 128;
 
 /// The CPUs as REENTER knows them: affinity fields of MPIDR_EL1, and the address of the CPU's [`CpuBoot`]; an affinity
-/// of all ones behind the last. The hypervisor defines it as the symbol `exeunt_cpu_list`, under the same conditions as
+/// of all ones after the last. The hypervisor defines it as the symbol `exeunt_cpu_list`, under the same conditions as
 /// [`HostRam`].
 #[repr(C, align(64))]
 pub struct CpuList(pub [[u64; 2]; MAX_CPUS + 1]);

@@ -12,7 +12,7 @@
 //!    host's next access is translated by its own stage 1 alone, and by identity before and after, so that even a stale
 //!    entry says the same.
 //! 3. The host's registers come back from the stack, all but one, since SCTLR_EL2 takes a register to write. Its value
-//!    waits in TPIDR_EL2, where Exeunt's per-CPU address has no use any more.
+//!    waits in TPIDR_EL2, where Exeunt's per-CPU address has no use any longer.
 //! 4. SCTLR_EL2.M = C = I = 0. The text is mapped where it is, so the next instruction is the same with the MMU off.
 //!    Nothing that Exeunt has in its caches is read without them afterwards: what the resident stub and the secondary
 //!    entry read was cleaned when it was written.

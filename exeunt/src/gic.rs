@@ -59,7 +59,7 @@ pub fn priority_mask(gic: Gicv2) -> u32 {
     unsafe { register(gic.cpu_interface, GICC_PMR).read_volatile() }
 }
 
-/// Sets GICC_PMR of this CPU. The read behind the write has it arrive at the GIC first; the GIC then takes back what it
+/// Sets GICC_PMR of this CPU. The read after the write has it arrive at the GIC first; the GIC then takes back what it
 /// had signalled to the CPU within finite time (IHI 0048B, 3.2.2), so that an interrupt can still be seen a little
 /// later.
 pub fn set_priority_mask(gic: Gicv2, value: u32) {

@@ -10,7 +10,7 @@
 //! | first page of the host's kernel | read, while Exeunt starts |
 //! | UART, first pages of a GICv2's frames | Device, read, write |
 //!
-//! All of it is mapped where it is (VA = PA) but for the stacks of the CPUs, which lie in a window of virtual addresses
+//! All of it is mapped where it is (VA = PA) except the stacks of the CPUs, which lie in a window of virtual addresses
 //! of their own so that guard pages cost no memory. Of the host's RAM each CPU has one page mapped while a call needs
 //! it, and two while the host is in virtual EL2: that of the instruction, and that of a cache line. Above each stack
 //! there are two windows for them, whose descriptors their CPU writes by itself, without a lock.

@@ -25,8 +25,8 @@ use crate::panic::{cannot_start, while_probing};
 use crate::{console, enter, firmware, gic, memory, registers, resident, selftest, stage2};
 
 /// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware
-/// alone, since nobody traps the host's SMC any more. It is entered at real EL2, and where the others are there without
-/// FEAT_VHE, Linux would stop at one that goes on with it.
+/// alone, since nobody traps the host's SMC any longer. It is entered at real EL2, and where the others are there
+/// without FEAT_VHE, Linux would stop at one that goes on with it.
 pub const ARGUMENTS_TO_LEND: &[u8] = b"kvm-arm.mode=nvhe";
 
 /// The machine. It is large, begins as zeroes, and is needed for as long as the host runs.

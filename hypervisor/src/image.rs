@@ -20,7 +20,7 @@ const FLAG_BIG_ENDIAN: u64 = 1 << 0;
 /// `flags` bits 2:1: the kernel's page size, as [`Pages`] has it, or 0 where the header does not say.
 const FLAG_PAGES: u64 = 0b11 << 1;
 
-/// The image begins `text_offset` behind a multiple of this.
+/// The image begins `text_offset` after a multiple of this.
 const BASE_ALIGNMENT: u64 = 2 << 20;
 
 /// `text_offset` of kernels older than 3.17, which one tells by an `image_size` of 0.
@@ -138,7 +138,7 @@ pub enum ImageError {
     /// The CPU has no pages of the kernel's size. Linux would stop before it can say anything (`__no_granule_support`
     /// in head.S).
     NoSuchPages(Pages),
-    /// Not `text_offset` bytes behind a multiple of 2 MiB.
+    /// Not `text_offset` bytes after a multiple of 2 MiB.
     Misaligned {
         /// Where it is.
         start: u64,

@@ -225,7 +225,7 @@ const fn entry_pstate(origin: &Origin, features: PstateFeatures, el0: bool) -> u
 ///
 /// From ESR_EL2 stay CM, WnR and the GCS bit of ISS2: they describe the access. ISV and the fields that it makes valid
 /// are 0, as for every external abort at EL1; S1PTW and the level of stage 2 mean nothing to EL1; EA and SET are 0 (no
-/// IMPLEMENTATION DEFINED type, recoverable); FnV is 0, FAR is valid, but for a real external abort that has said
+/// IMPLEMENTATION DEFINED type, recoverable); FnV is 0, FAR is valid, except for a real external abort that said
 /// otherwise. An exclusive or atomic access that the memory does not support keeps its own code, so that the kernel can
 /// tell it from a bad address.
 const fn abort_syndrome(abort: Abort, el0: bool, stage1_level: Option<i8>) -> u64 {

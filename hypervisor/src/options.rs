@@ -62,7 +62,7 @@ pub struct OptionDoc {
     pub name: &'static str,
     /// What it is for.
     pub help: &'static str,
-    /// What may stand behind the `=`. Empty for an option that has no value.
+    /// What may come after the `=`. Empty for an option that has no value.
     pub values: &'static [ValueDoc],
     /// For an option without a value: what it does.
     set: fn(&mut Options),
@@ -71,7 +71,7 @@ pub struct OptionDoc {
 /// A value of an option.
 #[derive(Clone, Copy, Debug)]
 pub struct ValueDoc {
-    /// What stands behind the `=`.
+    /// What comes after the `=`.
     pub name: &'static str,
     /// What it means.
     pub help: &'static str,

@@ -92,7 +92,7 @@ pub const fn is_kvm(x0: u64) -> bool {
 /// - PSCI is the same by either conduit; so are the architecture's own calls (SMCCC_VERSION, ARCH_FEATURES and the
 ///   workarounds that it tells about), which only firmware can answer.
 /// - All other fast calls by HVC belong to a hypervisor, and Exeunt's own have the vendor-specific range. By SMC they
-///   belong to firmware, but for the hypervisor owners, which firmware must not be asked, the owners that DEN0028
+///   belong to firmware, except the hypervisor owners, which firmware must not be asked, the owners that DEN0028
 ///   reserves, and SDEI: its handlers are entered at EL2 when there is one, so that a registration by the host would
 ///   make firmware run the host's handler with EL2's rights.
 /// - Fast calls with reserved bits set are nobody's: firmware that ignores these bits cannot be talked into PSCI past

@@ -242,7 +242,7 @@ pub fn smc_call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, immediate: u16) {
     let _ = call(cpu, machine, Conduit::Smc, immediate);
 }
 
-/// An HVC leaves ELR_EL2 behind it.
+/// An HVC leaves ELR_EL2 past it.
 fn hvc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
     Outcome::Handled(call(cpu, machine, Conduit::Hvc, esr.immediate()))
 }

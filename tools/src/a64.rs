@@ -104,7 +104,7 @@ pub fn check(word: u32) -> Result<(), Fault> {
         return Err(Fault::Simd);
     }
     let known = match bits(word, 28, 25) {
-        // SME; "Reserved" but for UDF, which is there to be undefined.
+        // SME; "Reserved" except UDF, which is there to be undefined.
         0b0000 if word >> 31 == 1 => return Err(Fault::Simd),
         0b0000 => word >> 16 == 0,
         // SVE.
@@ -405,7 +405,7 @@ pub fn add_immediate(word: u32) -> Option<(u8, u8, u64)> {
 mod tests {
     use super::*;
 
-    /// LLVM 14 disassembles all of these like this, but for `abs` and `smax`, of which it has not heard.
+    /// LLVM 14 disassembles all of these like this, except `abs` and `smax`, of which it has not heard.
     const SIMD: [(u32, &str); 19] = [
         (0x1e622820, "fadd d0, d1, d2"),
         (0x9e660000, "fmov x0, d0"),

@@ -94,7 +94,7 @@ impl State {
 /// Follows the function that occupies the addresses `start` to `end`. `word` gives the instruction at an address,
 /// nothing where there is data.
 ///
-/// `returns` says whether the function at an address comes back: behind a call of one that does not, there is other
+/// `returns` says whether the function at an address comes back: after a call of one that does not, there is other
 /// code.
 pub fn analyze(start: u64, end: u64, word: impl Fn(u64) -> Option<u32>, returns: impl Fn(u64) -> bool) -> Frame {
     let mut frame = Frame::default();
@@ -141,7 +141,7 @@ pub fn analyze(start: u64, end: u64, word: impl Fn(u64) -> Option<u32>, returns:
             // What lies outside is another function; `calls` has the tail call.
             pending.retain(|(address, _)| (start..end).contains(address));
         }
-        // Barriers that nothing reaches stand behind an ERET, against speculation: nothing runs on from them.
+        // Barriers that nothing reaches stand after an ERET, against speculation: nothing runs on from them.
         let begins = |word: u32| !a64::is_barrier(word);
         let unreached = (start..end).step_by(4).find(|at| word(*at).is_some_and(begins) && !states.contains_key(at));
         match unreached {

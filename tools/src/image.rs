@@ -46,7 +46,7 @@ pub struct Function {
     pub names: Vec<String>,
     /// Address of the first byte.
     pub start: u64,
-    /// Address behind the last byte.
+    /// Address after the last byte.
     pub end: u64,
 }
 

@@ -236,7 +236,7 @@ pub fn is_test(path: &Path) -> bool {
     path.iter().any(|part| part == "tests" || part == "tests.rs")
 }
 
-/// The first name behind each `crate::` and each `crate::{`; at the top, `super::` is the same.
+/// The first name after each `crate::` and each `crate::{`; at the top, `super::` is the same.
 fn paths(tokens: &[&str], top: bool) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (index, word) in tokens.iter().enumerate() {

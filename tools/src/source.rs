@@ -78,7 +78,7 @@ fn lines(code: &str) -> usize {
     code.lines().filter(|line| !line.trim().is_empty()).count()
 }
 
-/// The identifiers, and each other character by itself but for white space: enough to follow a path.
+/// The identifiers, and each other character by itself except white space: enough to follow a path.
 #[must_use]
 pub fn tokens(code: &str) -> Vec<&str> {
     let mut tokens = Vec::new();

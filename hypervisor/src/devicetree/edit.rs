@@ -464,7 +464,7 @@ impl Writer<'_, '_> {
         }
     }
 
-    /// Words of text, with `filler` behind them: at least one.
+    /// Words of text, with `filler` after them: at least one.
     fn text(&mut self, words: &[u8], filler: u8) {
         for at in (0..padded(words)).step_by(4) {
             self.bytes(core::array::from_fn(|byte| words.get(at + byte).copied().unwrap_or(filler)));
@@ -491,12 +491,12 @@ impl Writer<'_, '_> {
     }
 }
 
-/// How many bytes `words` take with a space or NUL behind them, in whole words of the tree. None without words.
+/// How many bytes `words` take with a space or NUL after them, in whole words of the tree. None without words.
 const fn padded(words: &[u8]) -> usize {
     if words.is_empty() { 0 } else { (words.len() + 1).next_multiple_of(4) }
 }
 
-/// The node name `prefix` with `address` in lower-case hexadecimal behind it, as DTSpec 2.2.1 wants unit addresses.
+/// The node name `prefix` with `address` in lower-case hexadecimal after it, as DTSpec 2.2.1 wants unit addresses.
 fn unit_name<'a>(buffer: &'a mut [u8; 24], prefix: &[u8], address: u64) -> &'a [u8] {
     let digits = (u64::BITS - address.leading_zeros()).div_ceil(4).max(1);
     let mut length = prefix.len().min(buffer.len() - 16);

@@ -128,7 +128,7 @@ impl Names {
         *at
     }
 
-    /// The names that [`Self::offset_for_writing`] added behind a block of `old_block` bytes, with their offsets.
+    /// The names that [`Self::offset_for_writing`] added after a block of `old_block` bytes, with their offsets.
     pub fn added(&self, old_block: u32) -> impl Iterator<Item = (u32, Name)> {
         Name::ALL
             .into_iter()

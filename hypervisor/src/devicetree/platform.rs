@@ -11,7 +11,7 @@ use super::names::Names;
 pub struct Region {
     /// The first address.
     pub start: u64,
-    /// The address behind the last one.
+    /// The address after the last one.
     pub end: u64,
 }
 
@@ -204,7 +204,7 @@ pub struct Platform {
     pub ramdisk: Option<Module>,
     /// The entries of the memory reservation block.
     pub reserved: List<Region, { Self::MAX_RESERVED }>,
-    /// The address behind the highest one that RAM, a device or a bus window of the machine has.
+    /// The address after the highest one that RAM, a device or a bus window of the machine has.
     pub highest: u64,
     /// `/chosen` has `linux,uefi-system-table`: the kernel that gets this tree knows what EFI reserved.
     pub efi: bool,

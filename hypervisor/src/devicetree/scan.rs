@@ -361,7 +361,7 @@ impl<'a> Scanner<'a> {
         Span { start: self.offset(from), end: self.offset(to) }
     }
 
-    /// Checks the node's name at the start of `words`, and returns what is behind it.
+    /// Checks the node's name at the start of `words`, and returns what is after it.
     #[inline]
     fn skip_name(&self, words: &'a [u32]) -> Result<&'a [u32], TreeError> {
         const HIGH_BITS: u32 = 0x8080_8080;

@@ -116,7 +116,7 @@ const MAX: Values = &[
     (Id::Pmcr, 0x41013000),
 ];
 
-/// A CPU with every feature that this module knows, but for EL3 and HCR_EL2.E2H RES1.
+/// A CPU with every feature that this module knows, except EL3 and HCR_EL2.E2H RES1.
 const EVERYTHING: Values = &[
     (Id::Midr, 1),
     (Id::Mpidr, 2),

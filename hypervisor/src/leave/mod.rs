@@ -14,7 +14,7 @@
 //!    it here, which it will execute again.
 //! 3. When every CPU that is on is held, or was left before, the leaver gives stage 2 back and then its verdict: leave.
 //!    Each CPU that is held leaves by itself. If time runs out or a CPU objects, the verdict is: stay.
-//! 4. When none is held any more, the leaver takes the verdict back, ends the LEAVE in the control word, and goes the
+//! 4. When none is held any longer, the leaver takes the verdict back, ends the LEAVE in the control word, and goes the
 //!    same way.
 //!
 //! # Meetings

@@ -1,6 +1,6 @@
 //! Who may make Exeunt leave, and when: restart policies, the lock, and departures that are under way or done.
 //!
-//! Owns one word. Everything that excludes each other is in it: LOCK promises that nobody leaves any more, so it must
+//! Owns one word. Everything that excludes each other is in it: LOCK promises that nobody leaves any longer, so it must
 //! not succeed while somebody is on the way out, and nobody may set out once it has. A departure is therefore announced
 //! here before its first step, and whoever announces first wins. The steps themselves are not this file's.
 //!
@@ -46,7 +46,7 @@ impl Restart {
     /// Takes a SOFT_RESTART for one or the other, by whether the host has called SET_VECTORS on this CPU since EL2 was
     /// set up for it. Linux 6.1 and 6.12 do so in a kexec, to get their vectors out of the way of the copy
     /// (`machine_kexec.c`), and never in a crash; a KVM that installs its vectors by the same call is not under Exeunt
-    /// any more when it restarts.
+    /// any longer when it restarts.
     #[must_use]
     pub const fn of(host_set_vectors: bool) -> Self {
         if host_set_vectors { Self::Kexec } else { Self::Crash }

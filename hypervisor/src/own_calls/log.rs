@@ -4,7 +4,7 @@
 //! ones. Nobody waits for anybody: writers claim a range of positions with one atomic addition and fill it; readers
 //! copy first and find out afterwards whether a writer was there meanwhile (a sequence lock without the waiting).
 //!
-//! - *claims* counts the writers that are at it, and the position behind the last claim. Bytes older than that position
+//! - *claims* counts the writers that are at it, and the position after the last claim. Bytes older than that position
 //!   minus the ring's size may be overwritten at any moment.
 //! - *published* is a position before which everything is written. The last writer to finish moves it to the end of the
 //!   claims that it saw; while writers overlap it stays where it was.
@@ -64,7 +64,7 @@ impl<'a> LogRing<'a> {
         self.bytes.len() as u64
     }
 
-    /// The position behind the last byte that can be read.
+    /// The position after the last byte that can be read.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.published.load(Ordering::Acquire)

@@ -2,7 +2,7 @@
 //!
 //! Owns the way from x0 to x17 of a call to its answer: which call it is, whether its arguments can be, what the
 //! registers hold afterwards. The contract is [`guest_abi::vendor`]'s. What a call needs of the machine comes through
-//! [`Services`]; leaving is done by whoever called [`call`], because nothing can be done behind it.
+//! [`Services`]; leaving is done by whoever called [`call`], because nothing can be done after it.
 //!
 //! | file | what it owns |
 //! |---|---|
@@ -107,7 +107,7 @@ impl Buffer {
     }
 }
 
-/// What x0 to x3 hold after a call. Registers behind the last result stay as they were.
+/// What x0 to x3 hold after a call. Registers after the last result stay as they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     registers: [u64; 4],

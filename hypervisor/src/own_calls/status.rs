@@ -70,7 +70,7 @@ fn put_cpu(services: &impl Services, cpu: u16, offset: usize, sink: &mut dyn Sin
 ///
 /// # Errors
 ///
-/// `InvalidParameter`: a record is wanted from a CPU on that there is not.
+/// `InvalidParameter`: a record is wanted from an unknown CPU on.
 pub(super) fn answer(services: &impl Services, buffer: Option<Buffer>, first: u64) -> Result<Answer, Error> {
     let cpus = services.cpus();
     let summary = summary(services, services.control());

@@ -512,9 +512,8 @@ fn readers_see_whole_lines_while_writers_append() {
             let (mut position, mut lost, mut next) = (0, 0, [0usize; WRITERS]);
             while position < total {
                 let mut text = Vec::new();
-                let read = log
-                    .read(position, 4 * LINE, &mut |_, bytes| text.extend_from_slice(bytes))
-                    .expect("behind the end");
+                let read =
+                    log.read(position, 4 * LINE, &mut |_, bytes| text.extend_from_slice(bytes)).expect("past the end");
                 lost += read.lost;
                 // All lines have the same length, so that a line's begin is known whatever is lost.
                 let skip = (LINE - (read.next - read.copied) as usize % LINE) % LINE;

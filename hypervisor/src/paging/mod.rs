@@ -66,7 +66,7 @@ pub trait TableMemory {
     /// `None` if there are none left. Returns the physical address.
     fn alloc(&mut self, pages: usize) -> Option<u64>;
 
-    /// Takes back one page that `alloc(1)` gave away: no table points to it any more.
+    /// Takes back one page that `alloc(1)` gave away: no table points to it any longer.
     ///
     /// The page holds old descriptors; TLBs and walks in progress on other CPUs may still use them until the caller has
     /// invalidated (see the module's text). No `alloc` follows a `free` within one call of `map` or `unmap`. The

@@ -79,7 +79,7 @@ impl PaRange {
         Self::BITS[self.encoding as usize]
     }
 
-    /// The address behind the last one that the CPU has.
+    /// The address after the last one that the CPU has.
     #[must_use]
     pub const fn end(self) -> u64 {
         1 << self.bits()

@@ -73,7 +73,7 @@ impl fmt::Display for Occupant {
     }
 }
 
-/// Reads behind "its registers cannot be ".
+/// Reads after "its registers cannot be ".
 impl fmt::Display for DeviceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

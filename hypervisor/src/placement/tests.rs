@@ -31,7 +31,7 @@ fn a_device_gets_the_pages_that_its_registers_lie_in() {
     assert_eq!(pages(0x0900_0ff8, 0x48, 4), Ok((0x0900_0000, 0x0900_2000)), "across the end of a page");
     assert_eq!(pages(0, 4 * KIB, 4096), Ok((0, 4096)));
     assert_eq!(pages(GIB - 4 * KIB, 4 * KIB, 4096), Ok((GIB - 4096, GIB)), "up to RAM");
-    assert_eq!(pages(2 * GIB, 4 * KIB, 4096), Ok((2 * GIB, 2 * GIB + 4096)), "behind RAM");
+    assert_eq!(pages(2 * GIB, 4 * KIB, 4096), Ok((2 * GIB, 2 * GIB + 4096)), "after RAM");
     assert_eq!(pages((1 << 40) - 4 * KIB, 4 * KIB, 4096), Ok(((1 << 40) - 4096, 1 << 40)), "up to the end");
 }
 

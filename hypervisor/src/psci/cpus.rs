@@ -50,7 +50,7 @@
 //! off, and a CPU under Exeunt turn it on, the caller asks firmware first, and goes from 10 to 11 if firmware says off:
 //! one caller can. It looks once more whether the CPU is still *left*, and clears `ON`: 01. Another one that heard
 //! "off" as well and is late finds 11 or 01, or 10 because the target has arrived meanwhile. Since a CPU that arrives
-//! is no more *left* before it sets `ON`, the late one sees that, and takes its own bit back: ALREADY_ON.
+//! is no longer *left* before it sets `ON`, the late one sees that, and takes its own bit back: ALREADY_ON.
 //!
 //! # Why the entry is seen
 //!

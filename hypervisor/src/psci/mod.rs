@@ -231,7 +231,7 @@ impl Psci {
         self.cpus[..self.count()].get(cpu).map(|cpu| cpu.mpidr.load(Ordering::Relaxed))
     }
 
-    /// The state of CPU number `cpu`; `Off` for a number that there is not.
+    /// The state of CPU number `cpu`; `Off` for an unknown number.
     #[must_use]
     pub fn power_state(&self, cpu: usize) -> PowerState {
         self.cpus.get(cpu).map_or(PowerState::Off, cpus::Cpu::power_state)
@@ -418,7 +418,7 @@ impl Default for Psci {
     }
 }
 
-/// DEN0022, 5.1.4: INVALID_ADDRESS for an entry that cannot be one. The host has no memory elsewhere, and an AArch64
+/// DEN0022, 5.1.4: INVALID_ADDRESS for an invalid entry. The host has no memory elsewhere, and an AArch64
 /// instruction is 4-byte aligned.
 fn check(entry: HostEntry, env: &impl Environment) -> Result<(), ErrorCode> {
     if entry.pc.is_multiple_of(4) && env.is_host_ram(entry.pc) { Ok(()) } else { Err(ErrorCode::InvalidAddress) }

@@ -1,7 +1,7 @@
 //! Exceptions that virtual EL2 takes to itself, and its exception returns.
 //!
 //! Owns both as computations on PSTATE. In hardware virtual EL2 runs at EL0: everything in PSTATE is as EL2's would be,
-//! but for M, which only Exeunt sees. Source: Arm ARM (DDI 0487), shared pseudocode `AArch64.TakeException`,
+//! except M, which only Exeunt sees. Source: Arm ARM (DDI 0487), shared pseudocode `AArch64.TakeException`,
 //! `IllegalExceptionReturn` and `SetPSTATEFromPSR`.
 
 use crate::features::{Feature, IdRegister, IdRegisters};
@@ -118,7 +118,7 @@ pub struct Taken {
 }
 
 /// Takes an exception from virtual EL2 to virtual EL2, as [`inject::take_exception`] does from EL1 to EL1: the
-/// arithmetic is the same but for M, and for PSTATE.PAN, which an exception to an EL2 without FEAT_VHE leaves alone.
+/// arithmetic is the same except for M, and for PSTATE.PAN, which an exception to an EL2 without FEAT_VHE leaves alone.
 #[must_use]
 pub fn take(ids: &IdRegisters, state: &State, cause: Cause) -> Taken {
     let origin = Origin {

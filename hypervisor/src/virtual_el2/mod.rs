@@ -235,7 +235,7 @@ pub enum Outcome {
         /// With which PSTATE.
         pstate: u64,
     },
-    /// An SMC with this immediate, the return set behind it: the binary answers it as if it had come from EL1.
+    /// An SMC with this immediate, the return set after it: the binary answers it as if it had come from EL1.
     Smc(u16),
     /// Virtual EL2 has an exception and no vectors: the host has not written VBAR_EL2. On hardware it would be lost
     /// too. The binary stops this CPU and says so.
@@ -321,7 +321,7 @@ pub struct Answer {
 
 /// How one instruction ended.
 enum Done {
-    /// It is executed; the host goes on behind it.
+    /// It is executed; the host goes on after it.
     Next,
     /// It is executed, and there is something to say.
     Noted(Note),
@@ -571,7 +571,7 @@ impl VirtualEl2 {
                 undefined(unknown)
             }
             Operation::Hvc(immediate) => {
-                // An HVC is done when its exception is taken: the preferred return address is behind it.
+                // An HVC is done when its exception is taken: the preferred return address is after it.
                 step_over(cpu);
                 let pc = cpu.elr();
                 Done::Settled(Answer { outcome: self.take(cpu, settings, Cause::Hvc(immediate), pc), note: None })
@@ -886,7 +886,7 @@ const fn undefined(note: Note) -> Done {
     Done::Take(Cause::Undefined, Some(note))
 }
 
-/// Sets the return behind the instruction.
+/// Sets the return after the instruction.
 fn step_over(cpu: &mut impl Cpu) {
     let (pc, spsr) = skip_instruction(cpu.elr(), cpu.spsr(), true);
     cpu.set_return(pc, spsr);

@@ -214,7 +214,7 @@ struct Expected<'a> {
 /// Enters `context` and compares the exception that comes back, and the registers, with what is expected.
 fn expect(context: &mut Context, expected: &Expected) {
     let before = *context;
-    // SAFETY: a probe's instructions end at the fault or at the `brk` behind it; when they do not fault they write to
+    // SAFETY: a probe's instructions end at the fault or at the `brk` after it; when they do not fault they write to
     // the region or to its neighbours, which no one else uses.
     unsafe { context.enter() };
     let Expected { what, mode, elr, far, esr, open } = *expected;
@@ -297,7 +297,7 @@ fn accesses(region: Range, random: &mut Random) {
     }
 }
 
-/// `nop`, written into the last word before the region when no CPU stores there any more.
+/// `nop`, written into the last word before the region when no CPU stores there any longer.
 const NOP: u32 = 0xd503_201f;
 
 /// Execution that runs into the region from the word before it.
@@ -457,7 +457,7 @@ fn neighbours(region: Range) {
             context.x[0] = address;
             // The store writes back what the load found, or zero to memory that is nobody's.
             // SAFETY: the instruction ends with a `brk`; the memory next to the region holds nothing that is in use:
-            // QEMU's boot code has run, and behind the region the host's image begins with a header that has been read.
+            // QEMU's boot code has run, and after the region the host's image begins with a header that has been read.
             unsafe { context.enter() };
             check!(context.ended_at(code + 4), "{name} next to the region, at {address:#x}: ESR {:#x}", context.esr);
         }

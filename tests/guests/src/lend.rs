@@ -56,7 +56,7 @@ unsafe extern "C" {
     static guest_lend_vectors: u8;
 }
 
-/// x0 to x6 after an HVC with these in x0 and x1, and the address behind it.
+/// x0 to x6 after an HVC with these in x0 and x1, and the address after it.
 fn hvc(number: u64, argument: u64) -> ([u64; 7], u64) {
     let mut x = [number, argument, 0, 0, 0, 0, 0];
     let behind;

@@ -289,7 +289,7 @@ fn not_supported() {
     }
 }
 
-/// CPU_ON with arguments that cannot be: refused, and the target is still there for who asks properly.
+/// CPU_ON with invalid arguments: refused, and the target is still there for who asks properly.
 fn bad_arguments() {
     let own = machine().mpidrs()[0];
     for each in conduits() {
@@ -309,7 +309,7 @@ fn bad_arguments() {
                 ("at the start of the reservation", reserved.base),
                 ("in the reservation", reserved.base + reserved.size / 2),
                 ("at the end of the reservation", reserved.end() - 4),
-                ("behind RAM", machine().ram.end()),
+                ("after RAM", machine().ram.end()),
                 ("below RAM", machine().ram.base - 4),
                 ("at address 0", 0),
                 ("in a device", 0x0900_0000),

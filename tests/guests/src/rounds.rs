@@ -36,7 +36,7 @@ const UNKNOWN_SMCCC: u64 = 0x8600_ff42;
 const NOT_SUPPORTED: u64 = u64::MAX;
 
 /// Instructions between two readings of the counter, of which `$call` is one and the second reading another; and x0 and
-/// x1 behind it.
+/// x1 after it.
 macro_rules! ticks {
     ($call:literal, $x0:expr, $x1:expr) => {{
         let (before, after): (u64, u64);

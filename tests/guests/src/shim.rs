@@ -42,7 +42,7 @@ fn blank_own_words(tree: &mut [u8], own: &[u8]) {
     }
 }
 
-/// Where in the tree the size of the first range of /memory is: behind an address of two cells.
+/// Where in the tree the size of the first range of /memory is: after an address of two cells.
 fn offset_of_ram_size(tree: u64) -> usize {
     // SAFETY: `machine::read` found a device tree there.
     let fdt = unsafe { Fdt::from_raw(tree as *const u8) }.expect("a device tree");

@@ -4,7 +4,7 @@
 pub type Value = (usize, usize);
 
 /// Rows of indices into dimensions of the given sizes, such that for each two dimensions every pair of values is in
-/// some row, but for the pairs in `avoided`, which are in none.
+/// some row, except the pairs in `avoided`, which are in none.
 ///
 /// Greedy and deterministic: each row takes, dimension by dimension, the value that adds most pairs that no row has
 /// yet.

@@ -51,7 +51,7 @@ pub fn sweep(console: &str) -> BTreeMap<String, String> {
 }
 
 /// The commands that a page of the documentation shows: lines of its code blocks that call make or one of the scripts,
-/// without the comments behind them.
+/// without the comments after them.
 pub fn commands(page: &str) -> impl Iterator<Item = &str> {
     let mut in_code = false;
     page.lines().filter_map(move |line| {

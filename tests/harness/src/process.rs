@@ -124,7 +124,7 @@ impl Running {
     /// Writes `text` to its standard input.
     ///
     /// # Errors
-    /// When it does not read any more.
+    /// When it does not read any longer.
     pub fn send(&mut self, text: &str) -> Result<(), Error> {
         let Some(stdin) = &mut self.stdin else { return Ok(()) };
         stdin
@@ -133,7 +133,7 @@ impl Running {
             .map_err(|error| Error::Io(self.name.clone(), error))
     }
 
-    /// Waits until `text` comes on its standard output, behind what earlier calls have waited for.
+    /// Waits until `text` comes on its standard output, after what earlier calls have waited for.
     ///
     /// # Errors
     /// When it does not come within `limit`.

@@ -47,7 +47,7 @@ impl Qemu {
             .ok_or_else(|| format!("there is no target/qemu-{version}: run scripts/setup test-all").into())
     }
 
-    /// Whether it has the CPU model; properties behind a comma do not count.
+    /// Whether it has the CPU model; properties after a comma do not count.
     #[must_use]
     pub fn has(&self, cpu: &str) -> bool {
         self.models.contains(cpu.split(',').next().unwrap_or(cpu))

@@ -40,7 +40,7 @@ fn apply(damage: &[Damage], blob: &mut Blob) {
         if blob.len() < HEADER_SIZE + 4 {
             return;
         }
-        // Mostly behind the header, which would otherwise be all that ever matters.
+        // Mostly after the header, which would otherwise be all that ever matters.
         let words = (blob.len() - HEADER_SIZE) / 4;
         match damage {
             Damage::Flip(at, bits) => *at.get_mut(&mut blob[HEADER_SIZE..]) ^= bits,

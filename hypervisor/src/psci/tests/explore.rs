@@ -477,7 +477,7 @@ pub fn explore(scripts: &[&[Action]], on: &[bool]) -> Seen {
     Seen { worlds: seen.len(), ends }
 }
 
-/// Nothing moves any more: what the proxy thinks of each CPU is what firmware knows.
+/// Nothing moves any longer: what the proxy thinks of each CPU is what firmware knows.
 fn check_end(psci: &Psci, world: &World) {
     for number in 0..world.cpus.len() {
         // Read through the model's memory: a run with nothing to replay and one step.

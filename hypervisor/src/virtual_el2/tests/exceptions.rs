@@ -125,7 +125,7 @@ fn calls() {
     assert_eq!(host.cpu.pc, pc + 4);
     assert_eq!(host.cpu.spsr & (pstate::SS | pstate::BTYPE), 0);
 
-    // SVC and BRK have been taken by the CPU: SVC leaves ELR_EL2 behind it.
+    // SVC and BRK have been taken by the CPU: SVC leaves ELR_EL2 past it.
     let pc = host.cpu.pc;
     host.handle(esr(0x15, 7));
     assert_eq!((host.read_el2(El2::Esr), host.read_el2(El2::Elr)), (0x5600_0007, pc));

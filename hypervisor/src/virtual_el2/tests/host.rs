@@ -102,7 +102,7 @@ impl Model {
         )
     }
 
-    /// Everything that this program knows, AArch32 included, but for EL3.
+    /// Everything that this program knows, AArch32 included, except EL3.
     pub fn everything() -> Self {
         Self::new(
             &[

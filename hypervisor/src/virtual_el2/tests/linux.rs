@@ -246,7 +246,7 @@ fn fine_grained_traps(host: &mut Host, kernel: Kernel) {
     host.write_el2(El2::Hfgitr2, 0);
 }
 
-/// Hardware is as for a host that was entered at EL1, but for what the kernel has written to EL1's registers.
+/// Hardware is as for a host that was entered at EL1, except what the kernel has written to EL1's registers.
 fn expect_native(host: &Host, answer: Answer) {
     assert_eq!(answer.outcome, Outcome::GoNative { pc: RETURN, pstate: PSTATE_EL1 });
     assert_eq!(answer.note, None);

@@ -9,7 +9,7 @@ use crate::features::{Gic, IdRegister, IdRegisters};
 use crate::inject::pstate;
 use crate::syndrome::Esr;
 
-/// ID registers without meaning, but for ID_AA64MMFR4_EL1.E2H0, which must not rule virtual EL2 out.
+/// ID registers without meaning, except ID_AA64MMFR4_EL1.E2H0, which must not rule virtual EL2 out.
 fn models() -> impl Strategy<Value = Model> {
     let values = prop::collection::vec(any::<u64>(), IdRegister::ALL.len());
     (values, any::<bool>(), any::<bool>()).prop_map(|(values, v3, hide)| {

@@ -67,7 +67,7 @@ pub const VARIATIONS: u32 = 16;
 const MMU_OFF: u32 = 1 << 0;
 const MASKED: u32 = 1 << 1;
 const EL1_WITH_SP_EL0: u32 = 1 << 2;
-/// ELR_EL1, SPSR_EL1, ESR_EL1 and FAR_EL1 are read right behind the call, which takes x19 to x22.
+/// ELR_EL1, SPSR_EL1, ESR_EL1 and FAR_EL1 are read right after the call, which takes x19 to x22.
 const LOOK: u32 = 1 << 3;
 
 /// What a case gave.
@@ -342,7 +342,7 @@ fn entered(end: End, landing: &Landing, entries: u64) -> Option<Problem> {
 /// SCTLR_ELx.M, C, WXN, E0E and EE.
 const SCTLR_BAD: u64 = 1 | 1 << 2 | 1 << 19 | 1 << 24 | 1 << 25;
 
-/// Masks of registers of EL2 that must have the value behind them (Arm ARM D24.2; booting.rst: no trap or translation
+/// Masks of registers of EL2 that must have the value after them (Arm ARM D24.2; booting.rst: no trap or translation
 /// of EL2's may be left over, and the counters agree).
 const EL2_WANTED: [(usize, u64, u64); 13] = [
     (0, SCTLR_BAD, 0),

@@ -536,7 +536,7 @@ fn leave_too(index: usize) {
     tally::note(State::ALL[FROM.load(Ordering::Acquire)], 0, index, index as u32, &outcome);
 }
 
-/// Nobody leaves any more.
+/// Nobody leaves any longer.
 fn lock(host: Host) {
     tally::clear();
     tally::add(Case {

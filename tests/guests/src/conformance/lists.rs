@@ -202,9 +202,9 @@ impl Setting {
         one("across a page's end", [OWN_PAGE + 4096 - header, header + 1, 0], invalid);
         one("across a page's end", [OWN_PAGE, 4097, 0], invalid);
         one("across a page's end", [OWN_PAGE, u64::MAX, 0], invalid);
-        one("of a CPU that there is not", [OWN_PAGE, 4096, cpus], invalid);
-        one("of a CPU that there is not", [OWN_PAGE, 4096, u64::MAX], invalid);
-        one("of a CPU that there is not", [OWN_PAGE, 4096, 1 << 16], invalid);
+        one("of an unknown CPU", [OWN_PAGE, 4096, cpus], invalid);
+        one("of an unknown CPU", [OWN_PAGE, 4096, u64::MAX], invalid);
+        one("of an unknown CPU", [OWN_PAGE, 4096, 1 << 16], invalid);
         for (what, x1) in bad_addresses() {
             one(what, [x1 & !7, 128, 0], invalid);
         }
@@ -237,8 +237,8 @@ impl Setting {
         one("without a buffer", [0, 0, 0], [Is(0), Is(0), Any, Any]);
         one("into a page", [0, OWN_PAGE, 4096], [Is(0), Any, Any, Any]);
         one("of one byte", [0, OWN_PAGE + 4095, 1], [Is(0), Is(1), Any, Any]);
-        one("behind the end", [u64::MAX, OWN_PAGE, 64], invalid);
-        one("behind the end", [1 << 63, 0, 0], invalid);
+        one("past the end", [u64::MAX, OWN_PAGE, 64], invalid);
+        one("past the end", [1 << 63, 0, 0], invalid);
         one("across a page's end", [0, OWN_PAGE + 4095, 2], invalid);
         one("across a page's end", [0, OWN_PAGE, u64::MAX], invalid);
         for (what, x2) in bad_addresses() {

@@ -183,7 +183,7 @@ fn at_virtual_el2(index: usize) {
     }
 }
 
-/// SPSR_EL2 of an exception from EL2h with everything masked, but for the flags.
+/// SPSR_EL2 of an exception from EL2h with everything masked, except the flags.
 const SPSR_EL2H: u64 = 0x3c9;
 /// ESR_EL2 of an HVC: EC and IL.
 const ESR_HVC: u64 = 0x16 << 26 | 1 << 25;

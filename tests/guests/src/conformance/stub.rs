@@ -29,7 +29,7 @@ pub struct Window {
     pub elr: u64,
     /// SPSR_EL2.
     pub spsr: u64,
-    /// Address behind the call.
+    /// Address after the call.
     pub behind: u64,
     /// For the vectors.
     pub scratch: u64,

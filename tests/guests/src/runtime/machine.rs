@@ -22,7 +22,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// The first address behind it.
+    /// The first address after it.
     #[must_use]
     pub const fn end(&self) -> u64 {
         self.base + self.size

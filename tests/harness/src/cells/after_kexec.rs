@@ -214,7 +214,7 @@ fn compare_iomem(under: &Told, bare: &Told) -> Outcome {
     Ok(())
 }
 
-/// The files of the tree with what is in them, but for those that may differ.
+/// The files of the tree with what is in them, except those that may differ.
 fn tree(told: &Told) -> Result<BTreeSet<&str>, Missed> {
     let differs = |line: &str| {
         let path = line.split_whitespace().nth(1).unwrap_or_default();

@@ -9,7 +9,7 @@ use crate::{ensure, images};
 
 /// Where the tests that need Exeunt elsewhere put it.
 const ELSEWHERE: u64 = 0x4400_0000;
-/// Where the host's kernel usually is: behind Exeunt.
+/// Where the host's kernel usually is: after Exeunt.
 const KERNEL: u64 = 0x4040_0000;
 /// Where QEMU puts the device tree with 256 MiB of RAM or more.
 const TREE: u64 = 0x4800_0000;

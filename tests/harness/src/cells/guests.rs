@@ -24,7 +24,7 @@ fn guest(context: &Context, name: &str, model: &str, gic: u32, profile: &str, en
     Ok(())
 }
 
-/// RAM, and a range behind it that neither has memory nor devices and does not begin at a multiple of 1 GiB.
+/// RAM, and a range after it that neither has memory nor devices and does not begin at a multiple of 1 GiB.
 const RAM_WITH_A_HOLE: (&str, &str) = ("1536M", "region=0xa0000000,0x200000");
 
 /// The expectations of `aborts` hold for QEMU's CPU itself, with a hole instead of Exeunt's memory.

@@ -24,7 +24,7 @@ mod aarch64 {
 
     static SWITCHES: AtomicU64 = AtomicU64::new(0);
 
-    /// Z0 to Z31, P0 to P15 and FFR, each as long as the vector length says, one behind the other.
+    /// Z0 to Z31, P0 to P15 and FFR, each as long as the vector length says, one after the other.
     #[repr(C, align(64))]
     struct Registers {
         z: [u8; 32 * LONGEST],

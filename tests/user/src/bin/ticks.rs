@@ -9,7 +9,7 @@ mod aarch64 {
 
     pub fn run() {
         let ticks: u64;
-        // SAFETY: reads a counter that Linux leaves open to programs, behind all that came before.
+        // SAFETY: reads a counter that Linux leaves open to programs, after all that came before.
         unsafe { asm!("isb", "mrs {0}, cntvct_el0", out(reg) ticks, options(nostack)) };
         println!("{ticks}");
     }
