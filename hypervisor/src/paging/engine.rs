@@ -16,7 +16,7 @@ use super::descriptor::{
 use super::{Error, PAGE_SIZE, TableMemory};
 
 /// A tree of tables.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Tables {
     /// Physical address of the table (or the concatenated tables) of the initial lookup level.
     root: u64,
@@ -289,20 +289,48 @@ impl Tables {
 
     /// The level, output address and attributes (bits 1:0 cleared) for `input`, if it is mapped.
     pub(super) fn query<M: TableMemory>(&self, memory: &M, input: u64) -> Option<(u8, u64, u64)> {
+        let (table, index) = self.leaf(memory, input)?;
+        let descriptor = memory.read(table.address, index);
+        let inside = entry_size(table.level) - 1;
+        let output = (descriptor & ADDRESS) | (input & inside);
+        Some((table.level, output, descriptor & !(ADDRESS | TABLE_OR_PAGE | VALID)))
+    }
+
+    /// Clears `bits` in the block or page descriptor for `input`, and says whether that changed it. False as well if there
+    /// is none, or if somebody else changes it at the same time.
+    pub(super) fn clear_in_leaf<M: TableMemory>(&self, memory: &mut M, input: u64, bits: u64) -> bool {
+        let Some((table, index)) = self.leaf(memory, input) else { return false };
+        let old = memory.read(table.address, index);
+        // Looked at again: it may have gone since.
+        old & VALID != 0 && old & bits != 0 && memory.replace(table.address, index, old, old & !bits)
+    }
+
+    /// Where the block or page descriptor for `input` is, if it is mapped.
+    fn leaf<M: TableMemory>(&self, memory: &M, input: u64) -> Option<(Table, usize)> {
         if input >= 1 << self.input_bits {
             return None;
         }
         let mut table = self.root_table();
         loop {
-            let descriptor = memory.read(table.address, table.index(input));
-            if is_table(table.level, descriptor) {
-                table = table.child(descriptor, input);
-            } else if descriptor & VALID == 0 {
+            let index = table.index(input);
+            let descriptor = memory.read(table.address, index);
+            if descriptor & VALID == 0 {
                 return None;
-            } else {
-                let inside = entry_size(table.level) - 1;
-                let output = (descriptor & ADDRESS) | (input & inside);
-                return Some((table.level, output, descriptor & !(ADDRESS | TABLE_OR_PAGE | VALID)));
+            }
+            if !is_table(table.level, descriptor) {
+                return Some((table, index));
+            }
+            table = table.child(descriptor, input);
+        }
+    }
+
+    /// Sets or clears the valid bit of every descriptor in the root that has anything. Single stores: a walk sees the old one
+    /// or the new one.
+    pub(super) fn set_root_valid<M: TableMemory>(&self, memory: &mut M, valid: bool) {
+        for index in 0..root_pages(self.start_level, self.input_bits) * ENTRIES {
+            let old = memory.read(self.root, index);
+            if old != 0 {
+                memory.write(self.root, index, if valid { old | VALID } else { old & !VALID });
             }
         }
     }
@@ -321,6 +349,12 @@ impl Tables {
             table = table.child(descriptor, input);
         }
         Some((table.address, table.index(input)))
+    }
+
+    /// Whether the root's descriptor for `input` is valid.
+    pub(super) fn has_root_entry<M: TableMemory>(&self, memory: &M, input: u64) -> bool {
+        let root = self.root_table();
+        input < 1 << self.input_bits && memory.read(root.address, root.index(input)) & VALID != 0
     }
 
     fn root_table(&self) -> Table {

@@ -83,6 +83,16 @@ pub trait TableMemory {
     /// already.
     fn write(&mut self, table: u64, index: usize, descriptor: u64);
 
+    /// Writes descriptor `index` of the table at `table` if it is `old`, in one step that nothing else comes between, and
+    /// says whether it was. The default is right as long as nobody else writes to the tables.
+    fn replace(&mut self, table: u64, index: usize, old: u64, new: u64) -> bool {
+        let is_old = self.read(table, index) == old;
+        if is_old {
+            self.write(table, index, new);
+        }
+        is_old
+    }
+
     /// Orders all writes so far before all later ones for table walks: a DSB ISHST on live tables. Called once before
     /// each write that links a new table. The default does nothing, which is right as long as no CPU walks the tables.
     fn fence(&mut self) {}

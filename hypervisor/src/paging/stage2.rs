@@ -1,8 +1,8 @@
 //! Stage 2: the host's intermediate physical addresses (IPA), mapped one to one onto physical addresses.
 //!
-//! Owns which IPA sizes are possible, how the initial lookup level is chosen, and the attributes of stage-2 blocks and
-//! pages (Arm ARM D8, "Translation table descriptor formats", stage 2). Knows nothing of what lies where: the caller
-//! says what is RAM, what is a device and what is a hole.
+//! Owns which IPA sizes are possible, how the initial lookup level is chosen, the attributes of stage-2 blocks and pages
+//! (Arm ARM D8, "Translation table descriptor formats", stage 2), and the root: a LEAVE hides all that hangs below it, and
+//! shows it again. Knows nothing of what lies where: the caller says what is RAM and what is a hole.
 //!
 //! The attributes count as written here only while HCR_EL2.FWB is 0 (FEAT_S2FWB gives MemAttr another meaning) and
 //! VTCR_EL2 is the one of the [`Layout`].
@@ -23,109 +23,42 @@ pub const MAX_IPA_BITS: u32 = 48;
 /// The largest IPA size for which the walk can begin at level 1: 16 concatenated tables of 512 GiB each.
 const MAX_LEVEL_1_BITS: u32 = entry_shift(0) + 4;
 
-/// MemAttr, bits 5:2 = 0b1111: Normal, Outer and Inner Write-Back Cacheable. Leaves stage 1's choice as it is.
+/// MemAttr, bits 5:2 = 0b1111: Normal, Outer and Inner Write-Back Cacheable. Leaves stage 1's choice as it is, whatever
+/// that is: of the two stages' types the stricter counts, and none is less strict.
 const MEMATTR_NORMAL_WRITE_BACK: u64 = 0xf << 2;
-/// MemAttr, bits 5:2 = 0b0001: Device-nGnRE. Stage 1 may still choose Device-nGnRnE.
-const MEMATTR_DEVICE_NGNRE: u64 = 0x1 << 2;
-/// MemAttr, bits 5:2.
-const MEMATTR: u64 = 0xf << 2;
-/// S2AP, bit 6: reads are permitted.
-const S2AP_READ: u64 = 1 << 6;
-/// S2AP, bit 7: writes are permitted.
-const S2AP_WRITE: u64 = 1 << 7;
-/// SH, bits 9:8 = 0b11: Inner Shareable. Device memory is Outer Shareable whatever it says.
+/// S2AP, bits 7:6 = 0b11: reads and writes are permitted.
+const S2AP_READ_WRITE: u64 = 0b11 << 6;
+/// SH, bits 9:8 = 0b11: Inner Shareable. What stage 1 makes Device or Normal Non-cacheable is Outer Shareable whatever
+/// it says.
 const SH_INNER: u64 = 0b11 << 8;
 /// AF, bit 10: accessed. Clear, the first access would fault.
 const AF: u64 = 1 << 10;
 /// XN, bit 54: execute-never at EL1 and EL0. Bit 53 is zero, so that FEAT_XNX does not change the meaning.
 const XN: u64 = 1 << 54;
 
-/// The two memory types.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Memory {
-    Normal,
-    Device,
-}
+/// What stage 2 has all blocks and pages say.
+const ALL: u64 = AF | SH_INNER | S2AP_READ_WRITE | MEMATTR_NORMAL_WRITE_BACK;
 
-/// What kind of memory an IPA is, and what the host may do with it.
-///
-/// There are two to begin with, [`Attributes::NORMAL`] and [`Attributes::DEVICE`]; from them permissions can only be
-/// taken away.
+/// What the host may do at an IPA. It may always read and write, and its stage 1 decides what type of memory it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Attributes {
-    memory: Memory,
-    read: bool,
-    write: bool,
-    execute: bool,
+pub enum Attributes {
+    /// Execute, too.
+    Executable,
+    /// Not execute, until [`Stage2::allow_execution`]: no CPU fetches instructions from there by speculation.
+    ExecuteNever,
 }
 
 impl Attributes {
-    /// RAM: Normal Write-Back, Inner Shareable; read, write, execute.
-    pub const NORMAL: Self = Self { memory: Memory::Normal, read: true, write: true, execute: true };
-
-    /// Everything that is not RAM: Device-nGnRE; read and write, never execute.
-    pub const DEVICE: Self = Self { memory: Memory::Device, read: true, write: true, execute: false };
-
-    /// The same without permission to write.
-    #[must_use]
-    pub const fn read_only(self) -> Self {
-        Self { write: false, ..self }
-    }
-
-    /// The same without permission to execute.
-    #[must_use]
-    pub const fn execute_never(self) -> Self {
-        Self { execute: false, ..self }
-    }
-
-    /// The same without permission to read or to execute; writes stay as they are.
-    #[must_use]
-    pub const fn unreadable(self) -> Self {
-        Self { read: false, execute: false, ..self }
-    }
-
-    /// Whether this is device memory.
-    #[must_use]
-    pub const fn is_device(self) -> bool {
-        matches!(self.memory, Memory::Device)
-    }
-
-    /// Whether the host may read.
-    #[must_use]
-    pub const fn is_readable(self) -> bool {
-        self.read
-    }
-
-    /// Whether the host may write.
-    #[must_use]
-    pub const fn is_writable(self) -> bool {
-        self.write
-    }
-
-    /// Whether the host may execute.
-    #[must_use]
-    pub const fn is_executable(self) -> bool {
-        self.execute
-    }
-
     const fn encode(self) -> u64 {
-        let memory = match self.memory {
-            Memory::Normal => MEMATTR_NORMAL_WRITE_BACK | SH_INNER,
-            Memory::Device => MEMATTR_DEVICE_NGNRE,
-        };
-        let read = if self.read { S2AP_READ } else { 0 };
-        let write = if self.write { S2AP_WRITE } else { 0 };
-        let execute = if self.execute { 0 } else { XN };
-        AF | memory | read | write | execute
+        match self {
+            Self::Executable => ALL,
+            Self::ExecuteNever => ALL | XN,
+        }
     }
 
+    /// Only for descriptors that `encode` made.
     const fn decode(descriptor: u64) -> Self {
-        Self {
-            memory: if descriptor & MEMATTR == MEMATTR_DEVICE_NGNRE { Memory::Device } else { Memory::Normal },
-            read: descriptor & S2AP_READ != 0,
-            write: descriptor & S2AP_WRITE != 0,
-            execute: descriptor & XN == 0,
-        }
+        if descriptor & XN == 0 { Self::Executable } else { Self::ExecuteNever }
     }
 }
 
@@ -175,6 +108,12 @@ impl Layout {
         root_pages(self.start_level(), self.ipa_bits)
     }
 
+    /// Whether a CPU with this range can walk it, which another CPU was asked about at [`Layout::new`].
+    #[must_use]
+    pub const fn fits(self, pa_range: PaRange) -> bool {
+        self.ipa_bits <= pa_range.bits()
+    }
+
     /// VTCR_EL2.
     #[must_use]
     pub const fn vtcr_el2(self) -> u64 {
@@ -185,8 +124,10 @@ impl Layout {
 /// An identity stage 2. Everything is unmapped to begin with.
 ///
 /// Each call takes the memory that the tables live in; what `map` and `unmap` guarantee, and what a caller owes while
-/// CPUs walk the tables, is in the text of the module above.
-#[derive(Debug)]
+/// CPUs walk the tables, is in the text of the module above. The other calls change single descriptors of tables that are
+/// complete, by one store each, and need no lock: one CPU at a time hides and shows, and any may allow execution
+/// meanwhile. What is allowed in the moment in which the root is hidden can be lost; the host's next fetch asks again.
+#[derive(Clone, Copy, Debug)]
 pub struct Stage2 {
     tables: Tables,
     layout: Layout,
@@ -229,6 +170,30 @@ impl Stage2 {
     pub fn query<M: TableMemory>(&self, memory: &M, ipa: u64) -> Option<Mapping<Attributes>> {
         let (level, output, attributes) = self.tables.query(memory, ipa)?;
         Some(Mapping { output, level, attributes: Attributes::decode(attributes) })
+    }
+
+    /// Takes the valid bit from every entry of the root that has anything, so that all walks end there. The caller
+    /// invalidates the TLB.
+    pub fn hide<M: TableMemory>(&self, memory: &mut M) {
+        self.tables.set_root_valid(memory, false);
+    }
+
+    /// Gives it back. What was not there is in no TLB.
+    pub fn show<M: TableMemory>(&self, memory: &mut M) {
+        self.tables.set_root_valid(memory, true);
+    }
+
+    /// Whether a translation fault at `level` for `ipa` can only have come from a moment at which [`Stage2::hide`] was in
+    /// force: what the root lacked then, it has now.
+    #[must_use]
+    pub fn was_hidden<M: TableMemory>(&self, memory: &M, level: i8, ipa: u64) -> bool {
+        i16::from(level) == i16::from(self.layout.start_level()) && self.tables.has_root_entry(memory, ipa)
+    }
+
+    /// Lets the host execute at `ipa`, and in all of the block or page that translates it. Says whether anything changed;
+    /// then the caller invalidates the TLB. Nothing does where the host has no memory, or has none at the moment.
+    pub fn allow_execution<M: TableMemory>(&self, memory: &mut M, ipa: u64) -> bool {
+        self.tables.clear_in_leaf(memory, ipa, XN)
     }
 
     /// The shape.

@@ -10,7 +10,7 @@ use crate::paging::stage2::{Attributes, Layout, Stage2};
 use crate::paging::{Error, Mapping, TableMemory, stage1};
 
 const RAM: S2 = S2 { kind: Kind::NormalWriteBackInnerShareable, read: true, write: true, execute: true };
-const DEVICE: S2 = S2 { kind: Kind::DeviceNgnre, read: true, write: true, execute: false };
+const OTHER: S2 = S2 { execute: false, ..RAM };
 
 /// ID_AA64MMFR0_EL1.PARange of a cortex-a53: 40 bits.
 const A53: u64 = 2;
@@ -39,9 +39,9 @@ fn unmap<P>(start: u64, end: u64) -> Step<P> {
     Step { range: start..end, to: None }
 }
 
-/// The host's view of QEMU's virt machine: everything device, RAM normal, Exeunt's 2 MiB a hole.
+/// The host's view of QEMU's virt machine: only RAM executable, Exeunt's 2 MiB a hole.
 fn virt(bench: &mut Bench<SecondStage>, ram: u64) {
-    bench.apply(map(0, 1 << bench.subject.bits(), DEVICE)).unwrap();
+    bench.apply(map(0, 1 << bench.subject.bits(), OTHER)).unwrap();
     bench.apply(map(GIB, GIB + ram, RAM)).unwrap();
     bench.apply(unmap(GIB + 2 * MIB, GIB + 4 * MIB)).unwrap();
 }
@@ -115,7 +115,7 @@ fn the_last_page_of_every_ipa_size_can_be_mapped() {
         bench.check_probes();
         bench.apply(unmap(end - GIB, end)).unwrap();
         bench.check_probes();
-        bench.apply(map(end - 2 * MIB, end, DEVICE)).unwrap();
+        bench.apply(map(end - 2 * MIB, end, OTHER)).unwrap();
         bench.check_probes();
     }
 }
@@ -147,7 +147,7 @@ fn forty_eight_bits_of_ram_are_mapped_in_level_1_blocks() {
 fn mapping_a_split_block_again_as_a_whole_frees_the_tables() {
     let mut bench = second_stage(40, A53);
     bench.apply(map(0, 4 * GIB, RAM)).unwrap();
-    bench.apply(map(GIB + 12 * KIB, GIB + 16 * KIB, DEVICE)).unwrap();
+    bench.apply(map(GIB + 12 * KIB, GIB + 16 * KIB, OTHER)).unwrap();
     assert_eq!(bench.memory.used(), 4);
     bench.sweep();
     bench.apply(map(0, 4 * GIB, RAM)).unwrap();
@@ -163,29 +163,12 @@ fn nothing_is_split_for_what_is_there_already() {
     bench.apply(map(GIB + 12 * KIB, 3 * GIB + 8 * KIB, RAM)).unwrap();
     assert_eq!(bench.memory.used(), 2);
     bench.sweep();
-    let other = S2 { execute: false, ..RAM };
-    bench.apply(map(GIB + 12 * KIB, GIB + 16 * KIB, other)).unwrap();
+    bench.apply(map(GIB + 12 * KIB, GIB + 16 * KIB, OTHER)).unwrap();
     assert_eq!(bench.memory.used(), 4, "other permissions are not the same");
 }
 
 #[test]
-fn permissions_can_be_taken_away_from_ram() {
-    let mut bench = second_stage(40, A57);
-    bench.apply(map(GIB, 2 * GIB, RAM)).unwrap();
-    let all = [(true, true, true), (true, true, false), (true, false, true), (true, false, false)];
-    let unreadable = [(false, true, false), (false, false, false)];
-    for (page, (read, write, execute)) in (0..).zip(all.into_iter().chain(unreadable)) {
-        let start = GIB + page * 4 * KIB;
-        bench.apply(map(start, start + 4 * KIB, S2 { read, write, execute, ..RAM })).unwrap();
-    }
-    bench.check_probes();
-}
-
-#[test]
-fn devices_are_never_executable() {
-    assert!(!Attributes::DEVICE.is_executable());
-    assert!(Attributes::NORMAL.is_executable());
-    assert!(!Attributes::NORMAL.unreadable().is_executable());
+fn nothing_of_exeunts_is_both_writable_and_executable() {
     for (attributes, permissions) in STAGE_1_ATTRIBUTES {
         assert!(!(permissions.write && permissions.execute), "{attributes:?} is writable and executable");
     }
@@ -237,7 +220,7 @@ fn bad_arguments_are_refused_and_change_nothing() {
         (0x1000, !0xfff, Error::InputSize { end: !0xfff }),
     ];
     for (start, end, error) in attempts {
-        assert_eq!(stage2.map(&mut memory, start..end, Attributes::NORMAL), Err(error), "{start:#x}..{end:#x}");
+        assert_eq!(stage2.map(&mut memory, start..end, Attributes::Executable), Err(error), "{start:#x}..{end:#x}");
         assert_eq!(stage2.unmap(&mut memory, start..end), Err(error), "{start:#x}..{end:#x}");
     }
     let mut stage1 = Stage1::new(&mut memory, PaRange::from_id_aa64mmfr0(A53)).unwrap();
@@ -258,7 +241,7 @@ fn an_empty_range_is_no_error_and_no_change() {
     let mut bench = second_stage(40, A57);
     bench.apply(map(GIB, 2 * GIB, RAM)).unwrap();
     for at in [0, GIB, GIB + 4 * KIB, 1 << 40] {
-        bench.apply(map(at, at, DEVICE)).unwrap();
+        bench.apply(map(at, at, OTHER)).unwrap();
         bench.apply(unmap(at, at)).unwrap();
     }
     assert_eq!(bench.memory.used(), 2);
@@ -269,8 +252,8 @@ fn an_empty_range_is_no_error_and_no_change() {
 fn a_lookup_outside_of_the_address_space_finds_nothing() {
     let mut memory = Memory::new();
     let mut stage2 = Stage2::new(&mut memory, layout(36, A53)).unwrap();
-    stage2.map(&mut memory, 0..1 << 36, Attributes::NORMAL).unwrap();
-    let last = Mapping { output: (1 << 36) - 1, level: 1, attributes: Attributes::NORMAL };
+    stage2.map(&mut memory, 0..1 << 36, Attributes::Executable).unwrap();
+    let last = Mapping { output: (1 << 36) - 1, level: 1, attributes: Attributes::Executable };
     assert_eq!(stage2.query(&memory, (1 << 36) - 1), Some(last));
     assert_eq!(last.size(), GIB);
     for ipa in [1 << 36, 1 << 40, 1 << 48, u64::MAX] {
@@ -299,7 +282,7 @@ fn memory_that_cannot_hold_tables_is_refused() {
     }
     assert!(Stage2::new(&mut Liar(0x4000_2000), layout(40, A57)).is_ok());
     let mut stage2 = Stage2::new(&mut Memory::new(), layout(40, A57)).unwrap();
-    let error = stage2.map(&mut Liar(1 << 47), 0..0x1000, Attributes::NORMAL);
+    let error = stage2.map(&mut Liar(1 << 47), 0..0x1000, Attributes::Executable);
     assert_eq!(error, Err(Error::TableAddress { address: 1 << 47 }));
 }
 

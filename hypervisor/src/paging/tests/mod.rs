@@ -8,6 +8,7 @@ mod examples;
 mod memory;
 mod model;
 mod properties;
+mod root;
 mod walker;
 
 use proptest::test_runner::Config;

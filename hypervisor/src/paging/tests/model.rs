@@ -13,7 +13,7 @@ use super::walker::{self, Fault, Found, Kind, S1, S2};
 use crate::paging::registers::{MAIR_EL2, PaRange};
 use crate::paging::stage1::Stage1;
 use crate::paging::stage2::{Layout, Stage2};
-use crate::paging::{Error, Mapping, stage1, stage2};
+use crate::paging::{Error, stage1, stage2};
 
 pub(crate) const KIB: u64 = 1 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
@@ -131,23 +131,11 @@ impl SecondStage {
     }
 }
 
-/// The builder's attributes for what the walker is to find.
-pub(crate) fn stage2_attributes(wanted: S2) -> stage2::Attributes {
-    let mut attributes = match wanted.kind {
-        Kind::NormalWriteBackInnerShareable => stage2::Attributes::NORMAL,
-        Kind::DeviceNgnre => stage2::Attributes::DEVICE,
-    };
-    if !wanted.read {
-        attributes = attributes.unreadable();
-    }
-    if !wanted.write {
-        attributes = attributes.read_only();
-    }
-    if !wanted.execute {
-        attributes = attributes.execute_never();
-    }
-    attributes
-}
+/// What stage 2 can say, in the walker's words.
+pub(crate) const STAGE_2_ATTRIBUTES: [(stage2::Attributes, S2); 2] = {
+    let all = S2 { kind: Kind::NormalWriteBackInnerShareable, read: true, write: true, execute: true };
+    [(stage2::Attributes::Executable, all), (stage2::Attributes::ExecuteNever, S2 { execute: false, ..all })]
+};
 
 impl Subject for SecondStage {
     type P = S2;
@@ -160,7 +148,8 @@ impl Subject for SecondStage {
         match step.to {
             Some((output, permissions)) => {
                 assert_eq!(output, step.range.start, "stage 2 is identity");
-                self.tables.map(memory, step.range.clone(), stage2_attributes(permissions))
+                let (attributes, _) = STAGE_2_ATTRIBUTES.into_iter().find(|(_, found)| *found == permissions).unwrap();
+                self.tables.map(memory, step.range.clone(), attributes)
             }
             None => self.tables.unmap(memory, step.range.clone()),
         }
@@ -172,15 +161,8 @@ impl Subject for SecondStage {
     }
 
     fn query(&self, memory: &Memory, input: u64) -> Option<Found<S2>> {
-        let mapping: Mapping<stage2::Attributes> = self.tables.query(memory, input)?;
-        let attributes = mapping.attributes;
-        let kind = if attributes.is_device() { Kind::DeviceNgnre } else { Kind::NormalWriteBackInnerShareable };
-        let permissions = S2 {
-            kind,
-            read: attributes.is_readable(),
-            write: attributes.is_writable(),
-            execute: attributes.is_executable(),
-        };
+        let mapping = self.tables.query(memory, input)?;
+        let (_, permissions) = STAGE_2_ATTRIBUTES.into_iter().find(|(known, _)| *known == mapping.attributes).unwrap();
         Some(Found { pa: mapping.output, level: mapping.level.into(), permissions })
     }
 

@@ -8,8 +8,10 @@ use proptest::prelude::*;
 
 use super::config;
 use super::memory::{Event, Memory};
-use super::model::{Bench, FirstStage, GIB, KIB, MIB, STAGE_1_ATTRIBUTES, SecondStage, Step, Subject, TIB};
-use super::walker::{Kind, S1, S2};
+use super::model::{
+    Bench, FirstStage, GIB, KIB, MIB, STAGE_1_ATTRIBUTES, STAGE_2_ATTRIBUTES, SecondStage, Step, Subject, TIB,
+};
+use super::walker::{S1, S2};
 use crate::paging::{Error, TableMemory};
 
 /// Sizes in bits by ID_AA64MMFR0_EL1.PARange.
@@ -56,17 +58,10 @@ fn range(bits: u32) -> impl Strategy<Value = Range<u64>> {
     )
 }
 
-fn stage2_permissions() -> impl Strategy<Value = S2> {
-    (any::<(bool, bool, bool, bool)>()).prop_map(|(device, read, write, execute)| {
-        let kind = if device { Kind::DeviceNgnre } else { Kind::NormalWriteBackInnerShareable };
-        S2 { kind, read, write, execute: execute && read && !device }
-    })
-}
-
 fn stage2_step(bits: u32) -> impl Strategy<Value = Step<S2>> {
-    // Mostly plain RAM, so that neighbours are often alike.
-    let ram = S2 { kind: Kind::NormalWriteBackInnerShareable, read: true, write: true, execute: true };
-    let to = prop_oneof![3 => Just(Some(ram)), 2 => stage2_permissions().prop_map(Some), 2 => Just(None)];
+    // Mostly RAM, so that neighbours are often alike.
+    let [(_, ram), (_, other)] = STAGE_2_ATTRIBUTES;
+    let to = prop_oneof![3 => Just(Some(ram)), 2 => Just(Some(other)), 2 => Just(None)];
     (range(bits), to).prop_map(|(range, to)| Step { to: to.map(|to| (range.start, to)), range })
 }
 
