@@ -75,7 +75,7 @@ pub enum Keep {
 /// Sets EL2's registers for the host.
 #[inline(never)]
 pub fn set_up(cpu: &PerCpu, machine: &Machine, ids: &IdRegisters, keep: Keep) {
-    machine.stage2.write();
+    machine.stage2.install();
     if ids.has(Feature::Sme) {
         SCTLR_EL2.set(memory::SCTLR_EL2_MMU_ON | features::SCTLR_EL2_ENTP2);
     }

@@ -7,7 +7,7 @@
 use core::arch::asm;
 
 use aarch64_cpu::asm::barrier;
-use hypervisor::devicetree::{self, Gicv2};
+use hypervisor::devicetree::Gicv2;
 use hypervisor::features::Gic;
 
 use crate::memory;
@@ -15,12 +15,27 @@ use crate::memory;
 /// GICC_PMR (GIC architecture IHI 0048B, 4.4.2).
 const GICC_PMR: u64 = 0x4;
 
-/// Maps the first page of the distributor and of the CPU interface, if there is a GICv2, and says where they are.
-pub fn map(gic: Option<devicetree::Gic>) -> Result<Option<Gicv2>, memory::Error> {
-    let Some(devicetree::Gic::V2(frames)) = gic else { return Ok(None) };
+/// GICD_TYPER (IHI 0048B, 4.3.2).
+const GICD_TYPER: u64 = 0x4;
+
+/// Maps the first page of the distributor and of the CPU interface of a GICv2, whose addresses have been checked.
+pub fn map(frames: Gicv2) -> Result<(), memory::Error> {
     memory::map_device(frames.distributor)?;
-    memory::map_device(frames.cpu_interface)?;
-    Ok(Some(frames))
+    memory::map_device(frames.cpu_interface)
+}
+
+/// Reads a register of each frame: where nothing answers, that is an exception at EL2, here and not later.
+///
+/// # Safety
+/// [`map`] has mapped them, and an exception ends in a refusal.
+pub unsafe fn probe(frames: Gicv2) {
+    // SAFETY: promised by the caller; reading has no effect.
+    unsafe {
+        register(frames.distributor, GICD_TYPER).read_volatile();
+        register(frames.cpu_interface, GICC_PMR).read_volatile();
+    }
+    // An abort that comes late has come now.
+    barrier::dsb(barrier::SY);
 }
 
 fn register(base: u64, offset: u64) -> *mut u32 {

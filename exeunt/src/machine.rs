@@ -20,7 +20,8 @@ use log::{LevelFilter, info};
 use spin::Once;
 
 use crate::cpu::{self, PerCpu};
-use crate::{firmware, memory, registers, stage2};
+use crate::stage2::Stage2;
+use crate::{firmware, memory, registers};
 
 /// What all CPUs share while the host runs.
 pub struct Machine {
@@ -30,8 +31,8 @@ pub struct Machine {
     pub gic: Gic,
     /// Where a GICv2 has its registers, which are mapped.
     pub gicv2: Option<Gicv2>,
-    /// How stage 2 is turned on.
-    pub stage2: stage2::Registers,
+    /// The host's translation.
+    pub stage2: Stage2,
     /// The per-CPU structures, by CPU number.
     pub cpus: [Option<&'static PerCpu>; cpu::MAX_CPUS],
     /// How the host is entered.

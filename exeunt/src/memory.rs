@@ -17,7 +17,7 @@
 
 use core::alloc::Layout;
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, Readable};
@@ -133,17 +133,25 @@ impl TableMemory for TablePages {
     }
 
     fn read(&self, table: u64, index: usize) -> u64 {
-        let entry = core::ptr::with_exposed_provenance::<u64>(table as usize).wrapping_add(index);
-        // SAFETY: `table` came from `alloc` and the engine keeps `index` inside; volatile, because hardware reads it
-        // too.
-        unsafe { entry.read_volatile() }
+        descriptor_at(table, index).load(Ordering::Relaxed)
     }
 
     fn write(&mut self, table: u64, index: usize, descriptor: u64) {
-        let entry = core::ptr::with_exposed_provenance_mut::<u64>(table as usize).wrapping_add(index);
-        // SAFETY: as for `read`; only the boot CPU builds tables, before any other CPU runs.
-        unsafe { entry.write_volatile(descriptor) };
+        descriptor_at(table, index).store(descriptor, Ordering::Relaxed);
     }
+
+    fn replace(&mut self, table: u64, index: usize, old: u64, new: u64) -> bool {
+        descriptor_at(table, index).compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// Descriptor `index` of the table at `table`, which the paging engine has from [`TablePages`]. CPUs and their table
+/// walkers read it while others change it.
+fn descriptor_at(table: u64, index: usize) -> &'static AtomicU64 {
+    let entry = core::ptr::with_exposed_provenance_mut::<u64>(table as usize).wrapping_add(index);
+    // SAFETY: `table` came from `alloc` and is never given to anybody else, and the engine keeps `index` inside. Who
+    // else writes there (`Windows`) does so in single accesses, too.
+    unsafe { AtomicU64::from_ptr(entry) }
 }
 
 /// `size` bytes of the heap at a multiple of `align` (a power of two), or nothing when it is full. Never given back.

@@ -8,21 +8,23 @@ use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{HCR_EL2, ID_AA64MMFR0_EL1, MPIDR_EL1, Readable};
 use boot::CpuBoot;
-use guest_abi::vendor::Policy;
-use hypervisor::devicetree::{self, Conduit, Edits, Platform, Region};
+use hypervisor::devicetree::{self, Edits, Platform, Region};
 use hypervisor::features::{Feature, Gic};
-use hypervisor::image::{self, Image};
 use hypervisor::leave::WorldStop;
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::options::{Kvm, Options};
+use hypervisor::placement::AddressMap;
 use hypervisor::psci::HostEntry;
+use hypervisor::start::{self, Refusal};
 use log::{LevelFilter, debug, info, warn};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use crate::cpu::{self, MAX_CPUS, PerCpu};
 use crate::machine::{self, Machine};
-use crate::panic::{cannot_start, while_probing};
-use crate::{console, enter, firmware, gic, memory, registers, resident, selftest, stage2};
+use crate::memory::TablePages;
+use crate::panic::{Probe, cannot_start, while_probing};
+use crate::stage2::Stage2;
+use crate::{console, enter, firmware, gic, memory, registers, resident, selftest};
 
 /// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware
 /// alone, since nobody traps the host's SMC any longer. It is entered at real EL2, and where the others are there
@@ -49,9 +51,9 @@ extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64) -> *const CpuB
         ask_tree_for_console(tree);
         cannot_start("this CPU has EL2 only with VHE (HCR_EL2.E2H is RES1), which Exeunt cannot use yet");
     }
-    if !base.is_multiple_of(boot::RESERVATION) {
+    if let Err(refusal) = start::exeunt(base, boot::RESERVATION, memory::pa_range()) {
         ask_tree_for_console(tree);
-        cannot_start(format_args!("loaded at {base:#x}, which is not a multiple of 2 MiB"));
+        cannot_start(refusal);
     }
     let tree = find_tree(tree);
     match memory::map_early(tree) {
@@ -64,23 +66,11 @@ extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64) -> *const CpuB
 /// Where the device tree at `address` lies, by what its header says. Called with the MMU off, when any address can be
 /// read.
 fn find_tree(address: u64) -> Region {
-    if address == 0 {
-        cannot_start("no device tree: x0 is 0 at the entry, and must hold the address of one");
-    }
-    if !address.is_multiple_of(8) {
-        cannot_start(format_args!("the device tree's address in x0, {address:#x}, is not a multiple of 8"));
-    }
-    let header = core::ptr::with_exposed_provenance::<[u8; devicetree::HEADER_SIZE]>(address as usize);
+    let place = start::tree_header(address, memory::pa_range()).unwrap_or_else(|error| cannot_start(error));
+    let header = core::ptr::with_exposed_provenance::<[u8; devicetree::HEADER_SIZE]>(place.start as usize);
     // SAFETY: with the MMU off an address that is RAM can be read; for one that is not, `while_probing` is prepared.
-    let header = while_probing(|| unsafe { header.read_volatile() });
-    let size = devicetree::total_size(&header).unwrap_or_else(|error| cannot_start(error));
-    let Some(tree) = Region::new(address, size as u64) else {
-        cannot_start(format_args!("the device tree at {address:#x} does not end"));
-    };
-    if tree.overlaps(memory::reservation()) {
-        cannot_start(format_args!("the device tree ({tree}) lies in Exeunt's memory ({})", memory::reservation()));
-    }
-    tree
+    let header = while_probing(Probe::Tree, || unsafe { header.read_volatile() });
+    start::tree(address, &header, memory::reservation(), memory::pa_range()).unwrap_or_else(|error| cannot_start(error))
 }
 
 /// Finds the UART before giving up with the MMU off, so that the reason goes where somebody reads it.
@@ -91,7 +81,7 @@ fn ask_tree_for_console(address: u64) {
     let header = core::ptr::with_exposed_provenance::<[u8; devicetree::HEADER_SIZE]>(address as usize);
     // SAFETY: as in `find_tree`; below EL2 there are no vectors of ours, and an address that is no RAM ends the CPU
     // here.
-    let header = while_probing(|| unsafe { header.read_volatile() });
+    let header = while_probing(Probe::Tree, || unsafe { header.read_volatile() });
     let Ok(size) = devicetree::total_size(&header) else { return };
     // SAFETY: the header says that a tree of this size is here, and nothing else uses it.
     let tree = unsafe { memory::bytes(Region { start: address, end: address + size as u64 }) };
@@ -131,13 +121,22 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
         platform.cpus.len(),
         platform.memory_size() >> 20
     );
-    check_machine(platform);
+    let map = &AddressMap {
+        exeunt: memory::reservation(),
+        tree: region,
+        memory: &platform.memory,
+        pa_range: memory::pa_range(),
+    };
+    start::machine(platform, map).unwrap_or_else(|error| cannot_start(error));
+    if platform.cpu_without_psci {
+        warn!("a CPU has an enable-method other than psci; if the host starts it, it will not be under Exeunt");
+    }
     if let Some(which) = options.selftest {
         // On a stack like those that Exeunt works on later, with a guard page below.
         selftest::run(which);
     }
-    let kernel = find_kernel(platform, region);
-    let machine = prepare(platform, &options);
+    let kernel = find_kernel(platform, map).unwrap_or_else(|error| cannot_start(error));
+    let machine = prepare(platform, map, &options);
     let lends = machine.entry == EntryLevel::VirtualEl2 && options.kvm == Kvm::Lend;
     let arguments: &[u8] = if lends { ARGUMENTS_TO_LEND } else { b"" };
     let edits = Edits { arguments, ..Edits::new(platform, memory::reservation()) };
@@ -163,25 +162,6 @@ extern "C" fn exeunt_secondary(started: u64) -> ! {
     enter::arrive()
 }
 
-/// At which level the host is entered: what the options say, if the machine can.
-fn entry_level(options: &Options, platform: &Platform) -> EntryLevel {
-    if options.entry == EntryLevel::El1 {
-        return EntryLevel::El1;
-    }
-    if registers::identify().has(Feature::E2hRes1) {
-        warn!("HCR_EL2.E2H is always 1 here, and virtual EL2 needs it to be 0: the host is entered at EL1");
-        return EntryLevel::El1;
-    }
-    // A CPU that firmware has just started has no interrupt, one whose host restarts may.
-    if options.restart == Policy::Resident && platform.gic.is_none() {
-        cannot_start(
-            "restart=resident needs a GICv2 or GICv3, to hold interrupts in virtual EL2, or entry=el1, which has no \
-             virtual EL2",
-        );
-    }
-    EntryLevel::VirtualEl2
-}
-
 /// Finds the log's UART.
 fn start_console(platform: &Platform) {
     let base = platform.console.unwrap_or(console::FALLBACK_UART);
@@ -192,62 +172,23 @@ fn start_console(platform: &Platform) {
     }
 }
 
-/// Refuses machines that the host could not be started on.
-fn check_machine(platform: &Platform) {
-    match platform.psci {
-        Some(Conduit::Smc) => {}
-        Some(Conduit::Hvc) => cannot_start(
-            "the device tree has PSCI by hvc, which at EL2 is nobody's: Exeunt needs firmware that answers smc",
-        ),
-        None => cannot_start("the device tree has no psci node: without PSCI 0.2 or later no CPU could be started"),
-    }
-    let own = memory::reservation();
-    if !platform.memory.iter().any(|ram| ram.contains(own)) {
-        cannot_start(format_args!(
-            "Exeunt needs {own}, and by the device tree not all of that is RAM: too little memory"
-        ));
-    }
-    if platform.cpus.len() > MAX_CPUS {
-        cannot_start(format_args!("{} CPUs, and Exeunt's 2 MiB have room for {MAX_CPUS}", platform.cpus.len()));
-    }
-    if platform.cpu_without_psci {
-        warn!("a CPU has an enable-method other than psci; if the host starts it, it will not be under Exeunt");
-    }
-}
-
 /// Finds the host's kernel and makes sure that it can be started. Returns the memory that it takes.
-fn find_kernel(platform: &Platform, tree: Region) -> Region {
-    let Some(module) = platform.kernel else {
-        cannot_start(
-            "no host kernel: the device tree's /chosen has no module that is compatible with \"multiboot,kernel\" \
-             (QEMU: -device guest-loader,addr=...,kernel=...)",
-        )
-    };
-    let file = module.region;
-    if !platform.memory.iter().any(|ram| ram.contains(file)) {
-        cannot_start(format_args!(
-            "the host's kernel should be at {file}, and not all of that is RAM: too little memory"
-        ));
-    }
-    if file.overlaps(memory::reservation()) {
-        cannot_start(format_args!("the host's kernel at {file} and Exeunt at {} overlap", memory::reservation()));
-    }
-    // The page with its header is about to be mapped read-only, and the tree's pages are mapped to be written.
-    if file.overlaps(tree) {
-        cannot_start(format_args!("the host's kernel at {file} and the device tree at {tree} overlap"));
-    }
-    let header = Region { start: file.start, end: file.start + file.size().min(image::HEADER_SIZE as u64) };
+fn find_kernel(platform: &Platform, map: &AddressMap) -> Result<Region, Refusal> {
+    let header = start::kernel_header(platform, map)?;
     memory::map_for_reading(header).unwrap_or_else(|error| cannot_start(error));
     // SAFETY: just mapped, in RAM, and nothing runs that could change it.
-    let image = Image::parse(unsafe { memory::bytes(header) }, file.size()).unwrap_or_else(|error| cannot_start(error));
-    image.check_cpu(ID_AA64MMFR0_EL1.get()).unwrap_or_else(|error| cannot_start(error));
-    let surroundings = image::Surroundings {
-        exeunt: memory::reservation(),
-        initrd: platform.ramdisk.map(|module| module.region),
-        tree,
-        memory: &platform.memory,
-    };
-    image.check_placement(file.start, &surroundings).unwrap_or_else(|error| cannot_start(error))
+    start::kernel(platform, map, unsafe { memory::bytes(header) }, ID_AA64MMFR0_EL1.get())
+}
+
+/// At which level the host is entered: what the options say, if the machine can.
+fn entry_level(options: &Options, platform: &Platform) -> EntryLevel {
+    let e2h_res1 = registers::identify().has(Feature::E2hRes1);
+    let level = start::entry_level(options.entry, options.restart, platform, e2h_res1);
+    let level = level.unwrap_or_else(|error| cannot_start(error));
+    if let Some(warning) = level.warning {
+        warn!("{warning}");
+    }
+    level.entry
 }
 
 /// Makes what CPU `index` needs.
@@ -259,7 +200,7 @@ fn place_cpu(index: usize, is_boot: bool) -> Result<&'static PerCpu, memory::Err
 }
 
 /// Makes what all CPUs need before the host may run on any.
-fn prepare(platform: &'static Platform, options: &Options) -> Machine {
+fn prepare(platform: &'static Platform, map: &AddressMap, options: &Options) -> Machine {
     let psci = machine::psci();
     let boot = psci
         .init(&platform.cpus, MPIDR_EL1.get(), &machine::Below)
@@ -276,9 +217,21 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
             cpus.iter().flatten().map(|cpu| [psci.affinity(cpu.index()).unwrap_or_default(), cpu.address()]),
         );
     };
-    let stage2 =
-        stage2::build(platform).unwrap_or_else(|error| cannot_start(format_args!("the host's stage 2: {error}")));
-    debug!("stage 2: IPA size {} bits, VTCR_EL2 {:#x}, VTTBR_EL2 {:#x}", stage2.ipa_bits, stage2.vtcr, stage2.vttbr);
+    let stage2 = map
+        .stage2(&mut TablePages, platform.highest)
+        .unwrap_or_else(|error| cannot_start(format_args!("the host's stage 2: {error}")));
+    debug!(
+        "stage 2: IPA size {} bits, VTCR_EL2 {:#x}, VTTBR_EL2 {:#x}",
+        stage2.layout().ipa_bits(),
+        stage2.vtcr_el2(),
+        stage2.vttbr_el2()
+    );
+    let gicv2 = start::gicv2(platform, map).unwrap_or_else(|error| cannot_start(error));
+    if let Some(frames) = gicv2 {
+        gic::map(frames).unwrap_or_else(|error| cannot_start(error));
+        // SAFETY: just mapped, and `while_probing` refuses.
+        while_probing(Probe::Gic, || unsafe { gic::probe(frames) });
+    }
     let gic = match platform.gic {
         Some(devicetree::Gic::V3) => Gic::V3,
         // One that is not known is left alone.
@@ -287,8 +240,8 @@ fn prepare(platform: &'static Platform, options: &Options) -> Machine {
     Machine {
         memory: &platform.memory,
         gic,
-        gicv2: gic::map(platform.gic).unwrap_or_else(|error| cannot_start(error)),
-        stage2,
+        gicv2,
+        stage2: Stage2(stage2),
         cpus,
         entry: entry_level(options, platform),
         stop: WorldStop::new(),

@@ -13,6 +13,7 @@ use hypervisor::psci::Environment;
 use hypervisor::syndrome::Encoding;
 use hypervisor::trap::Vcpu;
 use hypervisor::virtual_el2::{self, VirtualEl2};
+use log::debug;
 
 use crate::cpu::PerCpu;
 use crate::frame::HostFrame;
@@ -99,6 +100,12 @@ impl Vcpu for Trap<'_> {
         }
         (hide && virtual_el2::ids::is_id_space(register))
             .then(|| virtual_el2::ids::at_el1(register, registers::read_id(register.crm, register.op2), hide))
+    }
+
+    fn allow_execution(&mut self) {
+        if let Some(ipa) = self.machine.stage2.allow_execution(FAR_EL2.get()) {
+            debug!("host at {:#x}: executes at {ipa:#x}, outside of RAM", ELR_EL2.get());
+        }
     }
 
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8> {

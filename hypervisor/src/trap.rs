@@ -10,6 +10,7 @@
 //! | HVC | the stub ABI, Exeunt's own calls, the PSCI proxy, firmware or NOT_SUPPORTED ([`crate::smccc`]) |
 //! | SMC | the same except the stub ABI and Exeunt's own calls; the PC is moved past it, since a trap leaves it there |
 //! | data and instruction aborts | *forbidden*: a synchronous external abort at EL1 |
+//! | an instruction outside of RAM | may be executed from then on ([`crate::placement`]) |
 //! | system registers | an ID register read (HCR_EL2.TID3): its value, as the host is to see it; else *unhandled* |
 //! | all others | *unhandled*: the instruction is undefined at EL1 |
 //!
@@ -62,6 +63,8 @@ pub trait Vcpu {
     fn set_el1_exception(&mut self, entry: &Entry);
     /// The ID register that HCR_EL2.TID3 has trapped, as the host is to read it; nothing if it is none.
     fn read_id(&self, register: Encoding) -> Option<u64>;
+    /// Lets the host execute at FAR_EL2, where stage 2 does not let it yet, or finds that it need not any more.
+    fn allow_execution(&mut self);
     /// At which level the host's stage 1 walk for `far` reads its descriptor at `ipa`, if a walk finds that out. Asked
     /// for faults on such a walk only. `ipa` is known to the 4 KiB page.
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8>;
@@ -124,7 +127,7 @@ impl<V: Vcpu, M: Machine> Table<V, M> {
         rows[ExceptionClass::Hvc64 as usize] = hvc;
         rows[ExceptionClass::Smc64 as usize] = smc;
         rows[ExceptionClass::SystemRegister as usize] = system_register;
-        rows[ExceptionClass::InstructionAbortLower as usize] = abort;
+        rows[ExceptionClass::InstructionAbortLower as usize] = instruction_abort;
         rows[ExceptionClass::DataAbortLower as usize] = abort;
         rows
     };
@@ -212,6 +215,17 @@ const fn has_ipa(abort: crate::syndrome::Abort) -> bool {
 
 fn unhandled<V, M>(_cpu: &mut V, _machine: &M, _esr: Esr) -> Outcome {
     Outcome::Unhandled
+}
+
+/// Of what the host has, only what is outside of RAM cannot be executed; see [`crate::placement`]. It is to try again.
+fn instruction_abort<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {
+    match esr.abort() {
+        Some(abort) if abort.fault().kind == FaultKind::Permission && !abort.on_stage1_walk() => {
+            cpu.allow_execution();
+            Outcome::Handled(Next::Host)
+        }
+        _ => Outcome::Forbidden,
+    }
 }
 
 fn abort<V, M>(_cpu: &mut V, _machine: &M, _esr: Esr) -> Outcome {

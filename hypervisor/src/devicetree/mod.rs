@@ -1,23 +1,20 @@
 //! The flattened device tree: what Exeunt reads from it, and the changes that it makes before the host sees it.
 //!
 //! Owns: [`scan()`], one pass that checks the whole structure and fills a [`Platform`]; [`edit()`], which changes the
-//! tree in place; [`machine`], the name for the log. Works on byte slices alone and never touches the memory that a
-//! tree describes.
+//! tree in place. Works on byte slices alone and never touches the memory that a tree describes.
 //!
 //! Terms and layout are those of the Devicetree Specification v0.4, chapter 5 ("DTSpec" in comments here).
 //!
 //! # Which library does what
 //!
-//! `fdt` checks the header, walks the memory reservation block and reads the root node's properties. The pass over the
-//! structure block and the edit are own code, because start-up has 200,000 instructions for everything. Measured on the
-//! tree that QEMU makes for `virt` with 32 CPUs and GICv3 (120 nodes, 413 properties, 12 KiB) with callgrind, x86-64,
-//! opt-level 3:
+//! `fdt` checks the header and walks the memory reservation block. The pass over the structure block and the edit are
+//! own code, because start-up has 200,000 instructions for everything. Measured on the tree that QEMU makes for `virt`
+//! with 32 CPUs and GICv3 (120 nodes, 413 properties, 12 KiB) with callgrind, x86-64, opt-level 3:
 //!
 //! | what | instructions |
 //! |---|---|
 //! | `fdt` 0.1.5: all nodes and their properties once, nothing looked at | 217,000 |
 //! | `fdt` 0.1.5: find `/chosen` alone (QEMU writes it last) | 142,000 |
-//! | `fdt` 0.1.5: the root node's model | 1,200 |
 //! | `dtoolkit` 0.4.1: validate, then one pass over nodes and properties | 252,000 + 591,000 |
 //! | `dtoolkit` 0.4.1: set one property of `/chosen`, add two, remove two nodes | 100,000 |
 //! | [`scan()`] | 82,000 |
@@ -32,7 +29,7 @@ mod names;
 mod platform;
 mod scan;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod words;
 
 use core::fmt;
@@ -167,26 +164,18 @@ impl core::error::Error for TreeError {}
 ///
 /// # Errors
 ///
-/// [`TreeError::NotATree`] and [`TreeError::TooLarge`].
+/// [`TreeError::NotATree`], [`TreeError::TooLarge`], and [`TreeError::Header`] for a size that is not even the
+/// header's.
 pub fn total_size(header: &[u8]) -> Result<usize, TreeError> {
     let word = |at| header.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
     if word(0) != Some(MAGIC) {
         return Err(TreeError::NotATree);
     }
     let size = word(4).ok_or(TreeError::NotATree)? as usize;
-    if size > MAX_SIZE { Err(TreeError::TooLarge { size }) } else { Ok(size) }
-}
-
-/// What the machine calls itself: the root's `model`, else the first string of its `compatible`.
-///
-/// The tree must have passed [`scan()`]: the `fdt` crate panics on corrupt ones.
-#[must_use]
-pub fn machine(dtb: &[u8]) -> Option<&str> {
-    let tree = fdt::Fdt::new(dtb).ok()?;
-    let root = tree.find_node("/")?;
-    match root.property("model") {
-        Some(model) => model.as_str(),
-        None => Some(root.compatible()?.all().next()?),
+    match size {
+        ..HEADER_SIZE => Err(TreeError::Header),
+        HEADER_SIZE..=MAX_SIZE => Ok(size),
+        _ => Err(TreeError::TooLarge { size }),
     }
 }
 

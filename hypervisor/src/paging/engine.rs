@@ -296,8 +296,8 @@ impl Tables {
         Some((table.level, output, descriptor & !(ADDRESS | TABLE_OR_PAGE | VALID)))
     }
 
-    /// Clears `bits` in the block or page descriptor for `input`, and says whether that changed it. False as well if there
-    /// is none, or if somebody else changes it at the same time.
+    /// Clears `bits` in the block or page descriptor for `input`, and says whether that changed it. False as well if
+    /// there is none, or if somebody else changes it at the same time.
     pub(super) fn clear_in_leaf<M: TableMemory>(&self, memory: &mut M, input: u64, bits: u64) -> bool {
         let Some((table, index)) = self.leaf(memory, input) else { return false };
         let old = memory.read(table.address, index);
@@ -324,8 +324,8 @@ impl Tables {
         }
     }
 
-    /// Sets or clears the valid bit of every descriptor in the root that has anything. Single stores: a walk sees the old one
-    /// or the new one.
+    /// Sets or clears the valid bit of every descriptor in the root that has anything. Single stores: a walk sees the
+    /// old one or the new one.
     pub(super) fn set_root_valid<M: TableMemory>(&self, memory: &mut M, valid: bool) {
         for index in 0..root_pages(self.start_level, self.input_bits) * ENTRIES {
             let old = memory.read(self.root, index);

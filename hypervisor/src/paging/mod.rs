@@ -83,8 +83,8 @@ pub trait TableMemory {
     /// already.
     fn write(&mut self, table: u64, index: usize, descriptor: u64);
 
-    /// Writes descriptor `index` of the table at `table` if it is `old`, in one step that nothing else comes between, and
-    /// says whether it was. The default is right as long as nobody else writes to the tables.
+    /// Writes descriptor `index` of the table at `table` if it is `old`, in one step that nothing else comes between,
+    /// and says whether it was. The default is right as long as nobody else writes to the tables.
     fn replace(&mut self, table: u64, index: usize, old: u64, new: u64) -> bool {
         let is_old = self.read(table, index) == old;
         if is_old {

@@ -1,8 +1,8 @@
 //! Stage 2: the host's intermediate physical addresses (IPA), mapped one to one onto physical addresses.
 //!
-//! Owns which IPA sizes are possible, how the initial lookup level is chosen, the attributes of stage-2 blocks and pages
-//! (Arm ARM D8, "Translation table descriptor formats", stage 2), and the root: a LEAVE hides all that hangs below it, and
-//! shows it again. Knows nothing of what lies where: the caller says what is RAM and what is a hole.
+//! Owns which IPA sizes are possible, how the initial lookup level is chosen, the attributes of stage-2 blocks and
+//! pages (Arm ARM D8, "Translation table descriptor formats", stage 2), and the root: a LEAVE hides all that hangs
+//! below it, and shows it again. Knows nothing of what lies where: the caller says what is RAM and what is a hole.
 //!
 //! The attributes count as written here only while HCR_EL2.FWB is 0 (FEAT_S2FWB gives MemAttr another meaning) and
 //! VTCR_EL2 is the one of the [`Layout`].
@@ -124,8 +124,8 @@ impl Layout {
 /// An identity stage 2. Everything is unmapped to begin with.
 ///
 /// Each call takes the memory that the tables live in; what `map` and `unmap` guarantee, and what a caller owes while
-/// CPUs walk the tables, is in the text of the module above. The other calls change single descriptors of tables that are
-/// complete, by one store each, and need no lock: one CPU at a time hides and shows, and any may allow execution
+/// CPUs walk the tables, is in the text of the module above. The other calls change single descriptors of tables that
+/// are complete, by one store each, and need no lock: one CPU at a time hides and shows, and any may allow execution
 /// meanwhile. What is allowed in the moment in which the root is hidden can be lost; the host's next fetch asks again.
 #[derive(Clone, Copy, Debug)]
 pub struct Stage2 {
@@ -183,15 +183,16 @@ impl Stage2 {
         self.tables.set_root_valid(memory, true);
     }
 
-    /// Whether a translation fault at `level` for `ipa` can only have come from a moment at which [`Stage2::hide`] was in
-    /// force: what the root lacked then, it has now.
+    /// Whether a translation fault at `level` for `ipa` can only have come from a moment at which [`Stage2::hide`] was
+    /// in force: what the root lacked then, it has now.
     #[must_use]
     pub fn was_hidden<M: TableMemory>(&self, memory: &M, level: i8, ipa: u64) -> bool {
         i16::from(level) == i16::from(self.layout.start_level()) && self.tables.has_root_entry(memory, ipa)
     }
 
-    /// Lets the host execute at `ipa`, and in all of the block or page that translates it. Says whether anything changed;
-    /// then the caller invalidates the TLB. Nothing does where the host has no memory, or has none at the moment.
+    /// Lets the host execute at `ipa`, and in all of the block or page that translates it. Says whether anything
+    /// changed; then the caller invalidates the TLB. Nothing does where the host has no memory, or has none at the
+    /// moment.
     pub fn allow_execution<M: TableMemory>(&self, memory: &mut M, ipa: u64) -> bool {
         self.tables.clear_in_leaf(memory, ipa, XN)
     }

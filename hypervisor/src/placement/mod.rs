@@ -1,8 +1,10 @@
 //! What lies where in the machine's address space, and whether it can.
 //!
 //! Owns the checks of addresses that come from outside, from the tree or the loader: each is a number that anybody may
-//! have written. What passes can be mapped at EL2 where it is. Touches no memory.
+//! have written. What passes can be mapped at EL2 where it is. `stage2` makes of the same facts what the host may do
+//! where. Touches no memory but that of the tables.
 
+mod stage2;
 #[cfg(test)]
 mod tests;
 
@@ -118,6 +120,12 @@ impl AddressMap<'_> {
     /// Whether EL2 can map all of `region` where it is.
     #[must_use]
     pub fn reaches(&self, region: Region) -> bool {
-        region.end <= self.pa_range.end().min(IDENTITY_END)
+        reaches(self.pa_range, region)
     }
+}
+
+/// Whether EL2 can map all of `region` where it is, on a CPU with `pa_range`.
+#[must_use]
+pub fn reaches(pa_range: PaRange, region: Region) -> bool {
+    region.end <= pa_range.end().min(IDENTITY_END)
 }

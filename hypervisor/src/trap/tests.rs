@@ -18,6 +18,7 @@ struct FakeCpu {
     hpfar: u64,
     el1: Option<Entry>,
     walks: Cell<u32>,
+    allowed: u32,
     next: Next,
 }
 
@@ -33,6 +34,7 @@ impl FakeCpu {
             hpfar: 0x40_0000,
             el1: None,
             walks: Cell::new(0),
+            allowed: 0,
             next: Next::Host,
         }
     }
@@ -82,6 +84,9 @@ impl Vcpu for FakeCpu {
     }
     fn read_id(&self, register: Encoding) -> Option<u64> {
         (register == Encoding::new(3, 0, 0, 7, 0)).then_some(0x1122)
+    }
+    fn allow_execution(&mut self) {
+        self.allowed += 1;
     }
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8> {
         assert_eq!((far, ipa), (self.far, 0x4000_0000));
@@ -263,6 +268,21 @@ fn a_fault_on_a_stage_1_walk_asks_for_its_level() {
 }
 
 #[test]
+fn an_instruction_outside_of_ram_is_let_pass() {
+    // Permission fault of a fetch, level 1 and 2.
+    for esr in [0x8200_000d, 0x8200_000e] {
+        let (cpu, _) = trap(0, esr);
+        assert_eq!((cpu.allowed, cpu.el1, cpu.elr, cpu.spsr), (1, None, 0x4020_0000, 5), "it tries again");
+    }
+    // Where there is nothing, on a stage 1 walk, or of data: no reason to let it pass.
+    for esr in [0x8200_0006, 0x8200_008e, 0x9200_000e] {
+        let (cpu, _) = trap(0, esr);
+        assert_eq!(cpu.allowed, 0);
+        assert!(cpu.el1.is_some(), "{esr:#x}");
+    }
+}
+
+#[test]
 fn wfi_is_skipped() {
     let (cpu, _) = trap(0, 0x0600_0000);
     assert_eq!((cpu.elr, cpu.el1), (0x4020_0004, None));
@@ -316,7 +336,7 @@ fn the_log_says_what_happened_and_does_not_flood() {
     }
     log::set_max_level(log::LevelFilter::Warn);
     let machine = FakeMachine::new();
-    for esr in [0x9200_0047_u64, 0x8200_000f, 0x6632_0461, 0x6232_0461] {
+    for esr in [0x9200_0047_u64, 0x9200_000f, 0x6632_0461, 0x6232_0461] {
         let _ = dispatch(&mut FakeCpu::new(0), &machine, Esr::new(esr));
     }
     let lines = LINES.take();
@@ -325,7 +345,7 @@ fn the_log_says_what_happened_and_does_not_flood() {
         [
             "host at 0x40200000: data abort from EL1 or EL0: translation fault, level 3, write, FAR 0x40000123, \
              IPA page 0x40000000; it gets an external abort",
-            "host at 0x40200000: instruction abort from EL1 or EL0: permission fault, level 3, FAR 0x40000123; \
+            "host at 0x40200000: data abort from EL1 or EL0: permission fault, level 3, read, FAR 0x40000123; \
              it gets an external abort",
             "host at 0x40200000: trapped SVE access, ISS 0x320461; it gets an undefined instruction",
             "host at 0x40200000: trapped MSR, MRS or system instruction: read of S3_0_C1_C0_1, x3; \
@@ -362,6 +382,11 @@ proptest! {
                 prop_assert_eq!(cpu.registers, registers);
                 prop_assert_eq!(cpu.elr & !0x7ff, 0xffff_8000_0000_0800);
                 prop_assert_eq!(cpu.walks.get() == 1, walk && entry.far_el1.is_some());
+            }
+            // A fetch outside of RAM is made again.
+            None if cpu.allowed == 1 => {
+                prop_assert_eq!(Esr::new(esr).class_bits(), 0x20);
+                prop_assert_eq!((cpu.elr, cpu.spsr, cpu.registers), (elr, spsr, registers));
             }
             None => prop_assert!([0x01, 0x16, 0x17].contains(&Esr::new(esr).class_bits())),
         }

@@ -79,7 +79,7 @@ fn survives(blob: &Blob, exeunt: Region) {
     let mut cpus = platform.cpus.to_vec();
     cpus.sort_unstable();
     assert!(cpus.windows(2).all(|pair| pair[0] != pair[1]));
-    let _ = (platform.options(blob), platform.kernel.map(|kernel| kernel.bootargs(blob)), machine(blob));
+    let _ = (platform.options(blob), platform.kernel.map(|kernel| kernel.bootargs(blob)));
 
     let mut edited = blob.clone();
     match edit(&mut edited, &platform, &Edits::new(&platform, exeunt)) {

@@ -90,7 +90,6 @@ fn scan_finds_what_qemu_describes() {
         // The 64-bit PCIe window: 512 GiB at 512 GiB.
         assert_eq!(platform.highest, 1 << 40, "{name}");
         assert!(platform.reserved.is_empty() && !platform.efi && !platform.loader_initrd, "{name}");
-        assert_eq!(machine(&blob), Some("linux,dummy-virt"), "{name}");
         assert_eq!(total_size(&blob[..HEADER_SIZE]), Ok(blob.len()), "{name}");
     }
 }
@@ -116,7 +115,6 @@ fn scan_understands_trees_that_are_not_like_qemus() {
     assert_eq!(*platform.reserved, [Region { start: 0x4800_0000, end: 0x4800_1000 }]);
     assert_eq!(platform.highest, 0x9_8000_0000);
     assert!(platform.loader_initrd);
-    assert_eq!(machine(&blob), Some("example,board"));
 
     // A scan forgets what an earlier one found.
     let mut again = scanned(&qemu("virt-gicv3-64cpu-64g").blob(0));

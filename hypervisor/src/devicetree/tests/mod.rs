@@ -10,7 +10,7 @@ mod changes;
 mod damage;
 #[cfg(not(miri))]
 mod facts;
-mod text;
+pub(crate) mod text;
 
 use proptest::prelude::*;
 

@@ -1,5 +1,5 @@
-//! A stage 2 that is hidden and shown again as a whole, and made executable in places, by CPUs that do not wait for each
-//! other.
+//! A stage 2 that is hidden and shown again as a whole, and made executable in places, by CPUs that do not wait for
+//! each other.
 
 use std::cell::{Cell, RefCell, RefMut};
 
@@ -26,8 +26,8 @@ const MAPPED: [u64; 4] = [0, GIB, GIB + 600 * MIB + 4 * KIB, 300 * GIB];
 /// Exeunt's 2 MiB.
 const HOLE: u64 = GIB + 2 * MIB + 4 * KIB;
 
-/// Whether a walk for `ipa` ends at the root, with a translation fault of its level. The walker would have invalid descriptors
-/// be zero; hardware ignores what else they hold, and it is what comes back.
+/// Whether a walk for `ipa` ends at the root, with a translation fault of its level. The walker would have invalid
+/// descriptors be zero; hardware ignores what else they hold, and it is what comes back.
 fn ends_at_the_root(bench: &Bench<SecondStage>, memory: &Memory, ipa: u64) -> bool {
     let (.., root) = bench.subject.root();
     match bench.subject.walk(memory, ipa) {
@@ -144,7 +144,8 @@ impl TableMemory for Shared<'_> {
     }
 }
 
-/// Has one CPU do `this` and another `other`, between each two accesses of `this` once, and gives what comes of it to `check`.
+/// Has one CPU do `this` and another `other`, between each two accesses of `this` once, and gives what comes of it to
+/// `check`.
 fn interleave(
     bench: &Bench<SecondStage>,
     this: impl Fn(&mut Shared),
@@ -164,7 +165,7 @@ fn interleave(
     }
 }
 
-/// Whether the tables say of every probe what the model says, but for permission to execute, which may be there already.
+/// Whether the tables say of every probe what the model says, except that execution may be allowed already.
 fn same_but_for_execution(bench: &Bench<SecondStage>, memory: &Memory) {
     for ipa in bench.model.probes() {
         let found = bench.subject.walk(memory, ipa).ok().map(|found| (found.pa, found.permissions));
