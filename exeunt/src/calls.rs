@@ -90,6 +90,7 @@ fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
                     leaving::begin_leave(trap.cpu);
                     trap.cpu.with_virtual_el2(VirtualEl2::forget_vectors);
                     leaving::departs(trap.cpu, true);
+                    leaving::open_units(trap.cpu);
                     // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for.
                     unsafe { depart::to_payload(trap.frame, entry, hcr::RW, boot::stub::vectors()) }
                 }

@@ -4,16 +4,18 @@
 //! CPU, one in the heap for each other. None is ever freed.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use aarch64_cpu::registers::{CurrentEL, Readable, TPIDR_EL2};
 use boot::CpuBoot;
 use hypervisor::counters::{Counters, Exit};
+use hypervisor::features::{IdRegisters, Units};
 use hypervisor::lifecycle::LifeCycle;
 use hypervisor::psci;
 use hypervisor::virtual_el2::VirtualEl2;
 
 use crate::frame::ExceptionFrame;
+use crate::registers;
 
 /// The most CPUs that Exeunt has room for.
 pub const MAX_CPUS: usize = psci::MAX_CPUS;
@@ -62,6 +64,10 @@ pub struct PerCpu {
     pub new_vectors: AtomicU64,
     /// Position in the device tree's list of CPUs.
     index: AtomicUsize,
+    /// What the CPU says of itself, read once.
+    ids: UnsafeCell<IdRegisters>,
+    /// The units that the host has asked for ([`Units`]). Only this CPU uses it.
+    opened: AtomicU8,
     /// How often this CPU came to EL2, by class.
     pub counters: Counters,
     /// Whose EL2 is on this CPU.
@@ -84,8 +90,8 @@ pub struct PerCpu {
     pub windows: Windows,
 }
 
-// SAFETY: `boot` is written before its CPU or any other runs with it and read after; `exception` and `virtual_el2`
-// belong to the CPU itself; the rest is atomic.
+// SAFETY: `boot` is written before its CPU or any other runs with it and read after; `exception`, `ids` and
+// `virtual_el2` belong to the CPU itself; the rest is atomic.
 unsafe impl Sync for PerCpu {}
 
 /// The boot CPU's structure. It exists before there is a heap.
@@ -101,6 +107,8 @@ impl PerCpu {
             boot: UnsafeCell::new(CpuBoot::NONE),
             exception: UnsafeCell::new(ExceptionFrame::NONE),
             index: AtomicUsize::new(0),
+            ids: UnsafeCell::new(IdRegisters::UNKNOWN),
+            opened: AtomicU8::new(Units::NONE.to_bits()),
             counters: Counters::new(),
             life: LifeCycle::new(),
             virtual_el2: UnsafeCell::new(VirtualEl2::new()),
@@ -145,6 +153,28 @@ impl PerCpu {
     /// Position in the device tree's list of CPUs.
     pub fn index(&self) -> usize {
         self.index.load(Ordering::Relaxed)
+    }
+
+    /// What this CPU says of itself. It is for itself to ask; the first time its registers are read.
+    pub fn ids(&self) -> &IdRegisters {
+        let ids = self.ids.get();
+        // SAFETY: only its own CPU comes here, and until the registers are known it has no reference to them.
+        unsafe {
+            if !(*ids).are_known() {
+                registers::identify(&mut *ids);
+            }
+            &*ids
+        }
+    }
+
+    /// The units that the host has asked for.
+    pub fn opened(&self) -> Units {
+        Units::from_bits(self.opened.load(Ordering::Relaxed))
+    }
+
+    /// Records which these are.
+    pub fn set_opened(&self, opened: Units) {
+        self.opened.store(opened.to_bits(), Ordering::Relaxed);
     }
 
     /// Whether the host is in virtual EL2 on this CPU.

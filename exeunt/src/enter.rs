@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTPCT_EL0, ELR_EL2, Readable, SCTLR_EL2, SPSR_EL2, Writeable};
 use guest_abi::vendor::Policy;
-use hypervisor::features::{self, Feature, Gic, IdRegisters, Step};
+use hypervisor::features::{self, Feature, Gic, Step, Units};
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::psci::HostEntry;
 use hypervisor::virtual_el2::VirtualEl2;
@@ -48,11 +48,10 @@ pub fn arrive() -> ! {
 fn enter(entry: HostEntry) -> ! {
     let cpu = cpu::current();
     let machine = machine();
-    let ids = registers::identify();
-    set_up(cpu, machine, &ids, Keep::Nothing);
+    set_up(cpu, machine, Keep::Nothing);
     cpu.entered.store(true, Ordering::Relaxed);
     if machine.entry == EntryLevel::VirtualEl2 {
-        let settings = machine.settings(&ids);
+        let settings = machine.settings(cpu.ids());
         let mut frame = HostFrame::EMPTY;
         let trap = &mut Trap { frame: &mut frame, cpu, machine };
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(trap, &settings, entry.pc));
@@ -74,12 +73,21 @@ pub enum Keep {
 
 /// Sets EL2's registers for the host.
 #[inline(never)]
-pub fn set_up(cpu: &PerCpu, machine: &Machine, ids: &IdRegisters, keep: Keep) {
+pub fn set_up(cpu: &PerCpu, machine: &Machine, keep: Keep) {
     machine.stage2.install();
+    let ids = cpu.ids();
     if ids.has(Feature::Sme) {
         SCTLR_EL2.set(memory::SCTLR_EL2_MMU_ON | features::SCTLR_EL2_ENTP2);
     }
-    features::set_up(ids, machine.gic, |step| match step {
+    let opened = match keep {
+        Keep::Nothing => {
+            cpu.set_opened(Units::NONE);
+            Units::NONE
+        }
+        // What it uses it goes on using, whether it has asked Exeunt for it or was alone with EL2 then.
+        Keep::Host => Units::ALL,
+    };
+    features::set_up(ids, machine.gic, opened, |step| match step {
         Step::Write(register, _) if keep == Keep::Host && !register.is_el2() => {}
         // SAFETY: only registers that the CPU's ID registers show; none of them changes what Exeunt itself runs under.
         Step::Write(register, value) => unsafe { registers::write(register, value) },
@@ -97,13 +105,12 @@ pub fn set_up(cpu: &PerCpu, machine: &Machine, ids: &IdRegisters, keep: Keep) {
 pub fn restart(frame: &mut HostFrame, entry: u64) {
     let cpu = cpu::current();
     let machine = machine();
-    let ids = registers::identify();
     cpu.life.begin();
-    set_up(cpu, machine, &ids, Keep::Nothing);
+    set_up(cpu, machine, Keep::Nothing);
     // A CPU that restarts may have interrupts, which can be held in virtual EL2 only by a GIC that is known.
     let holds_interrupts = machine.gic == Gic::V3 || machine.gicv2.is_some();
     if machine.entry == EntryLevel::VirtualEl2 && holds_interrupts {
-        let settings = machine.settings(&ids);
+        let settings = machine.settings(cpu.ids());
         let trap = &mut Trap { frame, cpu, machine };
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(trap, &settings, entry));
     } else {

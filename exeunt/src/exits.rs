@@ -13,7 +13,6 @@ use log::{debug, error, warn};
 use crate::cpu::{self, PerCpu};
 use crate::frame::HostFrame;
 use crate::machine::{Machine, machine};
-use crate::registers;
 use crate::resident::FAST;
 use crate::trap::Trap;
 use crate::{calls, leaving, memory};
@@ -52,8 +51,7 @@ fn is_from_a_leave(machine: &Machine, esr: Esr) -> bool {
 
 /// A synchronous exception from the host in virtual EL2.
 fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) {
-    let ids = registers::identify();
-    let settings = machine.settings(&ids);
+    let settings = machine.settings(cpu.ids());
     let pc = ELR_EL2.get();
     let trap = &mut Trap { frame, cpu, machine };
     let answer = cpu.with_virtual_el2(|virtual_el2| virtual_el2.handle(trap, &settings, esr));

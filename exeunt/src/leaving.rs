@@ -7,7 +7,7 @@ use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, HCR_EL2, Readable, Writeable};
-use hypervisor::features::{self, hcr};
+use hypervisor::features::{self, Units, hcr};
 use hypervisor::leave::{self, Cpus, Fate, Leaver, Room, World};
 use hypervisor::lifecycle::{EntryLevel, State};
 use hypervisor::own_calls;
@@ -48,7 +48,7 @@ pub fn leave(trap: &mut Trap) {
                 info!("LEAVE: Exeunt leaves {} CPUs", u32::from(count));
                 own_calls::Answer::left(count).apply(trap.frame.arguments());
                 cpu.departures.fetch_add(1, Ordering::Relaxed);
-                leave_to_host(trap.frame, vectors)
+                leave_to_host(trap.frame, cpu, vectors)
             }
             Leaver::Over(Err(error)) => {
                 trap::limited(machine, || warn!("LEAVE: {}", error.name()));
@@ -131,19 +131,26 @@ pub fn departs(cpu: &PerCpu, to_others: bool) {
 pub fn go(frame: &HostFrame, cpu: &PerCpu) -> ! {
     let vectors = vectors_of(cpu);
     departs(cpu, vectors.is_some());
-    leave_to_host(frame, vectors)
+    leave_to_host(frame, cpu, vectors)
 }
 
 /// HCR_EL2 of a host that has EL2 to itself.
-fn hcr_of_host() -> u64 {
-    features::hcr_el2(&registers::identify()) & !(hcr::VM | hcr::TSC | hcr::SWIO)
+fn hcr_of_host(cpu: &PerCpu) -> u64 {
+    features::hcr_el2(cpu.ids()) & !(hcr::VM | hcr::TSC | hcr::SWIO)
 }
 
-fn leave_to_host(frame: &HostFrame, vectors: Option<u64>) -> ! {
+fn leave_to_host(frame: &HostFrame, cpu: &PerCpu, vectors: Option<u64>) -> ! {
+    open_units(cpu);
     let vectors = vectors.unwrap_or_else(boot::stub::vectors);
     // SAFETY: vectors of the host's own, aligned and in its RAM, which it has installed for an EL2 without MMU, since
     // it could not know of another; or the resident stub's.
-    unsafe { depart::to_host(frame, hcr_of_host(), vectors) }
+    unsafe { depart::to_host(frame, hcr_of_host(cpu), vectors) }
+}
+
+/// Takes back the traps by which a host asks for a unit: nobody answers them when Exeunt is not here.
+pub fn open_units(cpu: &PerCpu) {
+    // SAFETY: the CPU has these registers, and Exeunt has set them before.
+    features::unlock(cpu.ids(), Units::ALL, |register, value| unsafe { registers::write(register, value) });
 }
 
 /// REENTER, from its table: `vectors` calls it with EL2's MMU on, and goes to the host when it returns.
@@ -152,16 +159,15 @@ pub extern "C" fn come_back(frame: &mut HostFrame) {
     if let Err(error) = FAST.control.come_back(cpu.life.state().is_left()) {
         own_calls::Answer::error(error).apply(frame.arguments());
         // SAFETY: the table that the call came from serves a CPU without EL2 MMU.
-        unsafe { depart::to_host(frame, hcr_of_host(), boot::stub::vectors()) }
+        unsafe { depart::to_host(frame, hcr_of_host(cpu), boot::stub::vectors()) }
     }
     // Which kernel this is nobody knows: another one may have been started while Exeunt was away.
     cpu.with_virtual_el2(VirtualEl2::come_back);
     cpu.life.begin();
     cpu.lent.store(false, Ordering::Relaxed);
-    let ids = registers::identify();
-    enter::set_up(cpu, machine, &ids, Keep::Host);
+    enter::set_up(cpu, machine, Keep::Host);
     if machine.entry == EntryLevel::VirtualEl2 {
-        HCR_EL2.set(machine.settings(&ids).native_hcr());
+        HCR_EL2.set(machine.settings(cpu.ids()).native_hcr());
     }
     psci().come_back(cpu.index());
     cpu.returns.fetch_add(1, Ordering::Relaxed);

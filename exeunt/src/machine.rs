@@ -7,7 +7,6 @@ use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use hypervisor::counters::Counters;
 use hypervisor::devicetree::{Gicv2, Region};
 use hypervisor::features::{Gic, IdRegisters};
-use hypervisor::inject::PstateFeatures;
 use hypervisor::leave::WorldStop;
 use hypervisor::lifecycle::EntryLevel;
 pub use hypervisor::options::Kvm;
@@ -21,7 +20,7 @@ use spin::Once;
 
 use crate::cpu::{self, PerCpu};
 use crate::stage2::Stage2;
-use crate::{firmware, memory, registers};
+use crate::{firmware, memory};
 
 /// What all CPUs share while the host runs.
 pub struct Machine {
@@ -101,10 +100,6 @@ impl trap::Machine for Machine {
 
     fn firmware(&self) -> &Below {
         &Below
-    }
-
-    fn pstate_features(&self) -> PstateFeatures {
-        registers::identify().pstate()
     }
 
     fn log_limit(&self) -> &RateLimit {

@@ -8,7 +8,9 @@
 
 use core::arch::{asm, naked_asm};
 
-use hypervisor::features::{IdRegister, IdRegisters, Register};
+use aarch64_cpu::asm::barrier;
+use aarch64_cpu::registers::{FAR_EL1, FAR_EL2, HCR_EL2, ID_AA64PFR0_EL1, Readable, Writeable};
+use hypervisor::features::{E2hProbe, IdRegister, IdRegisters, Register};
 use hypervisor::{el2_registers, id_registers, virtual_el2_id_space};
 
 macro_rules! reader {
@@ -18,7 +20,7 @@ macro_rules! reader {
         /// # Safety
         /// The CPU has the feature that the register comes with.
         #[unsafe(naked)]
-        unsafe extern "C" fn read(register: IdRegister) -> u64 {
+        pub unsafe extern "C" fn read(register: IdRegister) -> u64 {
             naked_asm!(
                 "ubfiz x9, x0, #3, #8", // two instructions each
                 "adr x10, 2f",
@@ -56,9 +58,26 @@ macro_rules! writer {
 el2_registers!(writer);
 
 /// Reads what this CPU says of itself.
-pub fn identify() -> IdRegisters {
-    // SAFETY: `IdRegisters::read` asks only for registers of features that it has seen.
-    IdRegisters::read(|register| unsafe { read(register) })
+pub fn identify(ids: &mut IdRegisters) {
+    // SAFETY: `learn` asks only for registers that the CPU has and lets EL2 have.
+    ids.learn(|register| unsafe { read(register) });
+}
+
+/// Looks whether HCR_EL2.E2H can be 0, which was written to it. With the MMU off, before anything depends on FAR_EL1.
+pub fn probe_e2h() -> E2hProbe {
+    FAR_EL1.set(E2hProbe::TO_FAR_EL1);
+    barrier::isb(barrier::SY);
+    FAR_EL2.set(E2hProbe::TO_FAR_EL2);
+    barrier::isb(barrier::SY);
+    // SAFETY: every CPU has the registers of the ID space.
+    let mmfr4 = unsafe { read(IdRegister::Mmfr4) };
+    E2hProbe { mmfr4, hcr_el2: HCR_EL2.get(), far_el1: FAR_EL1.get() }
+}
+
+/// Whether there is an EL3, which can trap EL2's accesses.
+pub fn has_el3() -> bool {
+    // ID_AA64PFR0_EL1.EL3, bits [15:12].
+    ID_AA64PFR0_EL1.get() >> 12 & 0xf != 0
 }
 
 macro_rules! id_reader {

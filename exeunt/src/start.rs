@@ -6,10 +6,10 @@
 
 use core::sync::atomic::Ordering;
 
-use aarch64_cpu::registers::{HCR_EL2, ID_AA64MMFR0_EL1, MPIDR_EL1, Readable};
+use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, MPIDR_EL1, Readable};
 use boot::CpuBoot;
 use hypervisor::devicetree::{self, Edits, Platform, Region};
-use hypervisor::features::{Feature, Gic};
+use hypervisor::features::Gic;
 use hypervisor::leave::WorldStop;
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::options::{Kvm, Options};
@@ -47,9 +47,9 @@ extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64) -> *const CpuB
             "started at EL{el}, but a hypervisor must be started at EL2 (QEMU: -M virt,virtualization=on)"
         ));
     }
-    if HCR_EL2.is_set(HCR_EL2::E2H) {
+    if registers::probe_e2h().is_res1() {
         ask_tree_for_console(tree);
-        cannot_start("this CPU has EL2 only with VHE (HCR_EL2.E2H is RES1), which Exeunt cannot use yet");
+        cannot_start("this CPU has EL2 only with VHE (HCR_EL2.E2H is RES1), and Exeunt needs E2H to be 0");
     }
     if let Err(refusal) = start::exeunt(base, boot::RESERVATION, memory::pa_range()) {
         ask_tree_for_console(tree);
@@ -144,6 +144,9 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     // The host reads the tree with its MMU off at first.
     memory::clean(Region { start: region.start, end: region.start + used as u64 });
     info!("the host: kernel at {kernel}, device tree at {:#x}; enters it at {}", region.start, machine.entry);
+    if registers::has_el3() {
+        info!("EL3 is there; if this line is the last, it keeps registers of EL2 to itself that Linux needs too");
+    }
     if options.log.is_none() {
         // The console is the host's now. Warnings stay: they are about its mistakes, and limited in their rate.
         log::set_max_level(LevelFilter::Warn);
@@ -182,8 +185,7 @@ fn find_kernel(platform: &Platform, map: &AddressMap) -> Result<Region, Refusal>
 
 /// At which level the host is entered: what the options say, if the machine can.
 fn entry_level(options: &Options, platform: &Platform) -> EntryLevel {
-    let e2h_res1 = registers::identify().has(Feature::E2hRes1);
-    let level = start::entry_level(options.entry, options.restart, platform, e2h_res1);
+    let level = start::entry_level(options.entry, options.restart, platform);
     let level = level.unwrap_or_else(|error| cannot_start(error));
     if let Some(warning) = level.warning {
         warn!("{warning}");

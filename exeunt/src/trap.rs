@@ -6,14 +6,14 @@ use aarch64_cpu::registers::{
     ELR_EL1, ELR_EL2, ESR_EL1, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2, Readable, SCTLR_EL1, SPSR_EL1, SPSR_EL2, TCR_EL1,
     TTBR0_EL1, TTBR1_EL1, VBAR_EL1, Writeable,
 };
-use hypervisor::features::Feature;
-use hypervisor::inject::Entry;
+use hypervisor::features::{self, IdRegister, Unit, Units};
+use hypervisor::inject::{Entry, PstateFeatures};
 use hypervisor::paging::stage1_walk;
 use hypervisor::psci::Environment;
 use hypervisor::syndrome::Encoding;
 use hypervisor::trap::Vcpu;
 use hypervisor::virtual_el2::{self, VirtualEl2};
-use log::debug;
+use log::{debug, info};
 
 use crate::cpu::PerCpu;
 use crate::frame::HostFrame;
@@ -28,6 +28,30 @@ pub struct Trap<'a> {
     pub cpu: &'static PerCpu,
     /// The machine.
     pub machine: &'static Machine,
+}
+
+impl Trap<'_> {
+    fn is_open(&self, unit: Unit) -> bool {
+        unit.is_open(self.cpu.ids(), self.cpu.opened())
+    }
+
+    /// Opens a unit that waits, if that was not done yet, and tells which are open.
+    pub fn open(&self, unit: Unit) -> Units {
+        let opened = self.cpu.opened();
+        if opened.contains(unit) {
+            return opened;
+        }
+        let (ids, opened) = (self.cpu.ids(), opened.with(unit));
+        self.cpu.set_opened(opened);
+        // Before the first register that may be EL3's: it could be the last line.
+        info!("CPU {}: the host asks for {}", self.cpu.index(), unit.name());
+        // SAFETY: the CPU has the unit, and firmware lets the host have it, or the machine ends as it would without
+        // Exeunt; none of these registers changes what Exeunt itself runs under.
+        let write = |register, value| unsafe { registers::write(register, value) };
+        // SAFETY: as above.
+        features::open(ids, unit, opened, || unsafe { registers::read(IdRegister::Mpamidr) }, write);
+        opened
+    }
 }
 
 impl Vcpu for Trap<'_> {
@@ -75,13 +99,17 @@ impl Vcpu for Trap<'_> {
     }
 
     fn sctlr2_el1(&self) -> u64 {
-        // SAFETY: asked only of a CPU that has it.
-        if registers::identify().has(Feature::Sctlr2) { unsafe { registers::sctlr2_el1() } } else { 0 }
+        // SAFETY: the CPU has it, and the host has used it if anybody could mind.
+        if self.is_open(Unit::Sctlr2) { unsafe { registers::sctlr2_el1() } } else { 0 }
     }
 
     fn gcscr_el1(&self) -> u64 {
-        // SAFETY: asked only of a CPU that has it.
-        if registers::identify().has(Feature::Gcs) { unsafe { registers::gcscr_el1() } } else { 0 }
+        // SAFETY: as for SCTLR2_EL1.
+        if self.is_open(Unit::Gcs) { unsafe { registers::gcscr_el1() } } else { 0 }
+    }
+
+    fn pstate_features(&self) -> PstateFeatures {
+        self.cpu.ids().pstate()
     }
 
     fn set_el1_exception(&mut self, entry: &Entry) {
@@ -91,6 +119,13 @@ impl Vcpu for Trap<'_> {
         if let Some(far) = entry.far_el1 {
             FAR_EL1.set(far);
         }
+    }
+
+    fn ask(&mut self, access: Encoding) -> bool {
+        let shut = |unit: &Unit| unit.waits(self.cpu.ids()) && !self.cpu.opened().contains(*unit);
+        let Some(unit) = Unit::of(access).filter(shut) else { return false };
+        self.open(unit);
+        true
     }
 
     fn read_id(&self, register: Encoding) -> Option<u64> {

@@ -7,7 +7,7 @@ use core::arch::{asm, naked_asm};
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{ELR_EL2, FAR_EL2, Readable, SPSR_EL2, Writeable};
-use hypervisor::features;
+use hypervisor::features::{self, Unit, Units};
 use hypervisor::psci::Environment;
 use hypervisor::virtual_el2::registers::Register;
 use hypervisor::virtual_el2::system::{Maintenance, SetWay};
@@ -164,7 +164,12 @@ impl virtual_el2::Cpu for Trap<'_> {
         }
     }
 
+    fn open(&mut self, unit: Unit) -> Units {
+        Self::open(self, unit)
+    }
+
     fn write_el2(&mut self, register: features::Register, value: u64) {
+        let value = value & !features::shut(self.cpu.ids(), self.cpu.opened(), register);
         // SAFETY: the library keeps to values that leave Exeunt what it runs under.
         unsafe { registers::write(register, value) };
     }

@@ -105,8 +105,7 @@ pub const OPTIONS: &[OptionDoc] = &[
             ValueDoc { name: "el1", help: "EL1, as under any hypervisor", set: |o| o.entry = EntryLevel::El1 },
             ValueDoc {
                 name: "el2",
-                help: "virtual EL2: the host believes that EL2 is its own, and makes the stub calls (the default; a \
-                       CPU on which HCR_EL2.E2H cannot be 0 has none, and its host is entered at EL1)",
+                help: "virtual EL2: the host believes that EL2 is its own, and makes the stub calls (the default)",
                 set: |o| o.entry = EntryLevel::VirtualEl2,
             },
         ],

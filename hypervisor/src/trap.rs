@@ -11,7 +11,9 @@
 //! | SMC | the same except the stub ABI and Exeunt's own calls; the PC is moved past it, since a trap leaves it there |
 //! | data and instruction aborts | *forbidden*: a synchronous external abort at EL1 |
 //! | an instruction outside of RAM | may be executed from then on ([`crate::placement`]) |
-//! | system registers | an ID register read (HCR_EL2.TID3): its value, as the host is to see it; else *unhandled* |
+//! | system registers | an ID register read (HCR_EL2.TID3): its value, as the host is to see it |
+//! | | those of a unit that waits for the host to ask ([`crate::features::Unit`]): opened, and tried again |
+//! | | else *unhandled* |
 //! | all others | *unhandled*: the instruction is undefined at EL1 |
 //!
 //! The others are instructions that a trap control of EL2 stops and nobody emulates (other system registers, SVE, SME,
@@ -59,8 +61,13 @@ pub trait Vcpu {
     fn sctlr2_el1(&self) -> u64;
     /// GCSCR_EL1, 0 on a CPU without it.
     fn gcscr_el1(&self) -> u64;
+    /// The PSTATE fields that the CPU has.
+    fn pstate_features(&self) -> PstateFeatures;
     /// Sets ELR_EL1, SPSR_EL1, ESR_EL1 and, if there is one, FAR_EL1.
     fn set_el1_exception(&mut self, entry: &Entry);
+    /// The host at EL1 has trapped with an access to this. If it asks for a unit that is shut
+    /// ([`crate::features::Unit`]): opens it, and it is worth to try again. False for all else.
+    fn ask(&mut self, access: Encoding) -> bool;
     /// The ID register that HCR_EL2.TID3 has trapped, as the host is to read it; nothing if it is none.
     fn read_id(&self, register: Encoding) -> Option<u64>;
     /// Lets the host execute at FAR_EL2, where stage 2 does not let it yet, or finds that it need not any more.
@@ -79,8 +86,6 @@ pub trait Machine: Environment {
     fn psci(&self) -> &Psci;
     /// Firmware.
     fn firmware(&self) -> &Self::Firmware;
-    /// The PSTATE fields that the CPUs have.
-    fn pstate_features(&self) -> PstateFeatures;
     /// The limit for log lines about the host's mistakes.
     fn log_limit(&self) -> &RateLimit;
     /// CNTPCT_EL0.
@@ -167,7 +172,7 @@ fn refuse<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr, outcome: Outc
         sctlr2: cpu.sctlr2_el1(),
         gcscr: cpu.gcscr_el1(),
     };
-    let entry = inject::take_exception(&origin, machine.pstate_features(), exception);
+    let entry = inject::take_exception(&origin, cpu.pstate_features(), exception);
     cpu.set_el1_exception(&entry);
     cpu.set_return(entry.pc, entry.pstate);
 }
@@ -238,8 +243,8 @@ fn skip<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {
     Outcome::Handled(Next::Host)
 }
 
-/// Only ID registers trap (TID3), and only while Exeunt hides something in one; anything else is a trap that nobody
-/// asked for.
+/// ID registers trap (TID3) while Exeunt hides something in one, and those of a unit that stays shut until the host
+/// asks for it; anything else is a trap that nobody asked for.
 fn system_register<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
     let Some(access) = esr.system_access() else { return Outcome::Unhandled };
     match cpu.read_id(access.encoding()) {
@@ -247,6 +252,7 @@ fn system_register<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> O
             cpu.set_register(access.register(), value);
             skip(cpu, machine, esr)
         }
+        _ if cpu.ask(access.encoding()) => Outcome::Handled(Next::Host),
         _ => Outcome::Unhandled,
     }
 }

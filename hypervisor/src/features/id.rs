@@ -30,8 +30,8 @@ macro_rules! id_registers {
             Mmfr4, "ID_AA64MMFR4_EL1", 3, 0, 0, 7, 4;
             Smidr, "SMIDR_EL1", 3, 1, 0, 0, 6;
             Pmcr, "PMCR_EL0", 3, 3, 9, 12, 0;
-            Pmsidr, "PMSIDR_EL1", 3, 0, 9, 9, 7;
             Pmbidr, "PMBIDR_EL1", 3, 0, 9, 10, 7;
+            Pmsidr, "PMSIDR_EL1", 3, 0, 9, 9, 7;
             Trbidr, "TRBIDR_EL1", 3, 0, 9, 11, 7;
             Mpamidr, "MPAMIDR_EL1", 3, 0, 10, 4, 4;
             Amcgcr, "AMCGCR_EL0", 3, 3, 13, 2, 2;
@@ -75,29 +75,25 @@ macro_rules! id_register_enum {
 
 id_registers!(id_register_enum);
 
-impl IdRegister {
-    /// The feature with which the register comes, for those that not every CPU has.
-    #[must_use]
-    pub const fn comes_with(self) -> Option<Feature> {
-        match self {
-            Self::Smidr => Some(Feature::Sme),
-            Self::Pmcr => Some(Feature::Pmuv3),
-            Self::Pmsidr | Self::Pmbidr => Some(Feature::Spe),
-            Self::Trbidr => Some(Feature::Trbe),
-            Self::Mpamidr => Some(Feature::Mpam),
-            Self::Amcgcr => Some(Feature::Amu),
-            _ => None,
+macro_rules! features {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A feature that EL2 has to open for the host, or that decides which registers there are.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Feature {
+            $($(#[$doc])* $name,)*
         }
-    }
+
+        impl Feature {
+            /// Every one of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
 }
 
-/// A feature that EL2 has to open for the host, or that decides which registers there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Feature {
+features! {
     /// EL3 is there, and with it controls that EL2 cannot see.
     El3,
-    /// FEAT_E2H0 is missing: HCR_EL2.E2H is RES1.
-    E2hRes1,
     /// FEAT_SVE.
     Sve,
     /// FEAT_SME.
@@ -216,6 +212,8 @@ pub enum Feature {
     SpeNvm,
     /// FEAT_TRBE.
     Trbe,
+    /// FEAT_TRBE and its buffer is not EL3's (TRBIDR_EL1.P).
+    TrbeOwned,
     /// FEAT_TRBE_MPAM.
     TrbeMpam,
     /// FEAT_TRF.
@@ -230,22 +228,75 @@ pub enum Feature {
     Step2,
 }
 
-/// The values of a CPU's ID registers. Each CPU has its own: CPUs of one machine may differ.
+/// Bits in a word of [`IdRegisters::features`].
+const WORD: usize = u64::BITS as usize;
+
+/// The values of a CPU's ID registers, and the features that they tell of, each found once. Each CPU has its own: CPUs
+/// of one machine may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdRegisters {
     values: [u64; IdRegister::ALL.len()],
+    /// A bit for each [`Feature`], by its number.
+    features: [u64; Feature::ALL.len().div_ceil(WORD)],
 }
 
 impl IdRegisters {
-    /// Reads them, those that come with a feature only if the CPU has it. The others are 0.
-    pub fn read(mut read: impl FnMut(IdRegister) -> u64) -> Self {
-        let mut ids = Self { values: [0; IdRegister::ALL.len()] };
+    /// Of a CPU that was not asked yet.
+    pub const UNKNOWN: Self =
+        Self { values: [0; IdRegister::ALL.len()], features: [0; Feature::ALL.len().div_ceil(WORD)] };
+
+    /// Reads them, those that come with a feature only if [`Self::can_read`] says so. The others are 0.
+    pub fn read(read: impl FnMut(IdRegister) -> u64) -> Self {
+        let mut ids = Self::UNKNOWN;
+        ids.learn(read);
+        ids
+    }
+
+    /// The same, in place.
+    pub fn learn(&mut self, mut read: impl FnMut(IdRegister) -> u64) {
+        *self = Self::UNKNOWN;
         for &register in IdRegister::ALL {
-            if register.comes_with().is_none_or(|feature| ids.has(feature)) {
-                ids.values[register as usize] = read(register);
+            if self.can_read(register) {
+                self.values[register as usize] = read(register);
             }
         }
-        ids
+        for &feature in Feature::ALL {
+            if self.find(feature) {
+                self.features[feature as usize / WORD] |= 1 << (feature as usize % WORD);
+            }
+        }
+    }
+
+    /// Whether they were read: bit 31 of MPIDR_EL1 is set on every CPU.
+    #[must_use]
+    pub const fn are_known(&self) -> bool {
+        self.get(IdRegister::Mpidr) != 0
+    }
+
+    /// Whether the CPU has the register and lets EL2 read it, by those that stand before it in the list.
+    ///
+    /// EL3 may keep a unit to itself, and a read at EL2 that it traps ends the machine without a word. So nothing is
+    /// read that Linux does not read too, on its own way through EL2: SPE's buffer says whose it is (PMBIDR_EL1.P)
+    /// before any other register of SPE is touched, and with an EL3 the registers of MPAM and of the activity monitors
+    /// are left alone.
+    #[must_use]
+    pub const fn can_read(&self, register: IdRegister) -> bool {
+        match register {
+            IdRegister::Smidr => self.find(Feature::Sme),
+            IdRegister::Pmcr => self.find(Feature::Pmuv3),
+            IdRegister::Pmbidr => self.find(Feature::Spe),
+            IdRegister::Pmsidr => self.find(Feature::SpeOwned),
+            IdRegister::Trbidr => self.find(Feature::Trbe),
+            IdRegister::Mpamidr => self.find(Feature::Mpam) && !self.find(Feature::El3),
+            IdRegister::Amcgcr => self.find(Feature::Amu) && !self.find(Feature::El3),
+            _ => true,
+        }
+    }
+
+    /// Whether the CPU has this feature.
+    #[must_use]
+    pub const fn has(&self, feature: Feature) -> bool {
+        self.features[feature as usize / WORD] >> (feature as usize % WORD) & 1 != 0
     }
 
     /// One register's value.
@@ -274,9 +325,8 @@ impl IdRegisters {
         pmu != 0xf && pmu >= version
     }
 
-    /// Whether the CPU has this feature.
-    #[must_use]
-    pub const fn has(&self, feature: Feature) -> bool {
+    /// Looks for a feature in the registers.
+    const fn find(&self, feature: Feature) -> bool {
         use Feature as F;
         use IdRegister::{
             Dfr0, Dfr1, Dfr2, Isar1, Isar2, Mmfr0, Mmfr1, Mmfr3, Mmfr4, Pfr0, Pfr1, Pfr2, Pmbidr, Pmsidr, Smfr0, Smidr,
@@ -286,7 +336,7 @@ impl IdRegisters {
             F::El3 => self.at_least(Pfr0, 12, 1),
             F::Gicv3 => self.at_least(Pfr0, 24, 1),
             F::Ras => self.at_least(Pfr0, 28, 1),
-            F::Rasv1p1 => self.at_least(Pfr0, 28, 2) || (self.has(F::Ras) && self.at_least(Pfr1, 12, 1)),
+            F::Rasv1p1 => self.at_least(Pfr0, 28, 2) || (self.find(F::Ras) && self.at_least(Pfr1, 12, 1)),
             F::Rasv2 => self.at_least(Pfr0, 28, 3),
             F::Sve => self.at_least(Pfr0, 32, 1),
             F::Mpam => self.at_least(Pfr0, 40, 1) || self.at_least(Pfr1, 16, 1),
@@ -297,8 +347,8 @@ impl IdRegisters {
             F::Mte2 => self.at_least(Pfr1, 8, 2),
             F::Sme => self.at_least(Pfr1, 24, 1),
             F::Sme2 => self.at_least(Pfr1, 24, 2),
-            F::SmeFa64 => self.has(F::Sme) && self.bit(Smfr0, 63),
-            F::SmePriority => self.has(F::Sme) && self.bit(Smidr, 15),
+            F::SmeFa64 => self.find(F::Sme) && self.bit(Smfr0, 63),
+            F::SmePriority => self.find(F::Sme) && self.bit(Smidr, 15),
             F::Nmi => self.at_least(Pfr1, 36, 1),
             F::Gcs => self.at_least(Pfr1, 44, 1),
             F::The => self.at_least(Pfr1, 48, 1),
@@ -311,12 +361,13 @@ impl IdRegisters {
             F::Pmuv3Ss => self.at_least(Dfr0, 16, 1),
             F::Sebep => self.at_least(Dfr0, 24, 1),
             F::Spe => self.at_least(Dfr0, 32, 1),
-            F::SpeOwned => self.has(F::Spe) && !self.bit(Pmbidr, 4),
+            F::SpeOwned => self.find(F::Spe) && !self.bit(Pmbidr, 4),
             F::Spev1p2 => self.at_least(Dfr0, 32, 3),
-            F::SpeFds => self.has(F::Spe) && self.bit(Pmsidr, 7),
+            F::SpeFds => self.find(F::Spe) && self.bit(Pmsidr, 7),
             F::Trf => self.at_least(Dfr0, 40, 1),
             F::Trbe => self.at_least(Dfr0, 44, 1),
-            F::TrbeMpam => self.has(F::Trbe) && self.has(F::Mpam) && self.at_least(Trbidr, 12, 1),
+            F::TrbeOwned => self.find(F::Trbe) && !self.bit(Trbidr, 4),
+            F::TrbeMpam => self.find(F::Trbe) && self.find(F::Mpam) && self.at_least(Trbidr, 12, 1),
             F::Mtpmu => self.field(Dfr0, 48) == 1,
             F::Brbe => self.at_least(Dfr0, 52, 1),
             F::Debugv8p9 => self.at_least(Dfr0, 0, 11),
@@ -326,7 +377,7 @@ impl IdRegisters {
             F::Ebep => self.at_least(Dfr1, 48, 1),
             F::Step2 => self.at_least(Dfr2, 0, 1),
             F::SpeNvm => self.at_least(Dfr2, 20, 1),
-            F::ProfilingMask => self.has(F::Ebep) || self.at_least(Dfr2, 16, 1) || self.at_least(Dfr2, 24, 1),
+            F::ProfilingMask => self.find(F::Ebep) || self.at_least(Dfr2, 16, 1) || self.at_least(Dfr2, 24, 1),
             F::Pauth => self.at_least(Isar1, 4, 1) || self.at_least(Isar1, 8, 1) || self.at_least(Isar2, 12, 1),
             F::PauthLr => self.at_least(Isar1, 4, 6) || self.at_least(Isar1, 8, 6) || self.at_least(Isar2, 12, 6),
             F::Ls64 => self.at_least(Isar1, 60, 1),
@@ -348,8 +399,6 @@ impl IdRegisters {
             F::Aie => self.at_least(Mmfr3, 24, 1),
             F::D128 => self.at_least(Mmfr3, 32, 1),
             F::Pops => self.at_least(Mmfr4, 0, 1),
-            // ID_AA64MMFR4_EL1.E2H0 is signed: negative without FEAT_E2H0.
-            F::E2hRes1 => self.at_least(Mmfr4, 24, 8),
             F::Srmask => self.at_least(Mmfr4, 44, 1),
         }
     }

@@ -30,33 +30,41 @@
 //! | HCX | HCRX_EL2, all of the below | the register's reset leaves the features off |
 //! | MOPS | HCRX_EL2 MSCEn; MCE2 stays 0 | booting. MCE2 is for hypervisors that move a guest between CPUs |
 //! | TCR2 | HCRX_EL2 TCR2En, TCR2_EL1 0 | booting |
-//! | SCTLR2 | HCRX_EL2 SCTLR2En, SCTLR2_EL1 0 (*) | traps otherwise |
-//! | FPMR, GCS, LS64, LS64_V | HCRX_EL2 EnFPM, GCSEn, EnALS, EnASR | booting |
+//! | SCTLR2 | HCRX_EL2 SCTLR2En (+), SCTLR2_EL1 0 (*) | traps otherwise |
+//! | FPMR, LS64, LS64_V | HCRX_EL2 EnFPM, EnALS, EnASR | booting |
 //! | LS64_ACCDATA | HCRX_EL2 EnAS0, HFGxTR_EL2 nACCDATA_EL1 | traps otherwise |
 //! | D128, SYSREG128 | HCRX_EL2 D128En, EnIDCP128 | 128-bit registers trap otherwise |
 //! | THE | HCRX_EL2 PTTWI, HFGxTR_EL2 nRCWMASK_EL1, HFGxTR2_EL2 nRCWSMASK_EL1 | traps, or no effect otherwise |
 //! | PAuth_LR, SRMASK | HCRX_EL2 PACMEn, SRMASKEn | the host's own controls have no effect, or trap |
-//! | GCS | GCSCR_EL2, GCSCR_EL1, GCSCRE0_EL1 0; HFGxTR_EL2 nGCS_*, HFGITR_EL2 nGCS* | booting |
+//! | GCS | HCRX_EL2 GCSEn, HFGxTR_EL2 nGCS_*, HFGITR_EL2 nGCS* (+) | booting |
+//! | | GCSCR_EL2, GCSCR_EL1, GCSCRE0_EL1 0 (*) | booting |
 //! | S1PIE | HFGxTR_EL2 nPIR* | booting |
 //! | S1POE, S2POE, AIE | HFGxTR_EL2 nPOR*, nS2POR_EL1, nMAIR2_EL1, nAMAIR2_EL1 | the registers trap otherwise |
 //! | FGT | HFGxTR_EL2, HFGITR_EL2, HDFGxTR_EL2: positive bits 0, *n* bits of what is there 1 | booting, Linux |
 //! | FGT2 | HFGxTR2_EL2, HFGITR2_EL2, HDFGxTR2_EL2, in the same way | booting, Linux |
 //! | AMU | HAFGRTR_EL2 0 (with FGT); AMCNTENSETx_EL0 all counters (*) | booting |
 //! | SPE | MDCR_EL2 E2PB 0b11; PMSCR_EL2 PCT, PA unless PMBIDR_EL1.P | Linux: EL1's buffer, with physical addresses |
-//! | TRBE | MDCR_EL2 E2TB 0b11 | Linux: the trace buffer is EL1's |
+//! | TRBE | MDCR_EL2 E2TB 0b11 unless TRBIDR_EL1.P | Linux: the trace buffer is EL1's |
 //! | TRF | TRFCR_EL2 0 (*) | no trace of EL2, timestamps as TRFCR_EL1 says |
-//! | BRBE | BRBCR_EL2 CC, MPRED; HDFGxTR_EL2 nBRB*, HFGITR_EL2 nBRB* | booting |
+//! | BRBE | BRBCR_EL2 CC, MPRED; HDFGxTR_EL2 nBRB*, HFGITR_EL2 nBRB* (+) | booting |
 //! | PMU, its later parts | MDCR_EL2 MTPME, EnSPM, PMEE, PMSSE; HDFGxTR2_EL2 nPM*, nSPM* | PMUv3p9: booting; or traps |
 //! | Debugv8p9, STEP2 | MDCR_EL2 EBWE, EnSTEPOP; HDFGxTR2_EL2 nMDSELR_EL1, nMDSTEPOP_EL1 | trap otherwise |
 //! | LOR | LORC_EL1 0 | Linux: no limited ordering region |
-//! | MPAM | MPAM2_EL2 EnMPAMSM, all else 0; MPAMHCR_EL2 0 if MPAMIDR_EL1 has it | Linux: default partition, no traps |
+//! | MPAM | MPAM2_EL2 EnMPAMSM, all else 0; MPAMHCR_EL2 0 if MPAMIDR_EL1 has it (+) | Linux: default partition |
 //! | ECV | CNTHCTL_EL2 ECV 0; CNTPOFF_EL2 0 (*) | the physical counter without an offset |
 //! | GICv3 CPU interface | ICC_SRE_EL2 Enable, DIB, DFB, SRE; ISB; ICH_HCR_EL2 0 | booting, Linux; the last needs SRE |
 //! | GICv5 CPU interface | ICH_HFGRTR_EL2, ICH_HFGWTR_EL2, ICH_HFGITR_EL2, ICH_VCTLR_EL2 En | booting, Linux |
 //!
-//! (*) Written only where there is no EL3. With one, EL3 decides whether EL2 may touch the register at all, and neither
-//! booting nor Linux asks of firmware that it may: a trap to EL3 this early ends the machine without a word. What
-//! firmware keeps from EL2 it keeps from the host; what it opens, it has initialised.
+//! With an EL3, firmware decides whether EL2 may touch a register of many of these at all, and a trap to EL3 this early
+//! ends the machine without a word. Exeunt is to run on what the kernels that it boots run on, so it asks of firmware
+//! no more than they do, and in their order ([`IdRegisters::can_read`]). Debian's 6.1 and 6.12 are what counts: of what
+//! this table has they write, with an EL3, neither (*) nor (+).
+//!
+//! (*) Written only where there is no EL3: booting asks of firmware that it has initialised what it opens, and what it
+//! keeps from EL2 it keeps from the host.
+//!
+//! (+) Where there is an EL3, written when a host asks for the unit ([`Unit`]), as later kernels than these do. No
+//! silicon has seen this.
 //!
 //! FEAT_TME, which the architecture has withdrawn, stays closed.
 
@@ -64,9 +72,13 @@ mod id;
 mod register;
 #[cfg(test)]
 mod tests;
+mod unit;
+mod vhe;
 
 pub use id::{Feature, IdRegister, IdRegisters};
 pub use register::Register;
+pub use unit::{Unit, Units, on_demand, open, shut, unlock};
+pub use vhe::E2hProbe;
 
 /// HCR_EL2 (Arm ARM D24.2).
 pub mod hcr {
@@ -78,7 +90,7 @@ pub mod hcr {
     pub const TSC: u64 = 1 << 19;
     /// EL1 uses AArch64.
     pub const RW: u64 = 1 << 31;
-    /// FEAT_VHE's layout of EL2. Exeunt leaves it 0 where it can be.
+    /// FEAT_VHE's layout of EL2. It is 0 wherever Exeunt runs.
     pub const E2H: u64 = 1 << 34;
     /// Pointer authentication keys do not trap.
     pub const APK: u64 = 1 << 40;
@@ -109,21 +121,14 @@ mod hcrx {
     pub const SRMASKEN: u64 = 1 << 26;
 }
 
-/// CPTR_EL2 (Arm ARM D24.2), in both of its layouts.
+/// CPTR_EL2 with HCR_EL2.E2H 0 (Arm ARM D24.2).
 mod cptr {
-    /// HCR_EL2.E2H 0: the bits that are RES1, with TZ and TSM, which are RES1 without their feature (Linux
-    /// `CPTR_NVHE_EL2_RES1`).
+    /// The bits that are RES1, with TZ and TSM, which are RES1 without their feature (Linux `CPTR_NVHE_EL2_RES1`).
     pub const RES1: u64 = 0x33ff;
-    /// HCR_EL2.E2H 0: SVE traps.
+    /// SVE traps.
     pub const TZ: u64 = 1 << 8;
-    /// HCR_EL2.E2H 0: SME traps.
+    /// SME traps.
     pub const TSM: u64 = 1 << 12;
-    /// HCR_EL2.E2H 1: SVE does not trap.
-    pub const ZEN: u64 = 3 << 16;
-    /// HCR_EL2.E2H 1: SIMD and floating point do not trap.
-    pub const FPEN: u64 = 3 << 20;
-    /// HCR_EL2.E2H 1: SME does not trap.
-    pub const SMEN: u64 = 3 << 24;
 }
 
 /// MDCR_EL2 (Arm ARM D24.2).
@@ -156,8 +161,6 @@ pub const SCTLR_EL1_AT_ENTRY: u64 = 0x30d0_0800;
 
 /// CNTHCTL_EL2.EL1PCTEN and EL1PCEN: the physical counter and timer do not trap.
 const CNTHCTL_EL1_TIMERS: u64 = 3;
-/// Where FEAT_VHE's layout of CNTHCTL_EL2 has the same two bits.
-const CNTHCTL_E2H_SHIFT: u32 = 10;
 /// ZCR_EL2.LEN and SMCR_EL2.LEN with the bits above that are kept for longer vectors: the longest that the CPU has.
 const VECTOR_LENGTH_MAX: u64 = 0x1ff;
 /// SMCR_EL2.EZT0.
@@ -193,7 +196,6 @@ const HCR: Bits = &[
     (hcr::FIEN, Feature::Rasv1p1),
     (hcr::ENSCXT, Feature::Scxtnum),
     (hcr::ATA, Feature::Mte2),
-    (hcr::E2H, Feature::E2hRes1),
 ];
 
 const HCRX: Bits = &[
@@ -214,7 +216,7 @@ const HCRX: Bits = &[
 
 const MDCR: Bits = &[
     (mdcr::E2PB_EL1, Feature::Spe),
-    (mdcr::E2TB_EL1, Feature::Trbe),
+    (mdcr::E2TB_EL1, Feature::TrbeOwned),
     (mdcr::MTPME, Feature::Mtpmu),
     (mdcr::ENSPM, Feature::Spmu),
     (mdcr::PMSSE_EL1, Feature::Pmuv3Ss),
@@ -296,6 +298,21 @@ fn bits(ids: &IdRegisters, table: Bits) -> u64 {
     table.iter().filter(|&&(_, feature)| ids.has(feature)).fold(0, |value, &(mask, _)| value | mask)
 }
 
+/// The bits of a register whose value is nothing but bits that go with features; of others none.
+const fn table(register: Register) -> Bits {
+    match register {
+        Register::HcrxEl2 => HCRX,
+        Register::HfgrtrEl2 | Register::HfgwtrEl2 => HFGXTR,
+        Register::HfgitrEl2 => HFGITR,
+        Register::HdfgrtrEl2 => HDFGRTR,
+        Register::HdfgwtrEl2 => HDFGWTR,
+        Register::Hfgrtr2El2 => HFGRTR2,
+        Register::Hfgwtr2El2 => HFGWTR2,
+        Register::Hfgitr2El2 => HFGITR2,
+        _ => &[],
+    }
+}
+
 /// HCR_EL2 while the host runs.
 #[must_use]
 pub fn hcr_el2(ids: &IdRegisters) -> u64 {
@@ -325,13 +342,14 @@ pub enum Step {
 /// time that it comes up: with its own ID registers, and with VTTBR_EL2 and VTCR_EL2 set, because HCR_EL2, the last of
 /// EL2's own, turns stage 2 on. The exception return into the host makes the last steps take effect.
 ///
-/// A register is named only if the CPU has it and lets EL2 have it.
-pub fn set_up(ids: &IdRegisters, gic: Gic, mut step: impl FnMut(Step)) {
+/// A register is named only if the CPU has it and lets EL2 have it. `opened` are the units that the host has asked for
+/// already: [`Units::NONE`] for one that begins.
+pub fn set_up(ids: &IdRegisters, gic: Gic, opened: Units, mut step: impl FnMut(Step)) {
     // Behind a pointer, or else each of the many steps would become a copy of what the caller does with it.
-    steps(ids, gic, &mut step);
+    steps(ids, gic, opened, &mut step);
 }
 
-fn steps(ids: &IdRegisters, gic: Gic, step: &mut dyn FnMut(Step)) {
+fn steps(ids: &IdRegisters, gic: Gic, opened: Units, step: &mut dyn FnMut(Step)) {
     use Register as R;
     let has = |feature| ids.has(feature);
     let mut write = |register, value| step(Step::Write(register, value));
@@ -362,7 +380,7 @@ fn steps(ids: &IdRegisters, gic: Gic, step: &mut dyn FnMut(Step)) {
         write(R::IchHfgwtrEl2, ICH_HFGWTR_PASS);
         write(R::IchVctlrEl2, ICH_VCTLR_EN);
     }
-    set_up_traps(ids, &mut write);
+    set_up_traps(ids, opened, &mut write);
     set_up_units(ids, &mut write);
 
     write(R::SctlrEl1, SCTLR_EL1_AT_ENTRY);
@@ -370,31 +388,29 @@ fn steps(ids: &IdRegisters, gic: Gic, step: &mut dyn FnMut(Step)) {
 }
 
 /// The controls that decide what traps.
-fn set_up_traps(ids: &IdRegisters, write: &mut dyn FnMut(Register, u64)) {
+fn set_up_traps(ids: &IdRegisters, opened: Units, write: &mut dyn FnMut(Register, u64)) {
     use Register as R;
+    let of_table = |register| bits(ids, table(register)) & !shut(ids, opened, register);
     if ids.has(Feature::Hcx) {
-        write(R::HcrxEl2, bits(ids, HCRX));
+        write(R::HcrxEl2, of_table(R::HcrxEl2));
     }
     write(R::MdcrEl2, ids.event_counters() | bits(ids, MDCR));
     write(R::HstrEl2, 0);
     write(R::VpidrEl2, ids.get(IdRegister::Midr));
     write(R::VmpidrEl2, ids.get(IdRegister::Mpidr));
-    let timers = if ids.has(Feature::E2hRes1) { CNTHCTL_EL1_TIMERS << CNTHCTL_E2H_SHIFT } else { CNTHCTL_EL1_TIMERS };
-    write(R::CnthctlEl2, timers);
+    write(R::CnthctlEl2, CNTHCTL_EL1_TIMERS);
     if ids.has(Feature::Fgt) {
-        write(R::HfgrtrEl2, bits(ids, HFGXTR));
-        write(R::HfgwtrEl2, bits(ids, HFGXTR));
-        write(R::HfgitrEl2, bits(ids, HFGITR));
-        write(R::HdfgrtrEl2, bits(ids, HDFGRTR));
-        write(R::HdfgwtrEl2, bits(ids, HDFGWTR));
+        for register in [R::HfgrtrEl2, R::HfgwtrEl2, R::HfgitrEl2, R::HdfgrtrEl2, R::HdfgwtrEl2] {
+            write(register, of_table(register));
+        }
         if ids.has(Feature::Amu) {
             write(R::HafgrtrEl2, 0);
         }
     }
     if ids.has(Feature::Fgt2) {
-        write(R::Hfgrtr2El2, bits(ids, HFGRTR2));
-        write(R::Hfgwtr2El2, bits(ids, HFGWTR2));
-        write(R::Hfgitr2El2, bits(ids, HFGITR2));
+        for register in [R::Hfgrtr2El2, R::Hfgwtr2El2, R::Hfgitr2El2] {
+            write(register, of_table(register));
+        }
         write(R::Hdfgrtr2El2, bits(ids, HDFGXTR2) | bits(ids, HDFGRTR2));
         write(R::Hdfgwtr2El2, bits(ids, HDFGXTR2) | bits(ids, HDFGWTR2));
     }
@@ -411,22 +427,17 @@ fn set_up_units(ids: &IdRegisters, write: &mut dyn FnMut(Register, u64)) {
     if ids.has(Feature::SpeOwned) {
         write(R::PmscrEl2, PMSCR_PHYSICAL);
     }
-    if ids.has(Feature::Brbe) {
+    if ids.has(Feature::Brbe) && !Unit::Brbe.waits(ids) {
         write(R::BrbcrEl2, BRBCR_RECORD);
     }
     if ids.has(Feature::Lor) {
         write(R::LorcEl1, 0);
     }
-    if ids.has(Feature::Mpam) {
-        write(R::Mpam2El2, if ids.has(Feature::Sme) { MPAM2_ENMPAMSM } else { 0 });
+    if ids.has(Feature::Mpam) && !Unit::Mpam.waits(ids) {
+        write(R::Mpam2El2, mpam2_el2(ids));
         if ids.get(IdRegister::Mpamidr) >> MPAMIDR_HAS_HCR & 1 != 0 {
             write(R::MpamhcrEl2, 0);
         }
-    }
-    if ids.has(Feature::Gcs) {
-        write(R::GcscrEl2, 0);
-        write(R::GcscrEl1, 0);
-        write(R::Gcscre0El1, 0);
     }
     if ids.has(Feature::Tcr2) {
         write(R::Tcr2El1, 0);
@@ -435,6 +446,11 @@ fn set_up_units(ids: &IdRegisters, write: &mut dyn FnMut(Register, u64)) {
         return;
     }
     // Registers for which EL3 has a control of its own, see the end of the table above.
+    if ids.has(Feature::Gcs) {
+        write(R::GcscrEl2, 0);
+        write(R::GcscrEl1, 0);
+        write(R::Gcscre0El1, 0);
+    }
     if ids.has(Feature::Sctlr2) {
         write(R::Sctlr2El1, 0);
     }
@@ -455,9 +471,6 @@ fn set_up_units(ids: &IdRegisters, write: &mut dyn FnMut(Register, u64)) {
 
 fn cptr_el2(ids: &IdRegisters) -> u64 {
     let (sve, sme) = (ids.has(Feature::Sve), ids.has(Feature::Sme));
-    if ids.has(Feature::E2hRes1) {
-        return cptr::FPEN | if sve { cptr::ZEN } else { 0 } | if sme { cptr::SMEN } else { 0 };
-    }
     cptr::RES1 & !(if sve { cptr::TZ } else { 0 }) & !(if sme { cptr::TSM } else { 0 })
 }
 
@@ -465,4 +478,8 @@ fn smcr_el2(ids: &IdRegisters) -> u64 {
     VECTOR_LENGTH_MAX
         | if ids.has(Feature::SmeFa64) { SMCR_FA64 } else { 0 }
         | if ids.has(Feature::Sme2) { SMCR_EZT0 } else { 0 }
+}
+
+fn mpam2_el2(ids: &IdRegisters) -> u64 {
+    if ids.has(Feature::Sme) { MPAM2_ENMPAMSM } else { 0 }
 }

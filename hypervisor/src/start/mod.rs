@@ -298,19 +298,15 @@ pub struct Level {
     pub warning: Option<&'static str>,
 }
 
-/// At which level the host is entered: `wanted`, if the machine can. `e2h_res1`: HCR_EL2.E2H is always 1 on the CPU.
+/// At which level the host is entered: `wanted`, if the machine can.
 ///
 /// # Errors
 ///
 /// If what was asked for together is not possible.
-pub fn entry_level(wanted: EntryLevel, restart: Policy, platform: &Platform, e2h_res1: bool) -> Result<Level, Refusal> {
+pub fn entry_level(wanted: EntryLevel, restart: Policy, platform: &Platform) -> Result<Level, Refusal> {
     let as_wanted = Level { entry: wanted, warning: None };
     if wanted == EntryLevel::El1 {
         return Ok(as_wanted);
-    }
-    if e2h_res1 {
-        let warning = "HCR_EL2.E2H is always 1 here, and virtual EL2 needs it to be 0: the host is entered at EL1";
-        return Ok(Level { entry: EntryLevel::El1, warning: Some(warning) });
     }
     // A CPU that firmware has just started has no interrupt, one whose host restarts may.
     if restart == Policy::Resident && platform.gic.is_none() {

@@ -75,7 +75,7 @@ fn start(tree: &str) -> Result<Region, Refusal> {
     assert!(header.size() == image::HEADER_SIZE as u64 && platform.kernel.unwrap().region.contains(header));
     let kernel = kernel(&platform, &map, &image_header(), A53)?;
     gicv2(&platform, &map)?;
-    entry_level(VirtualEl2, Policy::Leave, &platform, false)?;
+    entry_level(VirtualEl2, Policy::Leave, &platform)?;
     Ok(kernel)
 }
 
@@ -201,16 +201,14 @@ fn a_tree_is_where_one_can_be() {
 #[test]
 fn the_host_is_entered_at_virtual_el2_where_that_is_possible() {
     let mut platform = Platform::EMPTY;
-    let level = |platform: &Platform, wanted, restart, e2h| {
-        entry_level(wanted, restart, platform, e2h).map(|level| (level.entry, level.warning.is_some()))
+    let level = |platform: &Platform, wanted, restart| {
+        entry_level(wanted, restart, platform).map(|level| (level.entry, level.warning.is_some()))
     };
     let refused = Err(Refusal::NoGicToHold);
     for (restart, with_none) in [(Policy::Leave, Ok((VirtualEl2, false))), (Policy::Resident, refused)] {
-        assert_eq!(level(&platform, VirtualEl2, restart, false), with_none);
-        assert_eq!(level(&platform, VirtualEl2, restart, true), Ok((El1, true)));
-        assert_eq!(level(&platform, El1, restart, false), Ok((El1, false)));
-        assert_eq!(level(&platform, El1, restart, true), Ok((El1, false)));
+        assert_eq!(level(&platform, VirtualEl2, restart), with_none);
+        assert_eq!(level(&platform, El1, restart), Ok((El1, false)));
     }
     platform.gic = Some(Gic::V3);
-    assert_eq!(level(&platform, VirtualEl2, Policy::Resident, false), Ok((VirtualEl2, false)));
+    assert_eq!(level(&platform, VirtualEl2, Policy::Resident), Ok((VirtualEl2, false)));
 }

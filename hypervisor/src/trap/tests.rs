@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use proptest::prelude::*;
 
 use super::*;
+use crate::features::Unit;
 use crate::inject::pstate;
 use crate::psci::PowerState;
 use crate::tests::cases;
@@ -19,6 +20,7 @@ struct FakeCpu {
     el1: Option<Entry>,
     walks: Cell<u32>,
     allowed: u32,
+    asked: Vec<Encoding>,
     next: Next,
 }
 
@@ -35,6 +37,7 @@ impl FakeCpu {
             el1: None,
             walks: Cell::new(0),
             allowed: 0,
+            asked: vec![],
             next: Next::Host,
         }
     }
@@ -73,6 +76,13 @@ impl Vcpu for FakeCpu {
     }
     fn gcscr_el1(&self) -> u64 {
         0
+    }
+    fn pstate_features(&self) -> PstateFeatures {
+        PstateFeatures::default()
+    }
+    fn ask(&mut self, access: Encoding) -> bool {
+        self.asked.push(access);
+        Unit::of(access).is_some() && self.asked.len() == 1
     }
     fn set_el1_exception(&mut self, entry: &Entry) {
         assert_eq!(self.el1.replace(*entry), None, "one exception for one trap");
@@ -144,9 +154,6 @@ impl Machine for FakeMachine {
     }
     fn firmware(&self) -> &FakeFirmware {
         &self.firmware
-    }
-    fn pstate_features(&self) -> PstateFeatures {
-        PstateFeatures::default()
     }
     fn log_limit(&self) -> &RateLimit {
         &self.limit
@@ -224,6 +231,32 @@ fn a_trapped_register_that_is_not_hidden_is_undefined() {
         assert_eq!(cpu.registers, FakeCpu::new(0).registers);
         assert_eq!(cpu.el1.map(|entry| entry.esr_el1 >> 26), Some(0));
     }
+}
+
+#[test]
+fn a_register_of_a_unit_that_was_shut_is_accessed_again_and_no_other_is() {
+    let syndrome = |encoding: Encoding| {
+        Esr::new(
+            0x18 << 26
+                | 1 << 25
+                | u64::from(encoding.op0) << 20
+                | u64::from(encoding.op2) << 17
+                | u64::from(encoding.op1) << 14
+                | u64::from(encoding.crn) << 10
+                | u64::from(encoding.crm) << 1,
+        )
+    };
+    let mpam1 = Encoding::new(3, 0, 10, 5, 0);
+    let (mut cpu, machine) = (FakeCpu::new(0), FakeMachine::new());
+    assert_eq!(dispatch(&mut cpu, &machine, syndrome(mpam1)), Next::Host);
+    assert_eq!((cpu.elr, cpu.el1, &cpu.asked[..]), (FakeCpu::new(0).elr, None, &[mpam1][..]), "the host tries again");
+    // It traps although it is open, and nobody knows why.
+    assert_eq!(dispatch(&mut cpu, &machine, syndrome(mpam1)), Next::Host);
+    assert_eq!(cpu.el1.map(|entry| entry.esr_el1 >> 26), Some(0));
+    let actlr = Encoding::new(3, 0, 1, 0, 1);
+    let mut cpu = FakeCpu::new(0);
+    assert_eq!(dispatch(&mut cpu, &machine, syndrome(actlr)), Next::Host);
+    assert!(cpu.el1.is_some());
 }
 
 #[test]

@@ -68,7 +68,7 @@ use exception::{Cause, EL2H, EL2T, Taken, Target};
 use registers::{Access, El2, Needs, Policy, Register, Row};
 use system::{Effect, Maintenance, SetWay};
 
-use crate::features::{self, Feature, Gic, IdRegister, IdRegisters, Step, hcr};
+use crate::features::{self, Feature, Gic, IdRegister, IdRegisters, Step, Unit, Units, hcr};
 use crate::inject::{pstate, skip_instruction};
 use crate::syndrome::{EC_SHIFT, Encoding, Esr, ExceptionClass, IL, ISS_CM, ISS_MASK, ISS_WNR};
 
@@ -163,12 +163,6 @@ pub struct Settings<'a> {
 }
 
 impl Settings<'_> {
-    /// Whether this CPU can have a virtual EL2: HCR_EL2.E2H can be 0. With E2H and TGE stage 2 would be off.
-    #[must_use]
-    pub const fn possible(&self) -> bool {
-        !self.ids.has(Feature::E2hRes1)
-    }
-
     /// HCR_EL2 while the host is at EL1 or EL0 in hardware.
     #[must_use]
     pub fn native_hcr(&self) -> u64 {
@@ -210,7 +204,10 @@ pub trait Cpu {
     fn gicc_pmr(&mut self) -> Option<u32>;
     /// Sets it. It has arrived at the GIC when this returns.
     fn set_gicc_pmr(&mut self, value: u32);
-    /// MSR of a register that [`features::set_up`] sets too, to a value under which Exeunt goes on running.
+    /// The host asks for a unit that [waits](Unit::waits): opens it, if it is shut, and tells which are open.
+    fn open(&mut self, unit: Unit) -> Units;
+    /// MSR of a register that [`features::set_up`] sets too, to a value under which Exeunt goes on running; without the
+    /// bits that are [shut](features::shut).
     fn write_el2(&mut self, register: features::Register, value: u64);
     /// Cache or TLB maintenance, complete when this returns, and with it every earlier write of a register in effect
     /// (DSB, ISB).
@@ -350,8 +347,8 @@ struct Borrowed {
 pub struct VirtualEl2 {
     /// The values of [`El2`], in its order.
     values: [u64; El2::ALL.len()],
-    /// What [`features::set_up`] has written to the filtered registers, in the order of [`El2::filter`]; nothing where
-    /// it has written nothing on this CPU.
+    /// What [`features::set_up`] has written to the filtered registers, or [`features::on_demand`] has for them, in the
+    /// order of [`El2::filter`]; nothing for a register that neither knows on this CPU.
     chosen: [Option<u64>; registers::FILTERED],
     borrowed: Borrowed,
     /// The host is in virtual EL2 now.
@@ -449,25 +446,17 @@ impl VirtualEl2 {
     /// [`features::set_up`] is done; this changes HCR_EL2 and borrows the registers that the trick needs, whose values
     /// it takes from hardware: the CPU has just come up, or its host was at EL1. The general-purpose registers are the
     /// caller's.
-    ///
-    /// # Panics
-    ///
-    /// The CPU cannot have one ([`Settings::possible`]).
     pub fn enter(&mut self, cpu: &mut impl Cpu, settings: &Settings, pc: u64) {
-        assert!(settings.possible(), "virtual EL2 needs HCR_EL2.E2H 0");
         // As a constant, so that it is not put together on the stack first.
         *self = const { Self::new() };
         self.in_window = true;
-        features::set_up(settings.ids, settings.gic, |step| {
-            if let Step::Write(written, value) = step
-                && let Some(Row::El2(register)) = registers::find(written.encoding())
-            {
-                self.set(register, value);
-                if let Some(slot) = register.filter() {
-                    self.chosen[slot] = Some(value);
-                }
+        features::set_up(settings.ids, settings.gic, Units::NONE, |step| {
+            if let Step::Write(written, value) = step {
+                self.choose(written, value);
             }
         });
+        // The host that writes one of these asks for it, and hardware gets it then.
+        features::on_demand(settings.ids, |register, value| self.choose(register, value));
         self.set(El2::Sctlr, SCTLR_EL2_AT_ENTRY);
         self.set(El2::Hcr, hcr::RW);
         self.set(El2::Tcr, TCR_EL2_RES1);
@@ -492,6 +481,30 @@ impl VirtualEl2 {
         // What EL1 had with its MMU on is stale now, and TGE is one of the bits that a TLB may keep.
         cpu.maintain(Maintenance::TlbiAlle1);
         cpu.set_return(pc, pstate::DAIF | pstate::EL0T);
+    }
+
+    /// Takes what Exeunt has chosen for a register for what it holds when the host comes.
+    fn choose(&mut self, chosen: features::Register, value: u64) {
+        if let Some(Row::El2(register)) = registers::find(chosen.encoding()) {
+            self.set(register, value);
+            if let Some(slot) = register.filter() {
+                self.chosen[slot] = Some(value);
+            }
+        }
+    }
+
+    /// The host accesses a register, and asks for its unit if there is one that waits. What was opened stays open.
+    fn ask(&mut self, cpu: &mut impl Cpu, settings: &Settings, register: Encoding) {
+        if let Some(unit) = Unit::of(register).filter(|unit| unit.waits(settings.ids)) {
+            let opened = cpu.open(unit);
+            features::unlock(settings.ids, opened, |register, value| {
+                if let Some(Row::El2(register)) = registers::find(register.encoding())
+                    && let Some(slot) = register.filter()
+                {
+                    self.chosen[slot] = Some(value);
+                }
+            });
+        }
     }
 
     /// Keeps an SError that was taken to real EL2 in the window, where TGE routes it, until the host is at EL1. Of
@@ -689,7 +702,7 @@ impl VirtualEl2 {
     }
 
     /// MRS. Nothing if virtual EL2 does not have the register, or cannot read it.
-    fn read(&self, cpu: &mut impl Cpu, settings: &Settings, register: Encoding) -> Option<u64> {
+    fn read(&mut self, cpu: &mut impl Cpu, settings: &Settings, register: Encoding) -> Option<u64> {
         if let Some(field) = PstateRegister::of(register) {
             return field.exists(cpu, settings).then(|| field.get(self.pstate(cpu)));
         }
@@ -705,7 +718,7 @@ impl VirtualEl2 {
             Row::Hardware(register) if register.access() == Access::WriteOnly || !register.needs().met(settings) => {
                 None
             }
-            Row::Hardware(register) => match register {
+            Row::Hardware(hardware) => match hardware {
                 Register::SctlrEl1 => Some(self.borrowed.sctlr_el1),
                 Register::CpacrEl1 => Some(self.borrowed.cpacr_el1),
                 Register::MdscrEl1 => Some(self.borrowed.mdscr_el1),
@@ -714,7 +727,10 @@ impl VirtualEl2 {
                 // The selected stack pointer has no name as a register.
                 Register::SpEl0 => (!self.sp_el0).then_some(self.borrowed.other_sp),
                 Register::CcsidrEl1 => Some(cache_size(cpu)),
-                _ => Some(cpu.read(register)),
+                _ => {
+                    self.ask(cpu, settings, register);
+                    Some(cpu.read(hardware))
+                }
             },
             Row::Absent(_) => None,
         }
@@ -731,12 +747,15 @@ impl VirtualEl2 {
             });
         }
         match registers::find(register)? {
-            Row::El2(register) => {
-                register.needs().met(settings).then(|| self.write_el2(cpu, settings, register, value))
-            }
+            Row::El2(el2) => el2.needs().met(settings).then(|| {
+                if let Policy::Filtered { .. } = el2.policy() {
+                    self.ask(cpu, settings, register);
+                }
+                self.write_el2(cpu, settings, el2, value)
+            }),
             Row::Hardware(register) if register.access() == Access::ReadOnly || !register.needs().met(settings) => None,
-            Row::Hardware(register) => {
-                match register {
+            Row::Hardware(hardware) => {
+                match hardware {
                     Register::SctlrEl1 => self.borrowed.sctlr_el1 = value,
                     Register::CpacrEl1 => self.borrowed.cpacr_el1 = value,
                     Register::MdscrEl1 => self.borrowed.mdscr_el1 = value,
@@ -744,7 +763,10 @@ impl VirtualEl2 {
                     Register::IccIgrpen1El1 => self.borrowed.group1 = value,
                     Register::SpEl0 if self.sp_el0 => return None,
                     Register::SpEl0 => self.borrowed.other_sp = value,
-                    _ => cpu.write(register, value),
+                    _ => {
+                        self.ask(cpu, settings, register);
+                        cpu.write(hardware, value);
+                    }
                 }
                 Some(Done::Next)
             }
@@ -906,7 +928,7 @@ fn set_x(cpu: &mut impl Cpu, number: u8, value: u64) {
 /// MIDR_EL1, MPIDR_EL1, and the ID registers that come with a feature.
 fn identification(ids: &IdRegisters, register: Encoding) -> Option<u64> {
     let id = IdRegister::ALL.iter().copied().find(|id| id.encoding() == register)?;
-    id.comes_with().is_none_or(|feature| ids.has(feature)).then(|| ids.get(id))
+    ids.can_read(id).then(|| ids.get(id))
 }
 
 /// CCSIDR_EL1, if CSSELR_EL1 selects a cache that there is: otherwise the read may be undefined, and at EL2 that would

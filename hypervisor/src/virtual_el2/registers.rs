@@ -369,6 +369,7 @@ macro_rules! virtual_el2_registers {
             LornEl1, "LORN_EL1", 3, 0, 10, 4, 2, ReadWrite, Has(F::Lor);
             LorcEl1, "LORC_EL1", 3, 0, 10, 4, 3, ReadWrite, Has(F::Lor);
             LoridEl1, "LORID_EL1", 3, 0, 10, 4, 7, ReadOnly, Has(F::Lor);
+            MpamidrEl1, "MPAMIDR_EL1", 3, 0, 10, 4, 4, ReadOnly, Has(F::Mpam);
             Mpam1El1, "MPAM1_EL1", 3, 0, 10, 5, 0, ReadWrite, Has(F::Mpam);
             Mpam0El1, "MPAM0_EL1", 3, 0, 10, 5, 1, ReadWrite, Has(F::Mpam);
             ContextidrEl1, "CONTEXTIDR_EL1", 3, 0, 13, 0, 1, ReadWrite, Always;

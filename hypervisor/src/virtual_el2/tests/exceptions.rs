@@ -357,12 +357,6 @@ fn hcr_of_the_host() {
 }
 
 #[test]
-#[should_panic(expected = "E2H")]
-fn where_e2h_is_res1_there_is_no_window() {
-    Host::new(Model::new(&[(features::IdRegister::Mmfr4, 0xe << 24)], features::Gic::V2));
-}
-
-#[test]
 fn unknown_operations_say_what_they_were() {
     let mut host = with_vectors(Model::cortex_a57());
     let answer = host.execute(sys(4, 7, 8, 0, 0));

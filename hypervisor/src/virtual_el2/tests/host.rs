@@ -8,7 +8,7 @@ use super::super::decode::{Operation, decode};
 use super::super::registers::{Access, El2, Needs, Register};
 use super::super::system::{Maintenance, SetWay};
 use super::super::{Answer, Cpu, Outcome, Settings, VirtualEl2};
-use crate::features::{self, Feature, Gic, IdRegister as Id, IdRegisters, Step};
+use crate::features::{self, Feature, Gic, IdRegister as Id, IdRegisters, Step, Unit, Units};
 use crate::inject::pstate;
 use crate::syndrome::{EC_SHIFT, Encoding, Esr, IL};
 
@@ -223,7 +223,7 @@ pub struct Hardware {
     pub instruction: u32,
     registers: [u64; Register::ALL.len()],
     el2: [Option<u64>; features::Register::ALL.len()],
-    /// What [`features::set_up`] wrote.
+    /// What [`features::set_up`] wrote, and what there is for a host that asks.
     chosen: [Option<u64>; features::Register::ALL.len()],
     /// GICC_PMR, with a GICv2.
     pub gicc_pmr: Option<u32>,
@@ -232,6 +232,8 @@ pub struct Hardware {
     pub cleaned: Vec<(u64, bool)>,
     /// How often a register of EL2 was written.
     pub el2_writes: usize,
+    /// The units that the host has asked for.
+    pub opened: Units,
     /// Other values of the ID space, by CRm and op2, than the model has.
     pub id_space: Vec<((u8, u8), u64)>,
 }
@@ -253,14 +255,16 @@ impl Hardware {
             maintained_sets: Vec::new(),
             cleaned: Vec::new(),
             el2_writes: 0,
+            opened: Units::NONE,
             id_space: Vec::new(),
         };
-        features::set_up(&model.ids, model.gic, |step| match step {
+        features::set_up(&model.ids, model.gic, Units::NONE, |step| match step {
             Step::Write(features::Register::SctlrEl1, value) => hardware.set(Register::SctlrEl1, value),
             Step::Write(register, value) => hardware.el2[register as usize] = Some(value),
             Step::Isb => {}
         });
         hardware.chosen = hardware.el2;
+        features::on_demand(&model.ids, |register, value| hardware.chosen[register as usize] = Some(value));
         hardware
     }
 
@@ -368,7 +372,27 @@ impl Cpu for Hardware {
         self.gicc_pmr = self.gicc_pmr.map(|_| value);
     }
 
+    fn open(&mut self, unit: Unit) -> Units {
+        assert!(unit.waits(&self.model.ids), "{unit:?} is open");
+        if !self.opened.contains(unit) {
+            self.opened = self.opened.with(unit);
+            let (ids, opened) = (self.model.ids, self.opened);
+            features::open(
+                &ids,
+                unit,
+                opened,
+                || 1 << 17,
+                |register, value| {
+                    self.el2[register as usize] = Some(value);
+                    self.chosen[register as usize] = Some(value);
+                },
+            );
+        }
+        self.opened
+    }
+
     fn write_el2(&mut self, register: features::Register, value: u64) {
+        let value = value & !features::shut(&self.model.ids, self.opened, register);
         self.check_el2(register, value);
         self.el2[register as usize] = Some(value);
         self.el2_writes += 1;
@@ -471,8 +495,13 @@ impl Host {
         host
     }
 
-    /// Enters virtual EL2 on hardware as it is.
+    /// Enters virtual EL2 on hardware as it is, all units shut that wait, as after [`features::set_up`].
     pub fn enter(&mut self) {
+        self.cpu.opened = Units::NONE;
+        features::unlock(&self.model.ids, Units::NONE, |register, value| {
+            self.cpu.el2[register as usize] = Some(value);
+            self.cpu.chosen[register as usize] = Some(value);
+        });
         self.el2.enter(&mut self.cpu, &self.model.settings(), ENTRY);
         self.check();
     }

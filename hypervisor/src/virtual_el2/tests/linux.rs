@@ -254,7 +254,7 @@ fn expect_native(host: &Host, answer: Answer) {
     assert!(!host.el2.in_window());
     assert_eq!(host.el2.vectors(), Some(STUB));
     assert_eq!(host.cpu.get(Register::SctlrEl1), SCTLR_EL1);
-    features::set_up(&host.model.ids, host.model.gic, |step| match step {
+    features::set_up(&host.model.ids, host.model.gic, features::Units::NONE, |step| match step {
         Step::Isb | Step::Write(features::Register::SctlrEl1, _) => {}
         Step::Write(features::Register::HcrEl2, value) => {
             assert_eq!(host.cpu.hcr(), value | if host.model.hide { 1 << 18 } else { 0 });

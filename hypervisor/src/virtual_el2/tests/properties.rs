@@ -9,14 +9,11 @@ use crate::features::{Gic, IdRegister, IdRegisters};
 use crate::inject::pstate;
 use crate::syndrome::Esr;
 
-/// ID registers without meaning, except ID_AA64MMFR4_EL1.E2H0, which must not rule virtual EL2 out.
+/// ID registers without meaning.
 fn models() -> impl Strategy<Value = Model> {
     let values = prop::collection::vec(any::<u64>(), IdRegister::ALL.len());
     (values, any::<bool>(), any::<bool>()).prop_map(|(values, v3, hide)| {
-        let ids = IdRegisters::read(|register| {
-            let value = values[register as usize];
-            if register == IdRegister::Mmfr4 { value & !(8 << 24) } else { value }
-        });
+        let ids = IdRegisters::read(|register| values[register as usize]);
         Model { ids, gic: if v3 { Gic::V3 } else { Gic::V2 }, hide }
     })
 }

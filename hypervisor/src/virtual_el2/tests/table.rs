@@ -4,7 +4,7 @@ use super::super::registers::{self, Access, El2, Policy, Register, Row};
 use super::super::system::{Maintenance, SetWay};
 use super::super::{Note, Outcome, ids};
 use super::host::{Host, Model, mrs, msr, msr_immediate, sys};
-use crate::features::{self, IdRegister};
+use crate::features::{self, IdRegister, Units};
 use crate::inject::pstate;
 use crate::syndrome::Encoding;
 
@@ -268,6 +268,48 @@ fn el3_keeps_its_registers() {
     let writes = host.cpu.el2_writes;
     host.write_el2(El2::Trfcr, 3);
     assert_eq!((host.read_el2(El2::Trfcr), host.cpu.el2_writes), (3, writes));
+}
+
+/// A rich CPU with EL3.
+fn with_el3() -> Model {
+    let mut model = Model::everything();
+    model.ids = features::IdRegisters::read(|register| {
+        let value = model.ids.get(register);
+        if register == IdRegister::Pfr0 { value | 0x1000 } else { value }
+    });
+    model
+}
+
+#[test]
+fn a_host_that_uses_a_register_asks_for_its_unit() {
+    use features::{Register as R, Unit};
+    let mut host = Host::new(with_el3());
+    // To look at what Exeunt has chosen is nothing yet, and neither is what is only kept.
+    assert_eq!(host.read_el2(El2::Brbcr), 0x18);
+    host.write_el2(El2::Gcscr, 1);
+    host.write_el2(El2::Sctlr2, 1);
+    assert_eq!((host.cpu.opened, host.cpu.el2(R::BrbcrEl2)), (Units::NONE, None));
+    // Nor does it open anything to set the bit that lets EL1 have it.
+    host.write_el2(El2::Hcrx, !0);
+    host.write_el2(El2::Hdfgrtr, 7 << 59);
+    assert_eq!(host.cpu.el2(R::HcrxEl2).unwrap() & (1 << 22 | 1 << 15), 0);
+    assert_eq!(host.cpu.el2(R::HdfgrtrEl2).unwrap() & 7 << 59, 0);
+
+    host.write_el2(El2::Brbcr, 0x78);
+    assert_eq!(host.cpu.opened, Units::NONE.with(Unit::Brbe));
+    assert_eq!(host.cpu.el2(R::BrbcrEl2), Some(0x78), "what a record may contain is the host's business");
+    assert_eq!(host.cpu.el2(R::HdfgrtrEl2).unwrap() & 7 << 59, 7 << 59);
+    host.write(Register::Gcscre0El1.encoding(), 0);
+    assert_eq!(host.cpu.opened, Units::NONE.with(Unit::Brbe).with(Unit::Gcs));
+    assert_eq!(host.cpu.el2(R::HcrxEl2).unwrap() & 1 << 22, 1 << 22);
+    host.read(Register::MpamidrEl1.encoding());
+    assert!(host.cpu.opened.contains(Unit::Mpam));
+    assert_eq!((host.cpu.el2(R::Mpam2El2), host.cpu.el2(R::MpamhcrEl2)), (Some(1 << 50), Some(0)));
+    // What is open stays open.
+    host.write_el2(El2::Hcrx, 0);
+    host.write_el2(El2::Hdfgrtr, 0);
+    assert_eq!(host.cpu.el2(R::HcrxEl2).unwrap() & 1 << 22, 1 << 22);
+    assert_eq!(host.cpu.el2(R::HdfgrtrEl2).unwrap() & 7 << 59, 7 << 59);
 }
 
 #[test]

@@ -185,6 +185,16 @@ fn stray_program(context: &Context, entry: Entry) -> Outcome {
     Ok(())
 }
 
+/// A machine with an EL3, on a CPU with as many features as QEMU has: there is a line before the first register that it
+/// could keep from EL2.
+fn with_el3(context: &Context, entry: Entry) -> Outcome {
+    let machine = context.machine().entered(entry, "").with("CPU", qemu::usual()?.cpu("max")).with("SMP", 2);
+    let ran = machine.with_qemu("-machine secure=on").with("RUN", LOOK).run()?.ended_with(0)?;
+    check(&ran, "6.12", 2, "1G", entry)?;
+    ensure!(ran.line_with("EL3 is there").is_some(), "Exeunt did not say that there is an EL3");
+    Ok(())
+}
+
 /// Debian 12's and Debian 13's own QEMU, whatever this machine has.
 fn other_qemu(context: &Context, version: &'static str, model: &'static str, entry: Entry) -> Outcome {
     let qemu = Qemu::private(version)?;
@@ -204,11 +214,12 @@ pub(super) fn cells() -> Vec<Cell> {
     };
     let mut cells: Vec<Cell> = product().into_iter().map(cell).collect();
     // Whether it is slow at EL1, and at virtual EL2.
-    let others: [(&str, Test, [bool; 2]); 4] = [
+    let others: [(&str, Test, [bool; 2]); 5] = [
         ("boot/6.12-debug-build", debug_build, [true, false]),
         ("boot/6.12-all-of-ram", all_of_ram, [false, true]),
         ("boot/6.12-stray-program", stray_program, [true, false]),
         ("boot/6.12-smp64", many_cpus, [true, true]),
+        ("boot/6.12-el3", with_el3, [true, false]),
     ];
     for (name, test, slow) in others {
         for (entry, slow) in Entry::ALL.into_iter().zip(slow) {
