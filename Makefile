@@ -31,7 +31,7 @@ help:
 	@echo 'make test-all  the same with the slow ones: every kernel, CPU model and QEMU'
 	@echo 'make lint      formatting, width, clippy for workstation, EL2 and guest programs, shellcheck, documentation'
 	@echo 'make check     lint, the tests that need no QEMU, Miri (twenty minutes and more; scripts/check names the steps)'
-	@echo 'make bench     figures: instructions, exits, image size, RAM'
+	@echo "make bench     figures: instructions, exits, image size, RAM: BENCH='start calls ...' for some"
 
 setup:
 	@scripts/setup
@@ -82,4 +82,4 @@ check:
 bench:
 	@scripts/setup test
 	scripts/build
-	cargo run --release --package exeunt-tests --bin bench
+	cargo run --release --package exeunt-tests --bin bench -- $(BENCH)

@@ -32,7 +32,9 @@ const ROUNDS: usize = 4;
 /// A number that no stub knows (Linux `HVC_STUB_HCALL_NR` is 5 at most).
 const UNKNOWN_STUB: u64 = 0x7f;
 /// A number of the vendor-specific hypervisor range that nobody has.
-const UNKNOWN_SMCCC: u64 = 0x8600_ff42;
+const UNKNOWN_OWN: u64 = 0x8600_ff42;
+/// A call of the standard hypervisor services, which Exeunt has none of.
+const UNKNOWN_SMCCC: u64 = 0x8500_0042;
 const NOT_SUPPORTED: u64 = u64::MAX;
 
 /// Instructions between two readings of the counter, of which `$call` is one and the second reading another; and x0 and
@@ -247,6 +249,8 @@ fn calls(floor: u64) {
     report_answer("live-ich-vtr", floor, STUB_SUCCESS, || ticks!("hvc #0", GET_ICH_VTR_EL2, 0));
     report_answer("hvc-unknown-smccc", floor, NOT_SUPPORTED, || ticks!("hvc #0", UNKNOWN_SMCCC, 0));
     report_answer("version", floor, wide(vendor::ABI_VERSION), || ticks!("hvc #0", wide(vendor::VERSION), 0));
+    report("call-uid", floor, || ticks!("hvc #0", wide(vendor::CALL_UID), 0));
+    report_answer("hvc-unknown-own", floor, NOT_SUPPORTED, || ticks!("hvc #0", UNKNOWN_OWN, 0));
     report_answer("features", floor, 0, || ticks!("hvc #0", wide(vendor::FEATURES), wide(vendor::STATUS)));
     report_answer("status", floor, 0, || ticks!("hvc #0", wide(vendor::STATUS), 0));
     report_answer("restart-policy", floor, 0, || ticks!("hvc #0", wide(vendor::RESTART_POLICY), 0));
@@ -254,6 +258,7 @@ fn calls(floor: u64) {
     report("smc-psci-version", floor, || ticks!("smc #0", PSCI_VERSION, 0));
     report("smc-psci-features", floor, || ticks!("smc #0", PSCI_FEATURES, SMCCC_VERSION));
     report("smc-affinity-info", floor, || ticks!("smc #0", AFFINITY_INFO[1], machine().mpidrs()[0]));
+    report("smc-smccc-version", floor, || ticks!("smc #0", SMCCC_VERSION, 0));
     report("smc-unknown", floor, || ticks!("smc #0", UNKNOWN_SMCCC, 0));
 
     let mut out = Extremes::new("reset-vectors", floor);
