@@ -102,7 +102,7 @@ fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
 }
 
 /// Answers the call of Exeunt's own in x0 to x3.
-#[inline(never)]
+#[inline]
 pub fn own(trap: &mut Trap) {
     let own = Own { cpu: trap.cpu, machine: trap.machine };
     match own_calls::call(trap.frame.arguments(), &own) {

@@ -67,7 +67,7 @@ unsafe extern "C" fn go(frame: *const HostFrame, hcr: u64, vbar: u64) -> ! {
         "dsb nsh",
         "mov x30, x0",
         "ldp x0, x1, [x30]",
-        x2_to_x29!("ldp", "x30, #0"),
+        x2_to_x29!("ldp", "x30, #"),
         "ldr x30, [x30, #240]",
         "msr tpidr_el2, x30",
         "ldr x30, ={sctlr}",

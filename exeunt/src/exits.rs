@@ -10,19 +10,52 @@ use hypervisor::trap::{self, Next};
 use hypervisor::virtual_el2::Outcome;
 use log::{debug, error, warn};
 
-use crate::cpu::{self, PerCpu};
+use crate::cpu::PerCpu;
 use crate::frame::HostFrame;
-use crate::machine::{Machine, machine};
+use crate::machine::{self, Machine};
 use crate::resident::FAST;
 use crate::trap::Trap;
 use crate::{calls, leaving, memory};
 
-/// A synchronous exception from the host. `vectors` calls it and goes back to the host when it returns.
-pub extern "C" fn sync(frame: &mut HostFrame) {
-    let cpu = cpu::current();
+/// An HVC from AArch64. It cannot come from virtual EL2, which is at EL0, where there is none.
+pub extern "C" fn hvc(frame: &mut HostFrame, cpu: &'static PerCpu) {
+    cpu.counters.count(Exit::Hvc);
+    call(frame, cpu, trap::hvc);
+}
+
+/// An SMC from AArch64; as for [`hvc`].
+pub extern "C" fn smc(frame: &mut HostFrame, cpu: &'static PerCpu) {
+    cpu.counters.count(Exit::Smc);
+    call(frame, cpu, trap::smc);
+}
+
+#[inline]
+fn call<'a>(
+    frame: &'a mut HostFrame,
+    cpu: &'static PerCpu,
+    answer: impl FnOnce(&mut Trap<'a>, &'static Machine, Esr) -> Next,
+) {
+    // SAFETY: this is its exit.
+    let machine = unsafe { machine::of_running_host() };
+    let esr = Esr::new(ESR_EL2.get());
+    if FAST.control.is_leaving() {
+        return leaving::interrupted(frame, cpu, machine, esr);
+    }
+    let trap = &mut Trap { frame, cpu, machine };
+    match answer(trap, machine, esr) {
+        Next::Host => {}
+        Next::Stub => calls::stub(trap),
+        Next::Own => calls::own(trap),
+        Next::Kvm => calls::kvm(trap),
+    }
+}
+
+/// Any other synchronous exception from the host. `vectors` calls it and goes back to the host when it returns.
+pub extern "C" fn sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
+    // SAFETY: this is its exit.
+    let machine = unsafe { machine::of_running_host() };
     let esr = Esr::new(ESR_EL2.get());
     cpu.counters.count_class(esr.class_bits());
-    let machine = machine();
     if FAST.control.is_leaving() {
         leaving::interrupted(frame, cpu, machine, esr);
     } else if is_from_a_leave(machine, esr) {
@@ -30,13 +63,7 @@ pub extern "C" fn sync(frame: &mut HostFrame) {
     } else if cpu.in_window() {
         virtual_el2(frame, cpu, machine, esr);
     } else {
-        let trap = &mut Trap { frame, cpu, machine };
-        match trap::dispatch(trap, machine, esr) {
-            Next::Host => {}
-            Next::Stub => calls::stub(trap),
-            Next::Own => calls::own(trap),
-            Next::Kvm => calls::kvm(trap),
-        }
+        trap::dispatch(&mut Trap { frame, cpu, machine }, machine, esr);
     }
 }
 
@@ -50,6 +77,7 @@ fn is_from_a_leave(machine: &Machine, esr: Esr) -> bool {
 }
 
 /// A synchronous exception from the host in virtual EL2.
+#[inline(never)]
 fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) {
     let settings = machine.settings(cpu.ids());
     let pc = ELR_EL2.get();
@@ -77,20 +105,20 @@ fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Ma
 
 /// An IRQ taken to EL2. HCR_EL2.IMO is 0, so that the host has its interrupts, and in virtual EL2 the GIC's priority
 /// mask holds them.
-pub extern "C" fn irq(frame: &mut HostFrame) {
-    interrupt(frame, "an IRQ");
+pub extern "C" fn irq(frame: &mut HostFrame, cpu: &'static PerCpu) {
+    interrupt(frame, cpu, "an IRQ");
 }
 
 /// An FIQ taken to EL2; as for [`irq`].
-pub extern "C" fn fiq(frame: &mut HostFrame) {
-    interrupt(frame, "an FIQ");
+pub extern "C" fn fiq(frame: &mut HostFrame, cpu: &'static PerCpu) {
+    interrupt(frame, cpu, "an FIQ");
 }
 
-fn interrupt(frame: &mut HostFrame, what: &str) {
-    let (cpu, machine) = (cpu::current(), machine());
+fn interrupt(frame: &mut HostFrame, cpu: &'static PerCpu, what: &str) {
+    let machine = machine::machine();
     let trap = &mut Trap { frame, cpu, machine };
     if !cpu.with_virtual_el2(|virtual_el2| virtual_el2.hold_interrupt(trap)) {
-        unexpected(what);
+        unexpected(cpu, what);
     }
     cpu.counters.count(Exit::Interrupt);
 }
@@ -98,8 +126,7 @@ fn interrupt(frame: &mut HostFrame, what: &str) {
 /// An SError taken to EL2. It is the host's: it came while the host was in virtual EL2, where HCR_EL2.TGE routes it
 /// here, or after one that did, since AMO stays set for its sake. It is given to the host as a virtual SError as soon
 /// as the host is at EL1.
-pub extern "C" fn serror(_: &mut HostFrame) {
-    let cpu = cpu::current();
+pub extern "C" fn serror(_: &mut HostFrame, cpu: &'static PerCpu) {
     cpu.counters.count(Exit::Interrupt);
     let esr = Esr::new(ESR_EL2.get());
     if cpu.in_window() {
@@ -111,7 +138,7 @@ pub extern "C" fn serror(_: &mut HostFrame) {
 }
 
 /// Nothing that the host does brings it here: the routing is HCR_EL2's, and that is Exeunt's.
-fn unexpected(what: &str) {
-    cpu::current().counters.count(Exit::Interrupt);
+fn unexpected(cpu: &PerCpu, what: &str) {
+    cpu.counters.count(Exit::Interrupt);
     panic!("{what} of the host came to EL2, where HCR_EL2 routes none");
 }

@@ -4,20 +4,32 @@
 
 use core::mem::offset_of;
 
-/// Stores or loads x2 to x29 of a frame, in pairs: `$instruction` is `stp` or `ldp`, `$x0` the address of the frame's
-/// x0.
-macro_rules! x2_to_x29 {
+/// Stores or loads x2 to x17 of a frame, in pairs: `$instruction` is `stp` or `ldp`, `$x0` how an address
+/// within the frame begins: "sp, #".
+macro_rules! x2_to_x17 {
     ($instruction:literal, $x0:literal) => {
-        x2_to_x29!($instruction, $x0:
-            2 3 16, 4 5 32, 6 7 48, 8 9 64, 10 11 80, 12 13 96, 14 15 112,
-            16 17 128, 18 19 144, 20 21 160, 22 23 176, 24 25 192, 26 27 208, 28 29 224)
-    };
-    ($instruction:literal, $x0:literal: $($first:literal $second:literal $offset:literal),*) => {
-        concat!($($instruction, " x", $first, ", x", $second, ", [", $x0, " + ", $offset, "]\n"),*)
+        $crate::frame::in_pairs!($instruction, $x0:
+            2 3 16, 4 5 32, 6 7 48, 8 9 64, 10 11 80, 12 13 96, 14 15 112, 16 17 128)
     };
 }
 
-pub(crate) use x2_to_x29;
+/// The same for x2 to x29.
+macro_rules! x2_to_x29 {
+    ($instruction:literal, $x0:literal) => {
+        $crate::frame::in_pairs!($instruction, $x0:
+            2 3 16, 4 5 32, 6 7 48, 8 9 64, 10 11 80, 12 13 96, 14 15 112, 16 17 128,
+            18 19 144, 20 21 160, 22 23 176, 24 25 192, 26 27 208, 28 29 224)
+    };
+}
+
+/// Two registers and the offset of the first, any number of times.
+macro_rules! in_pairs {
+    ($instruction:literal, $x0:literal: $($first:literal $second:literal $offset:literal),*) => {
+        concat!($($instruction, " x", $first, ", x", $second, ", [", $x0, $offset, "]\n"),*)
+    };
+}
+
+pub(crate) use {in_pairs, x2_to_x17, x2_to_x29};
 
 /// The host's general-purpose registers while EL2 runs. Its PC and PSTATE are in ELR_EL2 and SPSR_EL2.
 #[repr(C)]

@@ -17,7 +17,7 @@ use hypervisor::trap;
 use hypervisor::virtual_el2::VirtualEl2;
 use log::{info, warn};
 
-use crate::cpu::{self, PerCpu};
+use crate::cpu::PerCpu;
 use crate::enter::{self, Keep};
 use crate::frame::HostFrame;
 use crate::machine::{Machine, machine, psci};
@@ -154,8 +154,8 @@ pub fn open_units(cpu: &PerCpu) {
 }
 
 /// REENTER, from its table: `vectors` calls it with EL2's MMU on, and goes to the host when it returns.
-pub extern "C" fn come_back(frame: &mut HostFrame) {
-    let (cpu, machine) = (cpu::current(), machine());
+pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
+    let machine = machine();
     if let Err(error) = FAST.control.come_back(cpu.life.state().is_left()) {
         own_calls::Answer::error(error).apply(frame.arguments());
         // SAFETY: the table that the call came from serves a CPU without EL2 MMU.

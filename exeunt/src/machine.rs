@@ -2,7 +2,6 @@
 //!
 //! Owns the one [`Machine`], written once before the host runs, and the power states of the CPUs.
 
-use ::smccc::psci::{PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_SYSTEM_RESET2_32, PSCI_SYSTEM_RESET2_64};
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use hypervisor::counters::Counters;
 use hypervisor::devicetree::{Gicv2, Region};
@@ -12,7 +11,6 @@ use hypervisor::lifecycle::EntryLevel;
 pub use hypervisor::options::Kvm;
 use hypervisor::psci::{Environment, Firmware, Psci};
 use hypervisor::ratelimit::RateLimit;
-use hypervisor::smccc;
 use hypervisor::trap;
 use hypervisor::virtual_el2::Settings;
 use log::{LevelFilter, info};
@@ -66,6 +64,15 @@ pub fn machine() -> &'static Machine {
     }
 }
 
+/// [`machine`] on an exit from the host, without the look whether it is known.
+///
+/// # Safety
+/// The host runs.
+pub unsafe fn of_running_host() -> &'static Machine {
+    // SAFETY: `set` comes before the host's first entry.
+    unsafe { MACHINE.get_unchecked() }
+}
+
 /// Makes `machine` the one that [`machine`] gives.
 pub fn set(machine: Machine) -> &'static Machine {
     MACHINE.call_once(|| machine)
@@ -88,6 +95,12 @@ impl Environment for Machine {
 
     fn is_left(&self, cpu: usize) -> bool {
         self.cpus.get(cpu).copied().flatten().is_some_and(|cpu| cpu.life.state().is_left())
+    }
+
+    fn ends(&self) {
+        if self.stats {
+            self.report();
+        }
     }
 }
 
@@ -115,19 +128,16 @@ impl trap::Machine for Machine {
     }
 }
 
-/// Firmware, with a last look at the machine before it goes off.
+/// Firmware.
 pub struct Below;
 
 impl Firmware for Below {
     fn call(&self, registers: &mut [u64; 18]) {
-        let function = smccc::function_id(registers[0]);
-        if [PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, PSCI_SYSTEM_RESET2_32, PSCI_SYSTEM_RESET2_64].contains(&function)
-            && let Some(machine) = MACHINE.get()
-            && machine.stats
-        {
-            machine.report();
-        }
         firmware::call(registers);
+    }
+
+    fn forward(&self, function: u32, registers: &[u64; 18]) -> u64 {
+        firmware::forward(function, registers)
     }
 }
 

@@ -18,6 +18,8 @@ mod enter;
 #[cfg(target_os = "none")]
 mod exits;
 #[cfg(target_os = "none")]
+mod fast;
+#[cfg(target_os = "none")]
 mod firmware;
 #[cfg(target_os = "none")]
 mod frame;

@@ -1,22 +1,18 @@
 //! EL2's exception vectors: the table, and what it saves.
 //!
-//! The calls that need nothing of the machine are answered here, in a few instructions, before anything is saved:
-//! unknown stub calls, SET_VECTORS, FINALISE_EL2, GET_ICH_VTR_EL2 and VERSION; not with `log=debug`, where each gets
-//! its line, nor during a LEAVE. The code at EL2 takes no interrupt, so that what lies below the stack pointer stays.
-//! Any other exception from the host ends in [`crate::exits`] and returns to it. An exception from EL2 itself is a
-//! fault in Exeunt and ends in [`crate::panic`]; it trusts neither the stack (which may be the reason) nor any
-//! register.
+//! Calls that need nothing of the machine go to [`crate::fast`]. Any other exception from the host is saved as a
+//! [`HostFrame`], ends in [`crate::exits`] and returns to the host. An exception from EL2 itself is a fault in Exeunt and
+//! ends in [`crate::panic`]; it trusts neither the stack (which may be the reason) nor any register.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use guest_abi::{stub, vendor};
-use hypervisor::own_calls::{EXEUNT_VERSION, control};
+use hypervisor::own_calls::control;
 use hypervisor::syndrome::ExceptionClass;
 
 use crate::cpu::EXCEPTION;
 use crate::frame::{ExceptionFrame, HostFrame, x2_to_x29};
-use crate::{cpu, exits, leaving, panic, resident};
+use crate::{exits, leaving, panic, resident};
 
 /// Byte offset of field `$field` of the exception frame within `PerCpu`.
 macro_rules! exception {
@@ -57,8 +53,7 @@ global_asm!(
     "EL2_VECTOR 5",
     "EL2_VECTOR 6",
     "EL2_VECTOR 7",
-    // From AArch64, synchronous. Calls that need nothing of the machine are answered at once, with x2 and x3 below the
-    // stack.
+    // From AArch64, synchronous. Calls may be answered at once, with x2 and x3 below the stack.
     ".balign 0x80",
     "stp x2, x3, [sp, #-16]",
     "mrs x2, esr_el2",
@@ -67,14 +62,24 @@ global_asm!(
     "b.ne .Lslow_sync",
     "adrp x3, exeunt_fast",
     "ldr x3, [x3, :lo12:exeunt_fast]",
-    "tbnz x3, #{leaving}, .Lslow_sync",
-    "tbz x3, #{fast_calls}, .Lslow_sync",
+    "tbnz x3, #{leaving}, exeunt_slow_hvc",
+    "tbz x3, #{fast_calls}, exeunt_slow_hvc",
     "b exeunt_fast_call",
+    ".global exeunt_slow_hvc",
+    "exeunt_slow_hvc:",
+    "ldp x2, x3, [sp, #-16]",
+    "sub sp, sp, #{frame_size}",
+    "stp x0, x1, [sp]",
+    "adr x1, exeunt_host_hvc",
+    "b exeunt_host_vector",
     ".Lslow_sync:",
+    "cmp x3, #{smc64}",
     "ldp x2, x3, [sp, #-16]",
     "sub sp, sp, #{frame_size}",
     "stp x0, x1, [sp]",
     "adr x1, exeunt_host_sync",
+    "b.ne exeunt_host_vector",
+    "adr x1, exeunt_host_smc",
     "b exeunt_host_vector",
     "HOST_VECTOR exeunt_host_irq",
     "HOST_VECTOR exeunt_host_fiq",
@@ -85,68 +90,6 @@ global_asm!(
     "HOST_VECTOR exeunt_host_serror",
     ".popsection",
     ".pushsection .text.beside_tables, \"ax\"",
-    // The rest of the calls that are answered at once. In: x2 = ESR_EL2, x3 = control and flags (`resident::Fast`).
-    // What each answers, and when, is `hypervisor::stub`'s and `hypervisor::own_calls`'s; the conformance tests compare
-    // the two ways.
-    "exeunt_fast_call:",
-    "tbnz w0, #31, .Lfast_smccc",
-    "cmp x0, #{get_ich_vtr}",
-    "b.hi .Lfast_refused",
-    "b.eq .Lfast_ich_vtr",
-    "cmp x0, #{finalise}",
-    "b.eq .Lfast_refused",
-    "cbz x0, .Lfast_set_vectors",
-    ".Lslow_call:",
-    "ldp x2, x3, [sp, #-16]",
-    "sub sp, sp, #{frame_size}",
-    "stp x0, x1, [sp]",
-    "adr x1, exeunt_host_sync",
-    "b exeunt_host_vector",
-    ".Lfast_smccc:",
-    "tst w2, #0xffff", // the immediate
-    "b.ne .Lslow_call",
-    "mov w3, #{version} & 0xffff",
-    "movk w3, #{version} >> 16, lsl #16",
-    "cmp w0, w3",
-    "b.ne .Lslow_call",
-    "mov w0, #{abi_version} & 0xffff",
-    "movk w0, #{abi_version} >> 16, lsl #16",
-    "mov w1, #{exeunt_version} & 0xffff",
-    "movk w1, #{exeunt_version} >> 16, lsl #16",
-    "b .Lfast_done",
-    ".Lfast_ich_vtr:",
-    "tbz x3, #{fast_ich_vtr}, .Lfast_refused",
-    "mov x0, #{success}",
-    "mrs x1, S3_4_C12_C11_1", // ICH_VTR_EL2
-    ".Lfast_done:",
-    "mrs x3, tpidr_el2",
-    "ldr x2, [x3, #{hvc_counter}]",
-    "add x2, x2, #1",
-    "str x2, [x3, #{hvc_counter}]",
-    "ldp x2, x3, [sp, #-16]",
-    "eret",
-    "dsb nsh",
-    "isb",
-    ".Lfast_set_vectors:",
-    "tbz x3, #{fast_vectors}, .Lfast_refused",
-    "tst x1, #0x7ff",
-    "b.ne .Lfast_refused",
-    "adrp x2, exeunt_host_ram",
-    "add x2, x2, :lo12:exeunt_host_ram",
-    "1: ldp x0, x3, [x2], #16",
-    "cbz x3, .Lfast_refused",
-    "cmp x1, x0",
-    "b.lo 1b",
-    "cmp x1, x3",
-    "b.hs 1b",
-    "mrs x3, tpidr_el2",
-    "stp x1, x1, [x3, #{host_vectors}]",
-    "mov x0, #{success}",
-    "b .Lfast_done",
-    ".Lfast_refused:",
-    "mov w0, #{stub_err} & 0xffff",
-    "movk w0, #{stub_err} >> 16, lsl #16",
-    "b .Lfast_done",
     // From the table of REENTER, with this CPU's empty stack and EL2's MMU just on: x1 of the host is in FAR_EL2
     // (`boot::stub`), its x0 is an answer's.
     ".global exeunt_come_back",
@@ -157,19 +100,21 @@ global_asm!(
     "adr x1, exeunt_host_come_back",
     "b exeunt_host_vector",
     "exeunt_host_vector:",
-    x2_to_x29!("stp", "sp, #0"),
+    x2_to_x29!("stp", "sp, #"),
     "str x30, [sp, #240]",
+    "mov x2, x1",
     "mov x0, sp",
+    "mrs x1, tpidr_el2",
     "mov x29, xzr", // a backtrace ends here
-    "blr x1",
-    x2_to_x29!("ldp", "sp, #0"),
+    "blr x2",
+    x2_to_x29!("ldp", "sp, #"),
     "ldr x30, [sp, #240]",
     "ldp x0, x1, [sp], #{frame_size}",
     "eret",
     "dsb nsh", // nothing is speculated past the eret (as Linux does after its own)
     "isb",
     "exeunt_el2_vector:",
-    x2_to_x29!("stp", "x0, #{x}"),
+    x2_to_x29!("stp", "x0, #{x} + "),
     "mrs x2, cnthp_cval_el2",
     "str x2, [x0, #{x}]",
     "mov x2, sp",
@@ -220,19 +165,9 @@ global_asm!(
     double = sym panic::double_fault,
     system_off = const 0x8400_0008_u32,
     hvc64 = const ExceptionClass::Hvc64 as u64,
+    smc64 = const ExceptionClass::Smc64 as u64,
     leaving = const control::LEAVING_BIT,
     fast_calls = const 32 + resident::FAST_CALLS.trailing_zeros(),
-    fast_ich_vtr = const 32 + resident::FAST_ICH_VTR.trailing_zeros(),
-    fast_vectors = const 32 + resident::FAST_VECTORS.trailing_zeros(),
-    get_ich_vtr = const stub::GET_ICH_VTR_EL2,
-    finalise = const stub::FINALISE_EL2,
-    success = const stub::SUCCESS,
-    stub_err = const stub::STUB_ERR,
-    version = const vendor::VERSION,
-    abi_version = const vendor::ABI_VERSION,
-    exeunt_version = const EXEUNT_VERSION.to_bits(),
-    hvc_counter = const cpu::HVC_COUNTER,
-    host_vectors = const cpu::HOST_VECTORS,
 );
 
 // The offsets of a load or store pair reach 504 bytes.
@@ -240,12 +175,16 @@ const _: () = assert!(exception!(depth) <= 504);
 
 // The handlers that the table names; `sym` operands do not reach into an assembler macro's arguments.
 global_asm!(
-    ".global exeunt_host_sync, exeunt_host_irq, exeunt_host_fiq, exeunt_host_serror, exeunt_host_come_back",
+    ".global exeunt_host_hvc, exeunt_host_smc, exeunt_host_sync, exeunt_host_irq, exeunt_host_fiq, exeunt_host_serror, exeunt_host_come_back",
+    ".set exeunt_host_hvc, {hvc}",
+    ".set exeunt_host_smc, {smc}",
     ".set exeunt_host_sync, {sync}",
     ".set exeunt_host_irq, {irq}",
     ".set exeunt_host_fiq, {fiq}",
     ".set exeunt_host_serror, {serror}",
     ".set exeunt_host_come_back, {come_back}",
+    hvc = sym exits::hvc,
+    smc = sym exits::smc,
     sync = sym exits::sync,
     irq = sym exits::irq,
     fiq = sym exits::fiq,

@@ -272,5 +272,12 @@ pub const fn skip_instruction(pc: u64, spsr: u64, is_32bit: bool) -> (u64, u64) 
     (next & 0xffff_ffff, spsr)
 }
 
+/// [`skip_instruction`] for an instruction of A64, which the caller knows it to be.
+#[must_use]
+#[inline]
+pub const fn skip_a64(pc: u64, spsr: u64) -> (u64, u64) {
+    (pc.wrapping_add(4), spsr & !(pstate::SS | pstate::BTYPE))
+}
+
 #[cfg(test)]
 mod tests;

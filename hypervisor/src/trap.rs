@@ -112,8 +112,8 @@ pub enum Next {
 /// A handler's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The host goes on, when this is done.
-    Handled(Next),
+    /// The host goes on.
+    Handled,
     /// Nobody emulates this: undefined instruction.
     Unhandled,
     /// The host may not do this: synchronous external abort.
@@ -122,15 +122,13 @@ pub enum Outcome {
 
 type Handler<V, M> = fn(&mut V, &M, Esr) -> Outcome;
 
-/// The handlers by exception class.
+/// The handlers by exception class. Calls have functions of their own.
 struct Table<V, M>(core::marker::PhantomData<(V, M)>);
 
 impl<V: Vcpu, M: Machine> Table<V, M> {
     const ROWS: [Handler<V, M>; CLASSES] = {
         let mut rows: [Handler<V, M>; CLASSES] = [unhandled; CLASSES];
-        rows[ExceptionClass::Wfx as usize] = skip;
-        rows[ExceptionClass::Hvc64 as usize] = hvc;
-        rows[ExceptionClass::Smc64 as usize] = smc;
+        rows[ExceptionClass::Wfx as usize] = wfx;
         rows[ExceptionClass::SystemRegister as usize] = system_register;
         rows[ExceptionClass::InstructionAbortLower as usize] = instruction_abort;
         rows[ExceptionClass::DataAbortLower as usize] = abort;
@@ -138,16 +136,28 @@ impl<V: Vcpu, M: Machine> Table<V, M> {
     };
 }
 
-/// Answers a synchronous exception from EL1 or EL0, and says what is left to do. Afterwards the host goes on at
-/// ELR_EL2; a PSCI call that turns the CPU off does not return.
-pub fn dispatch<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Next {
+/// Answers an HVC from AArch64, and says what is left to do. It leaves ELR_EL2 behind the instruction, where the host goes
+/// on; a PSCI call that turns the CPU off does not return.
+#[inline]
+pub fn hvc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Next {
+    call(cpu, machine, Conduit::Hvc, esr.immediate())
+}
+
+/// Answers an SMC from AArch64; as for [`hvc`]. One that HCR_EL2.TSC traps leaves ELR_EL2 at it. It is moved on first: a
+/// call that wakes up elsewhere never comes back here, one that does comes back to the next instruction.
+#[inline]
+pub fn smc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Next {
+    let (elr, spsr) = inject::skip_a64(cpu.elr(), cpu.spsr());
+    cpu.set_return(elr, spsr);
+    call(cpu, machine, Conduit::Smc, esr.immediate())
+}
+
+/// Answers any other synchronous exception from EL1 or EL0. Afterwards the host goes on at ELR_EL2.
+pub fn dispatch<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) {
     let row = Table::<V, M>::ROWS[usize::from(esr.class_bits()) % CLASSES];
-    match row(cpu, machine, esr) {
-        Outcome::Handled(next) => next,
-        outcome => {
-            refuse(cpu, machine, esr, outcome);
-            Next::Host
-        }
+    let outcome = row(cpu, machine, esr);
+    if outcome != Outcome::Handled {
+        refuse(cpu, machine, esr, outcome);
     }
 }
 
@@ -227,7 +237,7 @@ fn instruction_abort<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome
     match esr.abort() {
         Some(abort) if abort.fault().kind == FaultKind::Permission && !abort.on_stage1_walk() => {
             cpu.allow_execution();
-            Outcome::Handled(Next::Host)
+            Outcome::Handled
         }
         _ => Outcome::Forbidden,
     }
@@ -237,22 +247,28 @@ fn abort<V, M>(_cpu: &mut V, _machine: &M, _esr: Esr) -> Outcome {
     Outcome::Forbidden
 }
 
-fn skip<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {
+fn wfx<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {
+    skip(cpu, esr);
+    Outcome::Handled
+}
+
+/// Has the host go on after the instruction.
+fn skip<V: Vcpu>(cpu: &mut V, esr: Esr) {
     let (elr, spsr) = inject::skip_instruction(cpu.elr(), cpu.spsr(), esr.is_32bit_instruction());
     cpu.set_return(elr, spsr);
-    Outcome::Handled(Next::Host)
 }
 
 /// ID registers trap (TID3) while Exeunt hides something in one, and those of a unit that stays shut until the host
 /// asks for it; anything else is a trap that nobody asked for.
-fn system_register<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
+fn system_register<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {
     let Some(access) = esr.system_access() else { return Outcome::Unhandled };
     match cpu.read_id(access.encoding()) {
         Some(value) if access.is_read() && !inject::is_el0(cpu.spsr()) => {
             cpu.set_register(access.register(), value);
-            skip(cpu, machine, esr)
+            skip(cpu, esr);
+            Outcome::Handled
         }
-        _ if cpu.ask(access.encoding()) => Outcome::Handled(Next::Host),
+        _ if cpu.ask(access.encoding()) => Outcome::Handled,
         _ => Outcome::Unhandled,
     }
 }
@@ -262,19 +278,7 @@ pub fn smc_call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, immediate: u16) {
     let _ = call(cpu, machine, Conduit::Smc, immediate);
 }
 
-/// An HVC leaves ELR_EL2 past it.
-fn hvc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
-    Outcome::Handled(call(cpu, machine, Conduit::Hvc, esr.immediate()))
-}
-
-/// An SMC that HCR_EL2.TSC traps leaves ELR_EL2 at it. It is moved on first: a call that wakes up elsewhere never comes
-/// back here, one that does comes back to the next instruction.
-fn smc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Outcome {
-    let outcome = skip(cpu, machine, esr);
-    smc_call(cpu, machine, esr.immediate());
-    outcome
-}
-
+#[inline]
 fn call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, conduit: Conduit, immediate: u16) -> Next {
     let index = cpu.index();
     let registers = cpu.registers();

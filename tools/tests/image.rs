@@ -44,7 +44,9 @@ const BOOT_FRAME_BUDGET: i64 = 4096;
 const IMAGE_BUDGET: u64 = 192 << 10;
 
 /// Where Rust begins on each stack: the root, the stack it is on, what is on that stack before.
-const ROOTS: [(&str, i64, i64); 10] = [
+const ROOTS: [(&str, i64, i64); 12] = [
+    ("exeunt::exits::hvc", CPU_STACK, HOST_FRAME),
+    ("exeunt::exits::smc", CPU_STACK, HOST_FRAME),
     ("exeunt::exits::sync", CPU_STACK, HOST_FRAME),
     ("exeunt::exits::irq", CPU_STACK, HOST_FRAME),
     ("exeunt::exits::fiq", CPU_STACK, HOST_FRAME),
@@ -70,12 +72,14 @@ const SET_STACK: [&str; 5] =
 
 /// What is entered by hardware or by assembly, or whose address is used to write to: no indirect call of Rust's ends
 /// there.
-const NOT_CALLED: [&str; 14] = [
+const NOT_CALLED: [&str; 16] = [
     "image_header",
     "exeunt_vectors",
     "exeunt_fast_call",
     "exeunt_host_vector",
     "boot::entry::secondary_entry",
+    "exeunt::exits::hvc",
+    "exeunt::exits::smc",
     "exeunt::exits::sync",
     "exeunt::exits::irq",
     "exeunt::exits::fiq",

@@ -10,7 +10,7 @@
 //! | `log.rs` | the ring that keeps the log's last bytes |
 //! | `status.rs` | the record and the summary of STATUS |
 //!
-//! VERSION has a way of its own: it is the call by which a caller measures what the way to EL2 and back costs.
+//! Calls that need nothing of the machine are answered before it is looked at.
 
 pub mod control;
 pub mod log;
@@ -212,22 +212,39 @@ pub enum Outcome {
 /// range and the immediate 0.
 #[inline]
 pub fn call<S: Services>(x: &mut [u64; 18], services: &S) -> Outcome {
-    if smccc::function_id(x[0]) == vendor::VERSION {
-        VERSION.apply(x);
-        return Outcome::Done;
-    }
-    any_other_call(x, services)
-}
-
-#[inline(never)]
-fn any_other_call<S: Services>(x: &mut [u64; 18], services: &S) -> Outcome {
-    let answer = match decode(x, |address| services.is_host_ram(address)) {
-        Request::Answered(answer) => answer,
-        Request::Leave => return Outcome::Leave,
-        request => serve(request, services),
+    let id = smccc::function_id(x[0]);
+    // In two steps, so that an unknown call is known for one soon. The queries' numbers end the range.
+    let answer = if id & 0xff00 == vendor::CALL_UID & 0xff00 {
+        match id {
+            vendor::CALL_UID => UID,
+            vendor::REVISION => REVISION,
+            vendor::CALL_COUNT => CALL_COUNT,
+            _ => NOT_SUPPORTED,
+        }
+    } else {
+        match id {
+            vendor::VERSION => VERSION,
+            vendor::FEATURES => match features(x[1] as u32) {
+                Ok(flags) => Answer::two(0, u64::from(flags)),
+                Err(error) => Answer::error(error),
+            },
+            vendor::LEAVE => return Outcome::Leave,
+            vendor::STATUS | vendor::RESTART_POLICY | vendor::LOCK | vendor::REENTER | vendor::LOG_READ => {
+                with_services(x, services);
+                return Outcome::Done;
+            }
+            _ => NOT_SUPPORTED,
+        }
     };
     answer.apply(x);
     Outcome::Done
+}
+
+/// A call that needs the machine. Out of the way of those that need nothing.
+#[inline(never)]
+fn with_services<S: Services>(x: &mut [u64; 18], services: &S) {
+    let request = decode(x, |address| services.is_host_ram(address));
+    serve(request, services).apply(x);
 }
 
 /// Reads the call from x0 to x3. Nothing has changed whatever it is.
@@ -255,6 +272,7 @@ pub fn decode(x: &[u64; 18], is_host_ram: impl Fn(u64) -> bool) -> Request {
 }
 
 const VERSION: Answer = Answer::two(ABI_VERSION as u64, EXEUNT_VERSION.to_bits() as u64);
+const NOT_SUPPORTED: Answer = Answer::error(Error::NotSupported);
 const REVISION: Answer = Answer::two(ABI_MAJOR as u64, ABI_MINOR as u64);
 const CALL_COUNT: Answer = Answer::one(vendor::CALLS.len() as u64);
 const UID: Answer =
@@ -288,8 +306,7 @@ fn policy_request(which: u32, policy: u32) -> Result<Request, Error> {
     Ok(Request::RestartPolicy { which, policy })
 }
 
-/// Answers what needs the machine but leaves it as it is. Out of the way of the calls that need nothing.
-#[inline(never)]
+/// Answers what needs the machine but leaves it as it is.
 fn serve<S: Services>(request: Request, services: &S) -> Answer {
     match request {
         Request::Answered(answer) => answer,

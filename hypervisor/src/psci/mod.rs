@@ -56,6 +56,14 @@ pub trait Firmware {
     /// All earlier stores of this CPU are complete before the SMC (DSB): a CPU that the call starts reads them. A call
     /// that turns this CPU off does not return.
     fn call(&self, registers: &mut [u64; 18]);
+
+    /// The same with x0 = `function` and x1 to x17 from `registers`, for a caller that wants x0 alone.
+    fn forward(&self, function: u32, registers: &[u64; 18]) -> u64 {
+        let mut call = *registers;
+        call[0] = function.into();
+        self.call(&mut call);
+        call[0]
+    }
 }
 
 /// What the proxy has to know about the machine.
@@ -71,6 +79,9 @@ pub trait Environment {
 
     /// Whether Exeunt has left CPU number `cpu`: what it does there, CPU_OFF included, goes to firmware directly.
     fn is_left(&self, cpu: usize) -> bool;
+
+    /// The host is about to turn the machine off or to reset it.
+    fn ends(&self) {}
 }
 
 /// Why the list of CPUs in the device tree cannot be used.
@@ -101,6 +112,7 @@ impl core::fmt::Display for InitError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proxy {
     Forward,
+    End,
     CpuOn,
     CpuOff,
     CpuSuspend,
@@ -122,12 +134,6 @@ const fn proxy(function: FunctionId) -> Proxy {
         | F::MigrateInfoType
         | F::MigrateInfoUpCpu32
         | F::MigrateInfoUpCpu64
-        | F::SystemOff
-        | F::SystemOff232
-        | F::SystemOff264
-        | F::SystemReset
-        | F::SystemReset232
-        | F::SystemReset264
         | F::MemProtect
         | F::MemProtectCheckRange32
         | F::MemProtectCheckRange64
@@ -138,6 +144,9 @@ const fn proxy(function: FunctionId) -> Proxy {
         | F::PsciStatResidency64
         | F::PsciStatCount32
         | F::PsciStatCount64 => Proxy::Forward,
+        F::SystemOff | F::SystemOff232 | F::SystemOff264 | F::SystemReset | F::SystemReset232 | F::SystemReset264 => {
+            Proxy::End
+        }
         F::CpuOn32 | F::CpuOn64 => Proxy::CpuOn,
         F::CpuOff => Proxy::CpuOff,
         F::CpuSuspend32 | F::CpuSuspend64 => Proxy::CpuSuspend,
@@ -280,6 +289,7 @@ impl Psci {
     /// these only x0 changes. Does not return if firmware does not.
     ///
     /// The function identifier is the low word of x0 without the SMCCC hint bit ([`crate::smccc`]).
+    #[inline(never)]
     pub fn call(&self, cpu: usize, registers: &mut [u64; 18], env: &impl Environment, firmware: &impl Firmware) {
         let function = FunctionId::try_from(crate::smccc::function_id(registers[0]));
         let answer = match function {
@@ -304,20 +314,18 @@ impl Psci {
         let entry_at = |n: usize| HostEntry { pc: argument(n), x0: argument(n + 1) };
         // Wherever Exeunt's entry is substituted, firmware gets the 64-bit function: the entry may be above 4 GiB.
         match proxy(function) {
-            Proxy::Forward => Ok(forward(function, registers, firmware)),
+            Proxy::Forward => Ok(firmware.forward(function.into(), registers)),
+            Proxy::End => {
+                env.ends();
+                Ok(firmware.forward(function.into(), registers))
+            }
             Proxy::Features => match PsciFeature::try_from(registers[1] as u32) {
                 Ok(PsciFeature::PsciFunction(asked)) if proxy(asked) == Proxy::Refuse => Err(ErrorCode::NotSupported),
-                Ok(_) => Ok(forward(function, registers, firmware)),
+                Ok(_) => Ok(firmware.forward(function.into(), registers)),
                 Err(_) => Err(ErrorCode::NotSupported),
             },
             Proxy::CpuOn => self.cpu_on(argument(1), entry_at(2), env, firmware),
-            Proxy::CpuOff => {
-                let this = self.cpus.get(cpu).ok_or(ErrorCode::InternalFailure)?;
-                this.go_off();
-                let result = forward(function, registers, firmware);
-                this.stay_on();
-                Ok(result)
-            }
+            Proxy::CpuOff => self.cpu_off(cpu, registers, firmware),
             Proxy::CpuSuspend => {
                 let power_state = registers[1] as u32;
                 let entry = entry_at(2);
@@ -340,6 +348,16 @@ impl Psci {
         }
     }
 
+    #[inline(never)]
+    fn cpu_off(&self, cpu: usize, registers: &[u64; 18], firmware: &impl Firmware) -> Answer {
+        let this = self.cpus.get(cpu).ok_or(ErrorCode::InternalFailure)?;
+        this.go_off();
+        let result = firmware.forward(FunctionId::CpuOff.into(), registers);
+        this.stay_on();
+        Ok(result)
+    }
+
+    #[inline(never)]
     fn cpu_on(&self, target: u64, entry: HostEntry, env: &impl Environment, firmware: &impl Firmware) -> Answer {
         // The type checks that no bit outside the affinity fields is set. A 32-bit caller has cleared what it cannot
         // name.
@@ -380,6 +398,7 @@ impl Psci {
 
     /// The entry is substituted for standby states too, although they ignore it: then no state that firmware takes for
     /// a power-down one, whatever its number says, wakes up anywhere but in Exeunt.
+    #[inline(never)]
     fn suspend(
         &self,
         function: FunctionId,
@@ -422,13 +441,6 @@ impl Default for Psci {
 /// instruction is 4-byte aligned.
 fn check(entry: HostEntry, env: &impl Environment) -> Result<(), ErrorCode> {
     if entry.pc.is_multiple_of(4) && env.is_host_ram(entry.pc) { Ok(()) } else { Err(ErrorCode::InvalidAddress) }
-}
-
-fn forward(function: FunctionId, registers: &[u64; 18], firmware: &impl Firmware) -> u64 {
-    let mut call = *registers;
-    call[0] = u32::from(function).into();
-    firmware.call(&mut call);
-    call[0]
 }
 
 /// Whether a CPU is off, by firmware's word.

@@ -169,10 +169,22 @@ impl Machine for FakeMachine {
 const HVC: u64 = 0x16 << 26 | 1 << 25;
 const SMC: u64 = 0x17 << 26 | 1 << 25;
 
+/// What the vectors and the image do with a synchronous exception.
+fn answer(cpu: &mut FakeCpu, machine: &FakeMachine, esr: Esr) -> Next {
+    match esr.class() {
+        Some(ExceptionClass::Hvc64) => hvc(cpu, machine, esr),
+        Some(ExceptionClass::Smc64) => smc(cpu, machine, esr),
+        _ => {
+            dispatch(cpu, machine, esr);
+            Next::Host
+        }
+    }
+}
+
 /// Lets a CPU trap and shows what became of it.
 fn trap(x0: u64, esr: u64) -> (FakeCpu, FakeMachine) {
     let (mut cpu, machine) = (FakeCpu::new(x0), FakeMachine::new());
-    cpu.next = dispatch(&mut cpu, &machine, Esr::new(esr));
+    cpu.next = answer(&mut cpu, &machine, Esr::new(esr));
     (cpu, machine)
 }
 
@@ -274,7 +286,7 @@ fn psci_goes_through_the_proxy_by_either_conduit() {
     for conduit in [HVC, SMC] {
         let (mut cpu, machine) = (FakeCpu::new(0xc400_0003), FakeMachine::new());
         (cpu.registers[1], cpu.registers[2], cpu.registers[3]) = (1, 0x4020_0000, 9);
-        let _ = dispatch(&mut cpu, &machine, Esr::new(conduit));
+        let _ = answer(&mut cpu, &machine, Esr::new(conduit));
         assert_eq!(machine.firmware.0.borrow()[0][..4], [0xc400_0003, 1, 0x4000_0000, 1]);
         assert_eq!(cpu.registers[..5], [0x7000, 1, 0x4020_0000, 9, 0x1004]);
         // The fake's answer is an error, so that the claim is undone.
@@ -321,7 +333,7 @@ fn wfi_is_skipped() {
     assert_eq!((cpu.elr, cpu.el1), (0x4020_0004, None));
     let mut cpu = FakeCpu::new(0);
     cpu.spsr = 0x30;
-    let _ = dispatch(&mut cpu, &FakeMachine::new(), Esr::new(0x0400_0000));
+    let _ = answer(&mut cpu, &FakeMachine::new(), Esr::new(0x0400_0000));
     assert_eq!((cpu.elr, cpu.el1), (0x4020_0002, None), "T32, 16 bits");
 }
 
@@ -334,7 +346,7 @@ fn every_other_class_is_an_undefined_instruction() {
         for spsr in [0, 4, 5, 0x10] {
             let mut cpu = FakeCpu::new(0);
             cpu.spsr = spsr;
-            let _ = dispatch(&mut cpu, &FakeMachine::new(), Esr::new(class << 26 | IL_BIT));
+            let _ = answer(&mut cpu, &FakeMachine::new(), Esr::new(class << 26 | IL_BIT));
             let entry = cpu.el1.unwrap();
             assert_eq!((entry.esr_el1, entry.far_el1, entry.elr_el1), (0x0200_0000, None, 0x4020_0000), "{class:#x}");
             assert_eq!(cpu.spsr & pstate::MODE_MASK, pstate::EL1H);
@@ -370,7 +382,7 @@ fn the_log_says_what_happened_and_does_not_flood() {
     log::set_max_level(log::LevelFilter::Warn);
     let machine = FakeMachine::new();
     for esr in [0x9200_0047_u64, 0x9200_000f, 0x6632_0461, 0x6232_0461] {
-        let _ = dispatch(&mut FakeCpu::new(0), &machine, Esr::new(esr));
+        let _ = answer(&mut FakeCpu::new(0), &machine, Esr::new(esr));
     }
     let lines = LINES.take();
     assert_eq!(
@@ -386,8 +398,8 @@ fn the_log_says_what_happened_and_does_not_flood() {
         ]
     );
     for _ in 0..100 {
-        let _ = dispatch(&mut FakeCpu::new(0), &machine, Esr::new(0x9200_0047));
-        let _ = dispatch(&mut FakeCpu::new(0x8600_0000), &machine, Esr::new(HVC));
+        let _ = answer(&mut FakeCpu::new(0), &machine, Esr::new(0x9200_0047));
+        let _ = answer(&mut FakeCpu::new(0x8600_0000), &machine, Esr::new(HVC));
     }
     assert_eq!(LINES.take().len(), usize::from(LOG_BURST) - 4, "calls are not worth a line");
 }
@@ -408,7 +420,7 @@ proptest! {
         let machine = FakeMachine::new();
         let mut cpu = FakeCpu { registers, elr, spsr, far, ..FakeCpu::new(0) };
         let walk = Esr::new(esr).abort().is_some_and(crate::syndrome::Abort::on_stage1_walk);
-        let _ = dispatch(&mut cpu, &machine, Esr::new(esr));
+        let _ = answer(&mut cpu, &machine, Esr::new(esr));
         match cpu.el1 {
             Some(entry) => {
                 prop_assert_eq!((entry.elr_el1, entry.spsr_el1), (elr, spsr));

@@ -1,0 +1,90 @@
+//! The calls that need nothing of the machine, answered in a few instructions, before anything is saved.
+//!
+//! Owns the assembly twin of what the library decides: unknown stub calls, SET_VECTORS, FINALISE_EL2, GET_ICH_VTR_EL2 and
+//! VERSION. Saving and restoring the host's registers for Rust takes more than the forty instructions that such a call
+//! may cost. What each answers, and when, is `hypervisor::stub`'s and `hypervisor::own_calls`'s; the conformance tests
+//! compare the two ways. Not with `log=debug`, where each call gets its line, nor during a LEAVE: the vector sees to that.
+//!
+//! | register | holds, where [`vectors`](crate::vectors) comes here |
+//! |---|---|
+//! | x0, x1 | the host's: the number, and the first argument |
+//! | x2 | ESR_EL2; the host's is below the stack pointer, where it stays, since the code at EL2 takes no interrupt |
+//! | x3 | `exeunt_fast`: control and flags ([`crate::resident::Fast`]); the host's is beside x2 |
+
+use core::arch::global_asm;
+
+use guest_abi::{stub, vendor};
+use hypervisor::own_calls::EXEUNT_VERSION;
+
+use crate::{cpu, resident};
+
+global_asm!(
+    ".pushsection .text.beside_tables, \"ax\"",
+    ".global exeunt_fast_call",
+    "exeunt_fast_call:",
+    "tbnz w0, #31, .Lfast_smccc",
+    "cmp x0, #{get_ich_vtr}",
+    "b.hi .Lfast_refused",
+    "b.eq .Lfast_ich_vtr",
+    "cmp x0, #{finalise}",
+    "b.eq .Lfast_refused",
+    "cbz x0, .Lfast_set_vectors",
+    "b exeunt_slow_hvc",
+    ".Lfast_smccc:",
+    "tst w2, #0xffff", // the immediate
+    "b.ne exeunt_slow_hvc",
+    "mov w3, #{version} & 0xffff",
+    "movk w3, #{version} >> 16, lsl #16",
+    "cmp w0, w3",
+    "b.ne exeunt_slow_hvc",
+    "mov w0, #{abi_version} & 0xffff",
+    "movk w0, #{abi_version} >> 16, lsl #16",
+    "mov w1, #{exeunt_version} & 0xffff",
+    "movk w1, #{exeunt_version} >> 16, lsl #16",
+    "b .Lfast_done",
+    ".Lfast_ich_vtr:",
+    "tbz x3, #{fast_ich_vtr}, .Lfast_refused",
+    "mov x0, #{success}",
+    "mrs x1, S3_4_C12_C11_1", // ICH_VTR_EL2
+    ".Lfast_done:",
+    "mrs x3, tpidr_el2",
+    "ldr x2, [x3, #{hvc_counter}]",
+    "add x2, x2, #1",
+    "str x2, [x3, #{hvc_counter}]",
+    "ldp x2, x3, [sp, #-16]",
+    "eret",
+    "dsb nsh",
+    "isb",
+    ".Lfast_set_vectors:",
+    "tbz x3, #{fast_vectors}, .Lfast_refused",
+    "tst x1, #0x7ff",
+    "b.ne .Lfast_refused",
+    "adrp x2, exeunt_host_ram",
+    "add x2, x2, :lo12:exeunt_host_ram",
+    "1: ldp x0, x3, [x2], #16",
+    "cbz x3, .Lfast_refused",
+    "cmp x1, x0",
+    "b.lo 1b",
+    "cmp x1, x3",
+    "b.hs 1b",
+    "mrs x3, tpidr_el2",
+    "stp x1, x1, [x3, #{host_vectors}]",
+    "mov x0, #{success}",
+    "b .Lfast_done",
+    ".Lfast_refused:",
+    "mov w0, #{stub_err} & 0xffff",
+    "movk w0, #{stub_err} >> 16, lsl #16",
+    "b .Lfast_done",
+    ".popsection",
+    fast_ich_vtr = const 32 + resident::FAST_ICH_VTR.trailing_zeros(),
+    fast_vectors = const 32 + resident::FAST_VECTORS.trailing_zeros(),
+    get_ich_vtr = const stub::GET_ICH_VTR_EL2,
+    finalise = const stub::FINALISE_EL2,
+    success = const stub::SUCCESS,
+    stub_err = const stub::STUB_ERR,
+    version = const vendor::VERSION,
+    abi_version = const vendor::ABI_VERSION,
+    exeunt_version = const EXEUNT_VERSION.to_bits(),
+    hvc_counter = const cpu::HVC_COUNTER,
+    host_vectors = const cpu::HOST_VECTORS,
+);
