@@ -1,11 +1,12 @@
 //! The calls that need nothing of the machine, answered in a few instructions, before anything is saved.
 //!
-//! Owns the assembly twin of what the library decides: unknown stub calls, SET_VECTORS, FINALISE_EL2, GET_ICH_VTR_EL2 and
-//! VERSION. Saving and restoring the host's registers for Rust takes more than the forty instructions that such a call
-//! may cost. What each answers, and when, is `hypervisor::stub`'s and `hypervisor::own_calls`'s; the conformance tests
-//! compare the two ways. Not with `log=debug`, where each call gets its line, nor during a LEAVE: the vector sees to that.
+//! Owns the assembly twin of what the library decides: unknown stub calls, SET_VECTORS, FINALISE_EL2, GET_ICH_VTR_EL2
+//! and VERSION. Saving and restoring the host's registers for Rust takes more than the forty instructions that such a
+//! call may cost. What each answers, and when, is `hypervisor::stub`'s and `hypervisor::own_calls`'s; the conformance
+//! tests compare the two ways. Not with `log=debug`, where each call gets its line, nor during a LEAVE: the vector sees
+//! to that.
 //!
-//! | register | holds, where [`vectors`](crate::vectors) comes here |
+//! | register | holds, where the vector for an HVC comes here |
 //! |---|---|
 //! | x0, x1 | the host's: the number, and the first argument |
 //! | x2 | ESR_EL2; the host's is below the stack pointer, where it stays, since the code at EL2 takes no interrupt |
@@ -16,7 +17,8 @@ use core::arch::global_asm;
 use guest_abi::{stub, vendor};
 use hypervisor::own_calls::EXEUNT_VERSION;
 
-use crate::{cpu, resident};
+use crate::frame::HostFrame;
+use crate::{cpu, exits, resident};
 
 global_asm!(
     ".pushsection .text.beside_tables, \"ax\"",
@@ -75,7 +77,17 @@ global_asm!(
     "mov w0, #{stub_err} & 0xffff",
     "movk w0, #{stub_err} >> 16, lsl #16",
     "b .Lfast_done",
+    // Any other HVC.
+    ".global exeunt_slow_hvc",
+    "exeunt_slow_hvc:",
+    "ldp x2, x3, [sp, #-16]",
+    "sub sp, sp, #{frame_size}",
+    "stp x0, x1, [sp]",
+    "adr x1, {hvc}",
+    "b exeunt_host_vector",
     ".popsection",
+    frame_size = const size_of::<HostFrame>(),
+    hvc = sym exits::hvc,
     fast_ich_vtr = const 32 + resident::FAST_ICH_VTR.trailing_zeros(),
     fast_vectors = const 32 + resident::FAST_VECTORS.trailing_zeros(),
     get_ich_vtr = const stub::GET_ICH_VTR_EL2,

@@ -20,8 +20,8 @@ pub fn set_conduit(conduit: Option<Conduit>) {
     BY_HVC.store(conduit == Some(Conduit::Hvc), Ordering::Relaxed);
 }
 
-/// Makes the call in x0 to x17 and leaves there what comes back. All earlier stores of this CPU are complete before: a CPU
-/// that the call starts reads them.
+/// Makes the call in x0 to x17 and leaves there what comes back. All earlier stores of this CPU are complete before: a
+/// CPU that the call starts reads them.
 pub fn call(registers: &mut [u64; 18]) {
     // SAFETY: eighteen registers, to be read and written.
     unsafe { smc_with_all(registers) };
@@ -33,9 +33,9 @@ pub fn forward(function: u32, registers: &[u64; 18]) -> u64 {
     unsafe { smc_for_x0(function.into(), registers) }
 }
 
-// Not the crate `smccc`, whose functions take and give the registers as arrays: copies of them were a third of a call. Firmware
-// preserves x18 to x30 and SP (DEN0028, "Register use in AArch64 SMC and HVC calls"), which covers all that a caller of these
-// functions relies on.
+// Not the crate `smccc`, whose functions take and give the registers as arrays: copies of them were a third of a call.
+// Firmware preserves x18 to x30 and SP (DEN0028, "Register use in AArch64 SMC and HVC calls"), which covers all that a
+// caller of these functions relies on.
 
 /// # Safety
 /// `registers` holds x0 to x17 and can be written.

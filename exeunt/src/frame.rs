@@ -1,7 +1,9 @@
 //! What the vectors store when EL2 is entered: the registers of the host, and those of a fault in Exeunt itself.
 //!
-//! Owns the two layouts, which assembly depends on. It is ground: it imports nothing of the image.
+//! Owns the two layouts, which assembly depends on, and the way of the host's registers to their frame and back. It is
+//! ground: it imports nothing of the image.
 
+use core::arch::global_asm;
 use core::mem::offset_of;
 
 /// Stores or loads x2 to x17 of a frame, in pairs: `$instruction` is `stp` or `ldp`, `$x0` how an address
@@ -87,3 +89,26 @@ const _: () = {
     assert!(offset_of!(ExceptionFrame, far) == offset_of!(ExceptionFrame, esr) + 8);
     assert!(offset_of!(ExceptionFrame, depth) == offset_of!(ExceptionFrame, vector) + 8);
 };
+
+global_asm!(
+    // The rest of the way from a vector to a handler, and all of the way back. In: x0 and x1 of the host are in its
+    // frame, at SP; x1 = the handler, which gets the frame and this CPU's record.
+    ".pushsection .text.beside_tables, \"ax\"",
+    ".global exeunt_host_vector",
+    "exeunt_host_vector:",
+    x2_to_x29!("stp", "sp, #"),
+    "str x30, [sp, #240]",
+    "mov x2, x1",
+    "mov x0, sp",
+    "mrs x1, tpidr_el2",
+    "mov x29, xzr", // a backtrace ends here
+    "blr x2",
+    x2_to_x29!("ldp", "sp, #"),
+    "ldr x30, [sp, #240]",
+    "ldp x0, x1, [sp], #{frame_size}",
+    "eret",
+    "dsb nsh", // nothing is speculated past the eret (as Linux does after its own)
+    "isb",
+    ".popsection",
+    frame_size = const size_of::<HostFrame>(),
+);

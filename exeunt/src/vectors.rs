@@ -1,8 +1,8 @@
 //! EL2's exception vectors: the table, and what it saves.
 //!
 //! Calls that need nothing of the machine go to [`crate::fast`]. Any other exception from the host is saved as a
-//! [`HostFrame`], ends in [`crate::exits`] and returns to the host. An exception from EL2 itself is a fault in Exeunt and
-//! ends in [`crate::panic`]; it trusts neither the stack (which may be the reason) nor any register.
+//! [`HostFrame`], ends in [`crate::exits`] and returns to the host. An exception from EL2 itself is a fault in Exeunt
+//! and ends in [`crate::panic`]; it trusts neither the stack (which may be the reason) nor any register.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -65,13 +65,6 @@ global_asm!(
     "tbnz x3, #{leaving}, exeunt_slow_hvc",
     "tbz x3, #{fast_calls}, exeunt_slow_hvc",
     "b exeunt_fast_call",
-    ".global exeunt_slow_hvc",
-    "exeunt_slow_hvc:",
-    "ldp x2, x3, [sp, #-16]",
-    "sub sp, sp, #{frame_size}",
-    "stp x0, x1, [sp]",
-    "adr x1, exeunt_host_hvc",
-    "b exeunt_host_vector",
     ".Lslow_sync:",
     "cmp x3, #{smc64}",
     "ldp x2, x3, [sp, #-16]",
@@ -99,20 +92,6 @@ global_asm!(
     "stp x0, x1, [sp]",
     "adr x1, exeunt_host_come_back",
     "b exeunt_host_vector",
-    "exeunt_host_vector:",
-    x2_to_x29!("stp", "sp, #"),
-    "str x30, [sp, #240]",
-    "mov x2, x1",
-    "mov x0, sp",
-    "mrs x1, tpidr_el2",
-    "mov x29, xzr", // a backtrace ends here
-    "blr x2",
-    x2_to_x29!("ldp", "sp, #"),
-    "ldr x30, [sp, #240]",
-    "ldp x0, x1, [sp], #{frame_size}",
-    "eret",
-    "dsb nsh", // nothing is speculated past the eret (as Linux does after its own)
-    "isb",
     "exeunt_el2_vector:",
     x2_to_x29!("stp", "x0, #{x} + "),
     "mrs x2, cnthp_cval_el2",
@@ -175,15 +154,14 @@ const _: () = assert!(exception!(depth) <= 504);
 
 // The handlers that the table names; `sym` operands do not reach into an assembler macro's arguments.
 global_asm!(
-    ".global exeunt_host_hvc, exeunt_host_smc, exeunt_host_sync, exeunt_host_irq, exeunt_host_fiq, exeunt_host_serror, exeunt_host_come_back",
-    ".set exeunt_host_hvc, {hvc}",
+    ".global exeunt_host_smc, exeunt_host_sync, exeunt_host_irq, exeunt_host_fiq, exeunt_host_serror",
+    ".global exeunt_host_come_back",
     ".set exeunt_host_smc, {smc}",
     ".set exeunt_host_sync, {sync}",
     ".set exeunt_host_irq, {irq}",
     ".set exeunt_host_fiq, {fiq}",
     ".set exeunt_host_serror, {serror}",
     ".set exeunt_host_come_back, {come_back}",
-    hvc = sym exits::hvc,
     smc = sym exits::smc,
     sync = sym exits::sync,
     irq = sym exits::irq,

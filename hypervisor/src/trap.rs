@@ -136,15 +136,15 @@ impl<V: Vcpu, M: Machine> Table<V, M> {
     };
 }
 
-/// Answers an HVC from AArch64, and says what is left to do. It leaves ELR_EL2 behind the instruction, where the host goes
-/// on; a PSCI call that turns the CPU off does not return.
+/// Answers an HVC from AArch64, and says what is left to do. It leaves ELR_EL2 behind the instruction, where the host
+/// goes on; a PSCI call that turns the CPU off does not return.
 #[inline]
 pub fn hvc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Next {
     call(cpu, machine, Conduit::Hvc, esr.immediate())
 }
 
-/// Answers an SMC from AArch64; as for [`hvc`]. One that HCR_EL2.TSC traps leaves ELR_EL2 at it. It is moved on first: a
-/// call that wakes up elsewhere never comes back here, one that does comes back to the next instruction.
+/// Answers an SMC from AArch64; as for [`hvc`]. One that HCR_EL2.TSC traps leaves ELR_EL2 at it. It is moved on first:
+/// a call that wakes up elsewhere never comes back here, one that does comes back to the next instruction.
 #[inline]
 pub fn smc<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr) -> Next {
     let (elr, spsr) = inject::skip_a64(cpu.elr(), cpu.spsr());
