@@ -31,8 +31,8 @@ const RAM_GOAL: u64 = 2 << 20;
 const RESIDENT_GOAL: u64 = 13;
 const STUB_GOAL: u64 = 40;
 const VERSION_GOAL: u64 = 40;
-/// Goals: instructions of a round trip, for calls that need nothing of the machine, for those that look at it, and for a
-/// PSCI call that goes through the proxy.
+/// Goals: instructions of a round trip, for calls that need nothing of the machine, for those that look at it, and for
+/// a PSCI call that goes through the proxy.
 const QUERY_GOAL: u64 = 120;
 const LOOK_GOAL: u64 = 300;
 const PROXY_GOAL: u64 = 200;
