@@ -260,14 +260,14 @@ fn a_register_of_a_unit_that_was_shut_is_accessed_again_and_no_other_is() {
     };
     let mpam1 = Encoding::new(3, 0, 10, 5, 0);
     let (mut cpu, machine) = (FakeCpu::new(0), FakeMachine::new());
-    assert_eq!(dispatch(&mut cpu, &machine, syndrome(mpam1)), Next::Host);
+    assert_eq!(answer(&mut cpu, &machine, syndrome(mpam1)), Next::Host);
     assert_eq!((cpu.elr, cpu.el1, &cpu.asked[..]), (FakeCpu::new(0).elr, None, &[mpam1][..]), "the host tries again");
     // It traps although it is open, and nobody knows why.
-    assert_eq!(dispatch(&mut cpu, &machine, syndrome(mpam1)), Next::Host);
+    assert_eq!(answer(&mut cpu, &machine, syndrome(mpam1)), Next::Host);
     assert_eq!(cpu.el1.map(|entry| entry.esr_el1 >> 26), Some(0));
     let actlr = Encoding::new(3, 0, 1, 0, 1);
     let mut cpu = FakeCpu::new(0);
-    assert_eq!(dispatch(&mut cpu, &machine, syndrome(actlr)), Next::Host);
+    assert_eq!(answer(&mut cpu, &machine, syndrome(actlr)), Next::Host);
     assert!(cpu.el1.is_some());
 }
 
