@@ -183,19 +183,29 @@ impl PerCpu {
     }
 
     /// Lets `work` use this CPU's virtual EL2.
+    #[inline]
     pub fn with_virtual_el2<T>(&self, work: impl FnOnce(&mut VirtualEl2) -> T) -> T {
-        // SAFETY: only its own CPU comes here, which handles one exception at a time and does not come here from
-        // `work`.
+        /// Tells others what has become of it. On the way out, so that the result of `work` is not moved once more.
+        struct Tell<'a>(&'a PerCpu);
+
+        impl Drop for Tell<'_> {
+            fn drop(&mut self) {
+                // SAFETY: `work` has returned, and with it the only other reference.
+                let virtual_el2 = unsafe { &*self.0.virtual_el2.get() };
+                self.0.in_window.store(virtual_el2.in_window(), Ordering::Relaxed);
+                self.0.host_vectors.store(virtual_el2.vectors().unwrap_or(0), Ordering::Relaxed);
+            }
+        }
+
+        let _tell = Tell(self);
+        // SAFETY: only its own CPU comes here, which handles one exception at a time and does not come here from `work`.
         let virtual_el2 = unsafe { &mut *self.virtual_el2.get() };
         let new_vectors = self.new_vectors.load(Ordering::Relaxed);
         if new_vectors != 0 {
             virtual_el2.set_vectors(new_vectors);
             self.new_vectors.store(0, Ordering::Relaxed);
         }
-        let result = work(virtual_el2);
-        self.in_window.store(virtual_el2.in_window(), Ordering::Relaxed);
-        self.host_vectors.store(virtual_el2.vectors().unwrap_or(0), Ordering::Relaxed);
-        result
+        work(virtual_el2)
     }
 
     /// The registers of the last exception that this CPU took from EL2.

@@ -69,6 +69,10 @@ pub extern "C" fn sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
 
 /// Whether this is the fault of a host whose stage 2 a LEAVE had taken away for a moment.
 fn is_from_a_leave(machine: &Machine, esr: Esr) -> bool {
+    // Most exits are none of an abort's, and are known by a comparison.
+    if !esr.is_abort_of_lower() {
+        return false;
+    }
     let Some(abort) = esr.abort() else { return false };
     let fault = abort.fault();
     // HPFAR_EL2 is written for a translation fault, on a stage 1 walk too.

@@ -366,6 +366,17 @@ unsafe fn with_host_page<T>(cpu: &PerCpu, address: u64, rights: Attributes, use_
     }
 }
 
+/// Reads an instruction of the host's at `address`, a multiple of 4, if the window of `cpu`, which is this CPU, shows it.
+pub fn fetch_shown(cpu: &PerCpu, address: u64) -> Option<u32> {
+    if cpu.windows.shown(Use::Code as usize) != stage1::page(address, Attributes::Rodata) {
+        return None;
+    }
+    let place = window(cpu.index(), Use::Code) + address % PAGE;
+    // SAFETY: the window shows it, so it has been found to be RAM of the host's; volatile, because the host may be
+    // changing it.
+    Some(unsafe { core::ptr::with_exposed_provenance::<u32>(place as usize).read_volatile() })
+}
+
 /// Reads an instruction of the host's at `address`, a multiple of 4.
 ///
 /// # Safety

@@ -133,6 +133,10 @@ impl virtual_el2::Cpu for Trap<'_> {
     }
 
     fn fetch(&mut self, address: u64) -> Option<u32> {
+        // Mostly it is in the page that the last one was in.
+        if let Some(word) = memory::fetch_shown(self.cpu, address) {
+            return Some(word);
+        }
         if !self.machine.is_host_ram(address) {
             return None;
         }

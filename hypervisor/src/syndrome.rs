@@ -206,6 +206,15 @@ impl Esr {
         self.0 as u16
     }
 
+    /// Whether it is an instruction or a data abort from a lower Exception level.
+    #[must_use]
+    #[inline]
+    pub const fn is_abort_of_lower(self) -> bool {
+        const INSTRUCTION: u8 = ExceptionClass::InstructionAbortLower as u8;
+        const DATA: u8 = ExceptionClass::DataAbortLower as u8;
+        matches!(self.class_bits(), INSTRUCTION | DATA)
+    }
+
     /// The abort, if the class is one of the four abort classes.
     #[must_use]
     pub const fn abort(self) -> Option<Abort> {

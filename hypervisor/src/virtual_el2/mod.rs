@@ -494,7 +494,12 @@ impl VirtualEl2 {
     }
 
     /// The host accesses a register, and asks for its unit if there is one that waits. What was opened stays open.
+    #[inline]
     fn ask(&mut self, cpu: &mut impl Cpu, settings: &Settings, register: Encoding) {
+        // Without an EL3 none waits.
+        if !settings.ids.has(Feature::El3) {
+            return;
+        }
         if let Some(unit) = Unit::of(register).filter(|unit| unit.waits(settings.ids)) {
             let opened = cpu.open(unit);
             features::unlock(settings.ids, opened, |register, value| {
@@ -543,14 +548,18 @@ impl VirtualEl2 {
             },
             _ => Done::Take(Cause::of(esr, cpu.far()), Some(Note::Exception(esr))),
         };
-        let note = match done {
-            Done::Settled(answer) => return answer,
-            Done::Next => None,
-            Done::Noted(note) => Some(note),
-            Done::Take(cause, note) => return Answer { outcome: self.take(cpu, settings, cause, pc), note },
-        };
-        step_over(cpu);
-        Answer { outcome: Outcome::Continue, note }
+        match done {
+            Done::Next => {
+                step_over(cpu);
+                Answer { outcome: Outcome::Continue, note: None }
+            }
+            Done::Noted(note) => {
+                step_over(cpu);
+                Answer { outcome: Outcome::Continue, note: Some(note) }
+            }
+            Done::Settled(answer) => answer,
+            Done::Take(cause, note) => Answer { outcome: self.take(cpu, settings, cause, pc), note },
+        }
     }
 
     /// Executes one instruction. `unknown` is what the log gets if it is none of virtual EL2's.

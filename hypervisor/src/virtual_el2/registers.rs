@@ -668,10 +668,43 @@ const fn sorted(mut table: [(u16, Row); ROWS]) -> [(u16, Row); ROWS] {
     table
 }
 
+/// Places for the rows of [`TABLE`], at [`home`] of their key or behind it, as the row's number and one; 0 is an empty
+/// place. Each access in virtual EL2 looks here: a search through the sorted rows took four times as long.
+static PLACES: [u16; PLACE_COUNT] = {
+    let mut places = [0; PLACE_COUNT];
+    let mut row = 0;
+    while row < ROWS {
+        let mut place = home(TABLE[row].0);
+        while places[place] != 0 {
+            place = (place + 1) % PLACE_COUNT;
+        }
+        row += 1;
+        places[place] = row as u16;
+    }
+    places
+};
+
+/// A power of two, and twice the rows: a search for a key that is not there ends soon.
+const PLACE_COUNT: usize = (2 * ROWS).next_power_of_two();
+
+/// The high bits of the product with a large odd number, in which all bits of the key have their part.
+const fn home(key: u16) -> usize {
+    ((key as u32).wrapping_mul(0x9e37_79b1) >> (u32::BITS - PLACE_COUNT.trailing_zeros())) as usize
+}
+
 /// The row of a register, if the table has one.
 #[must_use]
 pub fn find(register: Encoding) -> Option<Row> {
-    TABLE.binary_search_by_key(&key(register), |&(key, _)| key).ok().map(|index| TABLE[index].1)
+    let key = key(register);
+    let mut place = home(key);
+    loop {
+        let row = usize::from(*PLACES.get(place)?).checked_sub(1)?;
+        let &(found, row) = TABLE.get(row)?;
+        if found == key {
+            return Some(row);
+        }
+        place = (place + 1) % PLACE_COUNT;
+    }
 }
 
 /// The name of a register, if the table knows one.
