@@ -19,8 +19,10 @@ use hypervisor::own_calls::{self, Buffer, Outcome, Services, Sink};
 use hypervisor::psci::Environment;
 use hypervisor::smccc;
 use hypervisor::stub::{self, Answer};
+use hypervisor::syndrome::Esr;
+use hypervisor::trap;
 use hypervisor::virtual_el2::VirtualEl2;
-use log::{debug, info};
+use log::{debug, info, warn};
 
 use crate::cpu::PerCpu;
 use crate::leaving::All;
@@ -216,9 +218,13 @@ impl Services for Own {
         self.machine.is_host_ram(address)
     }
 
-    fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) {
+    fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) -> Result<(), Esr> {
         // SAFETY: this CPU, and the host's RAM, within one page: `Buffer` is made by who has asked `is_host_ram`.
-        unsafe { memory::write_host(self.cpu, buffer, fill) };
+        let written = unsafe { memory::write_host(self.cpu, buffer, fill) };
+        if let Err(esr) = written {
+            trap::limited(self.machine, || warn!("a call's buffer at {:#x} cannot be written: {esr}", buffer.address));
+        }
+        written
     }
 
     fn way_back(&self) -> u64 {

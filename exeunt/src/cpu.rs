@@ -198,7 +198,8 @@ impl PerCpu {
         }
 
         let _tell = Tell(self);
-        // SAFETY: only its own CPU comes here, which handles one exception at a time and does not come here from `work`.
+        // SAFETY: only its own CPU comes here, which handles one exception at a time and does not come here from
+        // `work`.
         let virtual_el2 = unsafe { &mut *self.virtual_el2.get() };
         let new_vectors = self.new_vectors.load(Ordering::Relaxed);
         if new_vectors != 0 {

@@ -73,13 +73,21 @@ pub struct ExceptionFrame {
     pub far: u64,
     /// Index of the vector, 0 to 15 (Arm ARM, D1.4.1.5, offset / 0x80).
     pub vector: u64,
-    /// How many exceptions this CPU has taken from EL2: the handler of the first may fault itself.
+    /// How many exceptions this CPU has taken from EL2: the handler of the first may fault itself. Those that a guarded
+    /// access has taken do not count.
     pub depth: u64,
+    /// x1 and x2, until it is known whether the exception is that of a guarded access. All else here stays as it was at
+    /// one: the report of a panic reads it while it uses the UART.
+    spare: [u64; 2],
 }
 
 impl ExceptionFrame {
     /// No exception yet.
-    pub const NONE: Self = Self { x: [0; 31], sp: 0, elr: 0, spsr: 0, esr: 0, far: 0, vector: 0, depth: 0 };
+    pub const NONE: Self =
+        Self { x: [0; 31], sp: 0, elr: 0, spsr: 0, esr: 0, far: 0, vector: 0, depth: 0, spare: [0; 2] };
+
+    /// Byte offset of x1 and x2 while an exception is looked at.
+    pub const SPARE: usize = offset_of!(Self, spare);
 }
 
 // The vectors store in pairs.

@@ -5,12 +5,14 @@
 //! them in its stage 2 too. A GICv3 has its CPU interface in system registers.
 
 use core::arch::asm;
+use core::fmt;
 
 use aarch64_cpu::asm::barrier;
 use hypervisor::devicetree::Gicv2;
 use hypervisor::features::Gic;
+use hypervisor::syndrome::Esr;
 
-use crate::memory;
+use crate::{guarded, memory};
 
 /// GICC_PMR (GIC architecture IHI 0048B, 4.4.2).
 const GICC_PMR: u64 = 0x4;
@@ -24,22 +26,33 @@ pub fn map(frames: Gicv2) -> Result<(), memory::Error> {
     memory::map_device(frames.cpu_interface)
 }
 
-/// Reads a register of each frame: where nothing answers, that is an exception at EL2, here and not later.
+/// Nothing answers where the device tree has the registers of a GICv2.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent {
+    /// The register that was read.
+    address: u64,
+    /// The syndrome of the exception.
+    esr: Esr,
+}
+
+impl fmt::Display for Silent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the GICv2 of the device tree does not answer at {:#x} ({})", self.address, self.esr)
+    }
+}
+
+/// Reads a register of each frame.
 ///
 /// # Safety
-/// [`map`] has mapped them, and an exception ends in a refusal.
-pub unsafe fn probe(frames: Gicv2) {
-    // SAFETY: promised by the caller; reading has no effect.
-    unsafe {
-        register(frames.distributor, GICD_TYPER).read_volatile();
-        register(frames.cpu_interface, GICC_PMR).read_volatile();
+/// [`map`] has mapped them.
+pub unsafe fn probe(frames: Gicv2) -> Result<(), Silent> {
+    for address in [frames.distributor + GICD_TYPER, frames.cpu_interface + GICC_PMR] {
+        // SAFETY: promised by the caller; reading has no effect.
+        unsafe { guarded::read_device(address) }.map_err(|esr| Silent { address, esr })?;
     }
     // An abort that comes late has come now.
     barrier::dsb(barrier::SY);
-}
-
-fn register(base: u64, offset: u64) -> *mut u32 {
-    core::ptr::with_exposed_provenance_mut((base + offset) as usize)
+    Ok(())
 }
 
 /// GICD_SGIR (IHI 0048B, 4.3.15).
@@ -60,26 +73,28 @@ pub fn wake_others(gic: Gic, gicv2: Option<Gicv2>) {
             asm!("msr S3_0_C12_C11_5, {}", "isb", in(reg) SGI1R_ALL_OTHERS, options(nostack, preserves_flags));
         },
         (_, Some(gic)) => {
-            // SAFETY: mapped by `map`.
-            unsafe { register(gic.distributor, GICD_SGIR).write_volatile(ALL_OTHERS) };
+            // SAFETY: mapped by `map`, without which nobody has a `Gicv2`; an SGI changes nothing at EL2. Whoever is
+            // not woken is waited for in vain.
+            let _ = unsafe { guarded::write_device(gic.distributor + GICD_SGIR, ALL_OTHERS) };
         }
         // No GIC that is known: nobody can be woken, and a LEAVE waits in vain for who sleeps.
         _ => {}
     }
 }
 
-/// GICC_PMR of this CPU.
-pub fn priority_mask(gic: Gicv2) -> u32 {
-    // SAFETY: mapped by `map`, without which nobody has a `Gicv2`; reading has no effect.
-    unsafe { register(gic.cpu_interface, GICC_PMR).read_volatile() }
+/// GICC_PMR of this CPU; nothing if it does not answer.
+pub fn priority_mask(gic: Gicv2) -> Option<u32> {
+    // SAFETY: mapped by `map`; reading has no effect.
+    unsafe { guarded::read_device(gic.cpu_interface + GICC_PMR) }.ok()
 }
 
 /// Sets GICC_PMR of this CPU. The read after the write has it arrive at the GIC first; the GIC then takes back what it
 /// had signalled to the CPU within finite time (IHI 0048B, 3.2.2), so that an interrupt can still be seen a little
 /// later.
 pub fn set_priority_mask(gic: Gicv2, value: u32) {
-    // SAFETY: as for `priority_mask`; which interrupts reach the CPU changes nothing at EL2.
-    unsafe { register(gic.cpu_interface, GICC_PMR).write_volatile(value) };
+    // SAFETY: mapped by `map`; which interrupts reach the CPU changes nothing at EL2. If it does not answer, there is
+    // nothing to be done about it.
+    let _ = unsafe { guarded::write_device(gic.cpu_interface + GICC_PMR, value) };
     let _ = priority_mask(gic);
     barrier::dsb(barrier::SY);
 }

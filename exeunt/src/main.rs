@@ -26,6 +26,8 @@ mod frame;
 #[cfg(target_os = "none")]
 mod gic;
 #[cfg(target_os = "none")]
+mod guarded;
+#[cfg(target_os = "none")]
 mod leaving;
 #[cfg(target_os = "none")]
 mod machine;

@@ -28,9 +28,11 @@ use hypervisor::own_calls::{Buffer, Sink};
 use hypervisor::paging::registers::{MAIR_EL2, PaRange};
 use hypervisor::paging::stage1::{self, Attributes, IDENTITY_END, Stage1};
 use hypervisor::paging::{self, PAGE_SIZE as PAGE, TableMemory};
+use hypervisor::syndrome::Esr;
 use spin::mutex::SpinMutex;
 
 use crate::cpu::{self, PerCpu};
+use crate::guarded;
 
 /// Where the CPUs' stacks are mapped: the upper half of what TTBR0_EL2 translates, far from any physical address.
 const STACK_WINDOW: u64 = IDENTITY_END;
@@ -366,55 +368,68 @@ unsafe fn with_host_page<T>(cpu: &PerCpu, address: u64, rights: Attributes, use_
     }
 }
 
-/// Reads an instruction of the host's at `address`, a multiple of 4, if the window of `cpu`, which is this CPU, shows it.
+// The device tree, or a host that has lost a page to a memory error, need not be right about what is RAM. So all
+// accesses to the host's are guarded, and what does not answer is an error of its kind.
+
+/// Reads an instruction of the host's at `address`, a multiple of 4, if the window of `cpu`, which is this CPU, shows
+/// it; nothing if it does not, or if the read has caused an exception.
 pub fn fetch_shown(cpu: &PerCpu, address: u64) -> Option<u32> {
     if cpu.windows.shown(Use::Code as usize) != stage1::page(address, Attributes::Rodata) {
         return None;
     }
     let place = window(cpu.index(), Use::Code) + address % PAGE;
-    // SAFETY: the window shows it, so it has been found to be RAM of the host's; volatile, because the host may be
-    // changing it.
-    Some(unsafe { core::ptr::with_exposed_provenance::<u32>(place as usize).read_volatile() })
+    // SAFETY: the window shows it, so it has been found to be RAM of the host's.
+    unsafe { guarded::load32(place) }.result().ok().map(|word| word as u32)
 }
 
 /// Reads an instruction of the host's at `address`, a multiple of 4.
 ///
+/// # Errors
+/// The syndrome of the exception that the read has caused.
+///
 /// # Safety
-/// `cpu` is this CPU, and the page at `address` is RAM outside of Exeunt's 2 MiB.
-pub unsafe fn fetch(cpu: &PerCpu, address: u64) -> u32 {
-    // SAFETY: promised by the caller, and nothing keeps a pointer into this window; volatile, because the host may be
-    // changing it.
+/// `cpu` is this CPU, and the page at `address` is outside of Exeunt's 2 MiB, and RAM as far as is known.
+pub unsafe fn fetch(cpu: &PerCpu, address: u64) -> Result<u32, Esr> {
+    // SAFETY: promised by the caller, and nothing keeps a pointer into this window.
     unsafe {
         let place = show(cpu, Use::Code, address, Attributes::Rodata);
-        core::ptr::with_exposed_provenance::<u32>(place as usize).read_volatile()
+        guarded::load32(place).result().map(|word| word as u32)
     }
 }
 
 /// Reads the host's RAM: eight bytes at `address`, a multiple of 8.
 ///
+/// # Errors
+/// As for [`fetch`].
+///
 /// # Safety
-/// `cpu` is this CPU, and the page at `address` is RAM outside of Exeunt's 2 MiB.
-pub unsafe fn read_host(cpu: &PerCpu, address: u64) -> u64 {
-    let read = |place: u64| {
-        let word = core::ptr::with_exposed_provenance::<u64>(place as usize);
-        // SAFETY: mapped while this runs; volatile, because the host may be changing it.
-        unsafe { word.read_volatile() }
-    };
+/// As for [`fetch`].
+pub unsafe fn read_host(cpu: &PerCpu, address: u64) -> Result<u64, Esr> {
+    // SAFETY: mapped while this runs.
+    let read = |place| unsafe { guarded::load64(place) }.result();
     // SAFETY: promised by the caller.
     unsafe { with_host_page(cpu, address, Attributes::Rodata, read) }
 }
 
 /// Lets `fill` write to a piece of the host's RAM, and cleans what it has written to the point of coherency.
 ///
+/// # Errors
+/// The syndrome of the first exception that this has caused. Some of it may be written.
+///
 /// # Safety
-/// `cpu` is this CPU, and the buffer is RAM outside of Exeunt's 2 MiB. It lies within one page.
-pub unsafe fn write_host(cpu: &PerCpu, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) {
+/// As for [`fetch`], of the page that `buffer` lies in.
+pub unsafe fn write_host(cpu: &PerCpu, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) -> Result<(), Esr> {
     // SAFETY: promised by the caller.
     unsafe {
         with_host_page(cpu, buffer.address, Attributes::Data, |start| {
-            fill(&mut HostPage { start, size: buffer.size });
-            clean(Region { start, end: start + buffer.size as u64 });
-        });
+            // A write that finds nothing may end in an SError, later; a read cannot.
+            guarded::load8(start).result()?;
+            let mut page = HostPage { start, size: buffer.size, written: Ok(()) };
+            fill(&mut page);
+            page.written?;
+            let line = cache_line();
+            guarded::clean(start & !(line - 1), start + buffer.size as u64, line).result().map(|_| ())
+        })
     }
 }
 
@@ -422,34 +437,38 @@ pub unsafe fn write_host(cpu: &PerCpu, buffer: Buffer, fill: impl FnOnce(&mut dy
 struct HostPage {
     start: u64,
     size: usize,
+    /// What became of the writes so far. After an exception nothing more is written.
+    written: Result<(), Esr>,
 }
 
 impl Sink for HostPage {
     fn put(&mut self, offset: usize, bytes: &[u8]) {
         // What would lie outside is left out; the calls keep inside.
         let room = self.size.saturating_sub(offset);
-        for (place, &byte) in (self.start + offset as u64..).zip(bytes.iter().take(room)) {
-            // SAFETY: mapped for writing while this exists; volatile, because the host may be using it.
-            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(place as usize).write_volatile(byte) };
+        let bytes = &bytes[..bytes.len().min(room)];
+        if self.written.is_ok() {
+            let from = bytes.as_ptr().expose_provenance() as u64;
+            // SAFETY: mapped for writing while this exists, and memory of the host's, which Rust knows nothing of.
+            let copied = unsafe { guarded::copy(self.start + offset as u64, from, bytes.len() as u64) };
+            self.written = copied.result().map(|_| ());
         }
     }
 }
 
 /// Cleans and invalidates the line of the data cache that `address` lies in; with `tags` its allocation tags, too.
-/// Leaves the page mapped until [`hide_all`]: the next line is mostly in it.
+/// Complete when this returns. Leaves the page mapped until [`hide_all`]: the next line is mostly in it.
+///
+/// # Errors
+/// As for [`fetch`], and if the CPU does not have the instruction.
 ///
 /// # Safety
-/// As for [`fetch`]; with `tags` the CPU has FEAT_MTE2.
-pub unsafe fn clean_host_line(cpu: &PerCpu, address: u64, tags: bool) {
+/// As for [`fetch`].
+pub unsafe fn clean_host_line(cpu: &PerCpu, address: u64, tags: bool) -> Result<(), Esr> {
     // SAFETY: cache maintenance changes no data; the rest is promised by the caller.
     unsafe {
         let place = show(cpu, Use::Data, address, Attributes::Rodata);
-        if tags {
-            // DC CIGDVAC
-            core::arch::asm!("sys #3, C7, C14, #5, {}", "dsb sy", in(reg) place, options(nostack, preserves_flags));
-        } else {
-            core::arch::asm!("dc civac, {}", "dsb sy", in(reg) place, options(nostack, preserves_flags));
-        }
+        let cleaned = if tags { guarded::clean_line_and_tags(place) } else { guarded::clean_line(place) };
+        cleaned.result().map(|_| ())
     }
 }
 
@@ -481,11 +500,7 @@ pub unsafe fn bytes_mut(region: Region) -> &'static mut [u8] {
 /// Cleans and invalidates `region` to the point of coherency: what was written through the caches is there for somebody
 /// who reads without them, and no stale line stays.
 pub fn clean(region: Region) {
-    let ctr: u64;
-    // SAFETY: reads a register.
-    unsafe { core::arch::asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
-    // CTR_EL0.DminLine, bits 19:16: log2 of the number of words in the smallest line.
-    let line = 4_u64 << (ctr >> 16 & 0xf);
+    let line = cache_line();
     let mut address = region.start & !(line - 1);
     while address < region.end {
         // SAFETY: cache maintenance changes no data.
@@ -493,6 +508,15 @@ pub fn clean(region: Region) {
         address += line;
     }
     barrier::dsb(barrier::SY);
+}
+
+/// Bytes in the smallest line of the data caches.
+fn cache_line() -> u64 {
+    let ctr: u64;
+    // SAFETY: reads a register.
+    unsafe { core::arch::asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
+    // CTR_EL0.DminLine, bits 19:16: log2 of the number of words.
+    4 << (ctr >> 16 & 0xf)
 }
 
 /// What this CPU can address.

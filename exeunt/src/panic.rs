@@ -7,7 +7,7 @@
 
 use core::fmt::{self, Display};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CurrentEL, MPIDR_EL1, Readable};
 use hypervisor::syndrome::Esr;
@@ -19,36 +19,11 @@ use crate::{console, firmware, memory};
 /// 0 while no CPU panics, else the `PerCpu` of the one that does: it has the emergency stack and the console.
 pub static PANIC_OWNER: AtomicU64 = AtomicU64::new(0);
 
-/// What is read for the first time, by an address that came from outside: a fault then is bad input and no bug. A
-/// [`Probe`], or [`NO_PROBE`].
-static PROBING: AtomicU8 = AtomicU8::new(NO_PROBE);
-
-/// Nothing of the kind.
-const NO_PROBE: u8 = 0;
-
-/// What is read by an address that came from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Probe {
-    /// The device tree.
-    Tree = 1,
-    /// The registers of a GICv2.
-    Gic,
-}
-
 /// The most frames of a backtrace.
 const MAX_FRAMES: usize = 32;
 
 /// Names of the four kinds of exception, in the order of the vectors.
 const KINDS: [&str; 4] = ["synchronous exception", "IRQ", "FIQ", "SError"];
-
-/// Runs `read`; an exception meanwhile is reported as a refusal to start instead of a panic.
-pub fn while_probing<T>(what: Probe, read: impl FnOnce() -> T) -> T {
-    PROBING.store(what as u8, Ordering::Relaxed);
-    let value = read();
-    PROBING.store(NO_PROBE, Ordering::Relaxed);
-    value
-}
 
 /// Says why the host cannot be started and turns the machine off.
 #[inline]
@@ -99,16 +74,6 @@ fn rust_panic(info: &PanicInfo) -> ! {
 pub extern "C" fn el2_exception(cpu: &PerCpu) -> ! {
     let frame = cpu.exception();
     let syndrome = Esr::new(frame.esr).with_far(frame.far);
-    let far = frame.far;
-    match PROBING.load(Ordering::Relaxed) {
-        NO_PROBE => {}
-        probe if probe == Probe::Gic as u8 => {
-            cannot_start(format_args!("the GICv2 of the device tree does not answer at {far:#x} ({syndrome})"))
-        }
-        _ => cannot_start(format_args!(
-            "reading the device tree at {far:#x} fails ({syndrome}): x0 must hold the address of a device tree in RAM"
-        )),
-    }
     let kind = KINDS[(frame.vector % 4) as usize];
     if frame.vector.is_multiple_of(4) {
         headline(format_args!("{syndrome}"));

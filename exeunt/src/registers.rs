@@ -6,61 +6,83 @@
 //! register is a number in a list, and the instructions stand in the order of that list: a match would make a table of
 //! addresses besides.
 
-use core::arch::{asm, naked_asm};
+use core::arch::naked_asm;
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{FAR_EL1, FAR_EL2, HCR_EL2, ID_AA64PFR0_EL1, Readable, Writeable};
 use hypervisor::features::{E2hProbe, IdRegister, IdRegisters, Register};
 use hypervisor::{el2_registers, id_registers, virtual_el2_id_space};
+use log::warn;
+
+use crate::guarded::{Access, guarded_asm, guarded_table};
 
 macro_rules! reader {
     ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
         /// Reads an ID register.
         ///
         /// # Safety
-        /// The CPU has the feature that the register comes with.
+        /// Reading has no effect: nothing to promise.
         #[unsafe(naked)]
-        pub unsafe extern "C" fn read(register: IdRegister) -> u64 {
-            naked_asm!(
-                "ubfiz x9, x0, #3, #8", // two instructions each
-                "adr x10, 2f",
-                "add x9, x10, x9",
-                "br x9",
-                "2:",
-                $(concat!("mrs x0, S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2), "ret",)*
-            )
+        #[unsafe(link_section = ".text.guarded")]
+        unsafe extern "C" fn read_one(register: IdRegister) -> Access {
+            naked_asm!(guarded_table!("x0";
+                $(concat!("mrs x0, S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2),)*
+            ))
         }
     };
 }
 
 id_registers!(reader);
 
+/// Reads an ID register. One that the CPU refuses, though it has shown the feature that the register comes with, reads
+/// as 0. If EL3 traps it, firmware decides whether this comes back.
+pub fn read(register: IdRegister) -> u64 {
+    // SAFETY: see there.
+    unsafe { read_one(register) }.result().unwrap_or(0)
+}
+
 macro_rules! writer {
     ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
         /// Writes a register.
         ///
         /// # Safety
-        /// The CPU has the register, and the value is one under which Exeunt goes on running.
+        /// The value is one under which Exeunt goes on running.
         #[unsafe(naked)]
-        pub unsafe extern "C" fn write(register: Register, value: u64) {
-            naked_asm!(
-                "ubfiz x9, x0, #3, #8", // two instructions each
-                "adr x10, 2f",
-                "add x9, x10, x9",
-                "br x9",
-                "2:",
-                $(concat!("msr S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2, ", x1"), "ret",)*
-            )
+        #[unsafe(link_section = ".text.guarded")]
+        unsafe extern "C" fn write_one(value: u64, register: Register) -> Access {
+            naked_asm!(guarded_table!("x1";
+                $(concat!("msr S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2, ", x0"),)*
+            ))
         }
     };
 }
 
 el2_registers!(writer);
 
+/// Writes a register. Nothing if the CPU refuses that, though it has shown the feature that the register comes with.
+///
+/// # Safety
+/// The value is one under which Exeunt goes on running.
+pub unsafe fn try_write(register: Register, value: u64) -> Option<()> {
+    // SAFETY: promised by the caller.
+    unsafe { write_one(value, register) }.done()
+}
+
+/// Writes a register. If the CPU refuses that, there is a line in the log: the register stays as firmware has left it,
+/// and if the host minds, it will say so.
+///
+/// # Safety
+/// As for [`try_write`].
+pub unsafe fn write(register: Register, value: u64) {
+    // SAFETY: promised by the caller.
+    if unsafe { try_write(register, value) }.is_none() {
+        warn!("{} cannot be written, though ID registers say that it is there", register.name());
+    }
+}
+
 /// Reads what this CPU says of itself.
 pub fn identify(ids: &mut IdRegisters) {
-    // SAFETY: `learn` asks only for registers that the CPU has and lets EL2 have.
-    ids.learn(|register| unsafe { read(register) });
+    ids.learn(read);
 }
 
 /// Looks whether HCR_EL2.E2H can be 0, which was written to it. With the MMU off, before anything depends on FAR_EL1.
@@ -69,9 +91,7 @@ pub fn probe_e2h() -> E2hProbe {
     barrier::isb(barrier::SY);
     FAR_EL2.set(E2hProbe::TO_FAR_EL2);
     barrier::isb(barrier::SY);
-    // SAFETY: every CPU has the registers of the ID space.
-    let mmfr4 = unsafe { read(IdRegister::Mmfr4) };
-    E2hProbe { mmfr4, hcr_el2: HCR_EL2.get(), far_el1: FAR_EL1.get() }
+    E2hProbe { mmfr4: read(IdRegister::Mmfr4), hcr_el2: HCR_EL2.get(), far_el1: FAR_EL1.get() }
 }
 
 /// Whether there is an EL3, which can trap EL2's accesses.
@@ -87,15 +107,9 @@ macro_rules! id_reader {
         /// # Safety
         /// It is in the list.
         #[unsafe(naked)]
-        unsafe extern "C" fn read_listed_id(index: u8) -> u64 {
-            naked_asm!(
-                "ubfiz x9, x0, #3, #8", // two instructions each
-                "adr x10, 2f",
-                "add x9, x10, x9",
-                "br x9",
-                "2:",
-                $(concat!("mrs x0, S3_0_C0_C", $crm, "_", $op2), "ret",)*
-            )
+        #[unsafe(link_section = ".text.guarded")]
+        unsafe extern "C" fn read_listed_id(index: u8) -> Access {
+            naked_asm!(guarded_table!("x0"; $(concat!("mrs x0, S3_0_C0_C", $crm, "_", $op2),)*))
         }
 
         /// CRm and op2 of the registers in the list.
@@ -120,12 +134,13 @@ const fn id_index(crm: u8, op2: u8) -> usize {
     (crm as usize * 8 + op2 as usize).wrapping_sub(8)
 }
 
-/// Reads `S3_0_C0_C<crm>_<op2>`, any register of the ID space: those that are not defined read as zero.
+/// Reads `S3_0_C0_C<crm>_<op2>`, any register of the ID space: those that are not defined read as zero, and so does one
+/// that the CPU refuses nevertheless.
 pub fn read_id(crm: u8, op2: u8) -> u64 {
     let index = id_index(crm, op2);
     if op2 < 8 && index < ID_SPACE.len() {
         // SAFETY: in the list; every encoding of the ID space can be read on every CPU (Arm ARM D24.1).
-        unsafe { read_listed_id(index as u8) }
+        unsafe { read_listed_id(index as u8) }.result().unwrap_or(0)
     } else {
         0
     }
@@ -133,15 +148,15 @@ pub fn read_id(crm: u8, op2: u8) -> u64 {
 
 macro_rules! el1_register {
     ($reader:ident, $words:literal, $name:literal) => {
-        #[doc = concat!("Reads ", $words, ".")]
-        ///
-        /// # Safety
-        /// The CPU has it.
-        pub unsafe fn $reader() -> u64 {
-            let value: u64;
-            // SAFETY: promised by the caller.
-            unsafe { asm!(concat!("mrs {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
-            value
+        #[doc = concat!("Reads ", $words, "; 0 if the CPU refuses that.")]
+        pub fn $reader() -> u64 {
+            #[unsafe(naked)]
+            #[unsafe(link_section = ".text.guarded")]
+            unsafe extern "C" fn read() -> Access {
+                naked_asm!(guarded_asm!(concat!("mrs x0, ", $name), "ret"))
+            }
+            // SAFETY: reading has no effect.
+            unsafe { read() }.result().unwrap_or(0)
         }
     };
 }

@@ -22,9 +22,9 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 use crate::cpu::{self, MAX_CPUS, PerCpu};
 use crate::machine::{self, Machine};
 use crate::memory::TablePages;
-use crate::panic::{Probe, cannot_start, while_probing};
+use crate::panic::cannot_start;
 use crate::stage2::Stage2;
-use crate::{console, enter, firmware, gic, memory, registers, resident, selftest};
+use crate::{console, enter, firmware, gic, guarded, memory, registers, resident, selftest};
 
 /// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware
 /// alone, since nobody traps the host's SMC any longer. It is entered at real EL2, and where the others are there
@@ -67,9 +67,13 @@ extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64) -> *const CpuB
 /// read.
 fn find_tree(address: u64) -> Region {
     let place = start::tree_header(address, memory::pa_range()).unwrap_or_else(|error| cannot_start(error));
-    let header = core::ptr::with_exposed_provenance::<[u8; devicetree::HEADER_SIZE]>(place.start as usize);
-    // SAFETY: with the MMU off an address that is RAM can be read; for one that is not, `while_probing` is prepared.
-    let header = while_probing(Probe::Tree, || unsafe { header.read_volatile() });
+    let mut header = [0; devicetree::HEADER_SIZE];
+    // SAFETY: with the MMU off any address can be read; what answers is looked at as if anybody had written it.
+    if let Err(esr) = unsafe { guarded::read_bytes(place.start, &mut header) } {
+        cannot_start(format_args!(
+            "reading the device tree at {address:#x} fails ({esr}): x0 must hold the address of a device tree in RAM"
+        ));
+    }
     start::tree(address, &header, memory::reservation(), memory::pa_range()).unwrap_or_else(|error| cannot_start(error))
 }
 
@@ -78,10 +82,12 @@ fn ask_tree_for_console(address: u64) {
     if address == 0 || !address.is_multiple_of(8) {
         return;
     }
-    let header = core::ptr::with_exposed_provenance::<[u8; devicetree::HEADER_SIZE]>(address as usize);
+    let mut header = [0; devicetree::HEADER_SIZE];
     // SAFETY: as in `find_tree`; below EL2 there are no vectors of ours, and an address that is no RAM ends the CPU
     // here.
-    let header = while_probing(Probe::Tree, || unsafe { header.read_volatile() });
+    if unsafe { guarded::read_bytes(address, &mut header) }.is_err() {
+        return;
+    }
     let Ok(size) = devicetree::total_size(&header) else { return };
     // SAFETY: the header says that a tree of this size is here, and nothing else uses it.
     let tree = unsafe { memory::bytes(Region { start: address, end: address + size as u64 }) };
@@ -231,8 +237,8 @@ fn prepare(platform: &'static Platform, map: &AddressMap, options: &Options) -> 
     let gicv2 = start::gicv2(platform, map).unwrap_or_else(|error| cannot_start(error));
     if let Some(frames) = gicv2 {
         gic::map(frames).unwrap_or_else(|error| cannot_start(error));
-        // SAFETY: just mapped, and `while_probing` refuses.
-        while_probing(Probe::Gic, || unsafe { gic::probe(frames) });
+        // SAFETY: just mapped.
+        unsafe { gic::probe(frames) }.unwrap_or_else(|error| cannot_start(error));
     }
     let gic = match platform.gic {
         Some(devicetree::Gic::V3) => Gic::V3,

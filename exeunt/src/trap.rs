@@ -48,8 +48,7 @@ impl Trap<'_> {
         // SAFETY: the CPU has the unit, and firmware lets the host have it, or the machine ends as it would without
         // Exeunt; none of these registers changes what Exeunt itself runs under.
         let write = |register, value| unsafe { registers::write(register, value) };
-        // SAFETY: as above.
-        features::open(ids, unit, opened, || unsafe { registers::read(IdRegister::Mpamidr) }, write);
+        features::open(ids, unit, opened, || registers::read(IdRegister::Mpamidr), write);
         opened
     }
 }
@@ -99,13 +98,12 @@ impl Vcpu for Trap<'_> {
     }
 
     fn sctlr2_el1(&self) -> u64 {
-        // SAFETY: the CPU has it, and the host has used it if anybody could mind.
-        if self.is_open(Unit::Sctlr2) { unsafe { registers::sctlr2_el1() } } else { 0 }
+        // The host has used it if anybody could mind.
+        if self.is_open(Unit::Sctlr2) { registers::sctlr2_el1() } else { 0 }
     }
 
     fn gcscr_el1(&self) -> u64 {
-        // SAFETY: as for SCTLR2_EL1.
-        if self.is_open(Unit::Gcs) { unsafe { registers::gcscr_el1() } } else { 0 }
+        if self.is_open(Unit::Gcs) { registers::gcscr_el1() } else { 0 }
     }
 
     fn pstate_features(&self) -> PstateFeatures {
@@ -152,7 +150,7 @@ impl Vcpu for Trap<'_> {
                 return None;
             }
             // SAFETY: this CPU, and the host's RAM.
-            let descriptor = unsafe { memory::read_host(self.cpu, address) };
+            let descriptor = unsafe { memory::read_host(self.cpu, address) }.ok()?;
             Some(if big_endian { descriptor.swap_bytes() } else { descriptor })
         })
     }

@@ -1,8 +1,9 @@
 //! EL2's exception vectors: the table, and what it saves.
 //!
 //! Calls that need nothing of the machine go to [`crate::fast`]. Any other exception from the host is saved as a
-//! [`HostFrame`], ends in [`crate::exits`] and returns to the host. An exception from EL2 itself is a fault in Exeunt
-//! and ends in [`crate::panic`]; it trusts neither the stack (which may be the reason) nor any register.
+//! [`HostFrame`], ends in [`crate::exits`] and returns to the host. An exception from EL2 itself is the answer to a
+//! guarded access, and returns to whoever made that ([`crate::guarded`]); every other one is a fault in Exeunt and ends
+//! in [`crate::panic`]. What looks which it is trusts neither the stack (which may be the reason) nor any register.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -28,7 +29,7 @@ global_asm!(
     ".balign 0x80",
     "msr cnthp_cval_el2, x0",
     "mrs x0, tpidr_el2",
-    "str x1, [x0, #{x} + 8]",
+    "stp x1, x2, [x0, #{spare}]",
     "mov x1, #\\index",
     "b exeunt_el2_vector",
     ".endm",
@@ -93,9 +94,22 @@ global_asm!(
     "adr x1, exeunt_host_come_back",
     "b exeunt_host_vector",
     "exeunt_el2_vector:",
+    // A synchronous exception with SP_EL2, in a guarded access? (`guarded`)
+    "cmp x1, #4",
+    "b.ne 6f",
+    "mrs x2, elr_el2",
+    "adr x0, __guarded_start",
+    "cmp x2, x0",
+    "b.lo 6f",
+    "adr x0, __guarded_end - 4", // the last instruction
+    "cmp x2, x0",
+    "b.ls exeunt_fix_up",
+    "6: mrs x0, tpidr_el2",
+    "ldr x2, [x0, #{spare} + 8]",
     x2_to_x29!("stp", "x0, #{x} + "),
     "mrs x2, cnthp_cval_el2",
-    "str x2, [x0, #{x}]",
+    "ldr x3, [x0, #{spare}]",
+    "stp x2, x3, [x0, #{x}]",
     "mov x2, sp",
     "stp x30, x2, [x0, #{x} + 240]",
     "mrs x2, elr_el2",
@@ -132,6 +146,16 @@ global_asm!(
     "smc #0",
     "4: wfe",
     "b 4b",
+    // The access returns to its caller with the syndrome. It is a function without a stack, and PSTATE is what it was:
+    // EL2h, everything masked. What the exception has written over is in x11 and in x1 of the frame.
+    "exeunt_fix_up:",
+    "mrs x0, tpidr_el2",
+    "ldr x1, [x0, #{spare}]",
+    "msr elr_el2, x11",
+    "msr spsr_el2, x1",
+    "mrs x0, esr_el2",
+    "mov x1, #-1",
+    "ret",
     ".popsection",
     frame_size = const size_of::<HostFrame>(),
     x = const exception!(x),
@@ -139,6 +163,7 @@ global_asm!(
     esr = const exception!(esr),
     vector = const exception!(vector),
     depth = const exception!(depth),
+    spare = const EXCEPTION + ExceptionFrame::SPARE,
     owner = sym panic::PANIC_OWNER,
     exception = sym panic::el2_exception,
     double = sym panic::double_fault,
@@ -150,7 +175,7 @@ global_asm!(
 );
 
 // The offsets of a load or store pair reach 504 bytes.
-const _: () = assert!(exception!(depth) <= 504);
+const _: () = assert!(EXCEPTION + ExceptionFrame::SPARE <= 504);
 
 // The handlers that the table names; `sym` operands do not reach into an assembler macro's arguments.
 global_asm!(

@@ -1,18 +1,20 @@
 //! The host in virtual EL2: the registers and the memory that `hypervisor::virtual_el2` asks for.
 //!
-//! Owns the accesses; what an instruction does is decided in the library. Used on the way into the host and for every
-//! exception until the host has gone to EL1.
+//! Owns the accesses, all of which are guarded; what an instruction does is decided in the library. Used on the way
+//! into the host and for every exception until the host has gone to EL1.
 
-use core::arch::{asm, naked_asm};
+use core::arch::naked_asm;
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{ELR_EL2, FAR_EL2, Readable, SPSR_EL2, Writeable};
 use hypervisor::features::{self, Unit, Units};
 use hypervisor::psci::Environment;
+use hypervisor::virtual_el2::Refused;
 use hypervisor::virtual_el2::registers::Register;
 use hypervisor::virtual_el2::system::{Maintenance, SetWay};
 use hypervisor::{virtual_el2, virtual_el2_maintenance, virtual_el2_registers, virtual_el2_set_way};
 
+use crate::guarded::{Access, guarded_table};
 use crate::trap::Trap;
 use crate::{gic, memory, registers};
 
@@ -22,33 +24,25 @@ macro_rules! accessors {
         /// Reads a register.
         ///
         /// # Safety
-        /// The CPU has it, and it can be read.
+        /// It is one of EL1's and EL0's, or reading has no effect.
         #[unsafe(naked)]
-        unsafe extern "C" fn read(register: Register) -> u64 {
-            naked_asm!(
-                "ubfiz x9, x0, #3, #8", // two instructions each
-                "adr x10, 2f",
-                "add x9, x10, x9",
-                "br x9",
-                "2:",
-                $(concat!("mrs x0, S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2), "ret",)*
-            )
+        #[unsafe(link_section = ".text.guarded")]
+        unsafe extern "C" fn read(register: Register) -> Access {
+            naked_asm!(guarded_table!("x0";
+                $(concat!("mrs x0, S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2),)*
+            ))
         }
 
         /// Writes a register.
         ///
         /// # Safety
-        /// The CPU has it, and it can be written; it is one of EL1's and EL0's, which nothing at EL2 depends on.
+        /// It is one of EL1's and EL0's, which nothing at EL2 depends on.
         #[unsafe(naked)]
-        unsafe extern "C" fn write(register: Register, value: u64) {
-            naked_asm!(
-                "ubfiz x9, x0, #3, #8", // two instructions each
-                "adr x10, 2f",
-                "add x9, x10, x9",
-                "br x9",
-                "2:",
-                $(concat!("msr S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2, ", x1"), "ret",)*
-            )
+        #[unsafe(link_section = ".text.guarded")]
+        unsafe extern "C" fn write(value: u64, register: Register) -> Access {
+            naked_asm!(guarded_table!("x1";
+                $(concat!("msr S", $op0, "_", $op1, "_C", $crn, "_C", $crm, "_", $op2, ", x0"),)*
+            ))
         }
     };
 }
@@ -57,24 +51,14 @@ virtual_el2_registers!(accessors);
 
 macro_rules! maintainer {
     ($($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
-        /// Executes maintenance of all there is, complete when this returns.
+        /// Executes maintenance of all there is. It is not complete when this returns.
         ///
         /// # Safety
-        /// The CPU has the instruction.
-        unsafe fn maintain(instruction: Maintenance) {
-            match instruction {
-                $(Maintenance::$name => {
-                    // SAFETY: the TLB and the instruction cache are filled again from what memory holds.
-                    unsafe {
-                        asm!(
-                            concat!("sys #", $op1, ", C", $crn, ", C", $crm, ", #", $op2),
-                            options(nostack, preserves_flags)
-                        );
-                    }
-                })*
-            }
-            barrier::dsb(barrier::SY);
-            barrier::isb(barrier::SY);
+        /// The TLB and the instruction cache are filled again from what memory holds: nothing to promise.
+        #[unsafe(naked)]
+        #[unsafe(link_section = ".text.guarded")]
+        unsafe extern "C" fn maintain(instruction: Maintenance) -> Access {
+            naked_asm!(guarded_table!("x0"; $(concat!("sys #", $op1, ", C", $crn, ", C", $crm, ", #", $op2),)*))
         }
     };
 }
@@ -83,23 +67,16 @@ virtual_el2_maintenance!(maintainer);
 
 macro_rules! set_way_maintainer {
     ($($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
-        /// Executes cache maintenance by set and way, complete when this returns.
+        /// Executes cache maintenance by set and way. It is not complete when this returns.
         ///
         /// # Safety
-        /// The CPU has the instruction.
-        unsafe fn maintain_set_way(instruction: SetWay, operand: u64) {
-            match instruction {
-                $(SetWay::$name => {
-                    // SAFETY: each of these cleans, so that no data is lost.
-                    unsafe {
-                        asm!(
-                            concat!("sys #", $op1, ", C", $crn, ", C", $crm, ", #", $op2, ", {}"),
-                            in(reg) operand, options(nostack, preserves_flags)
-                        );
-                    }
-                })*
-            }
-            barrier::dsb(barrier::SY);
+        /// Each of these cleans, so that no data is lost: nothing to promise.
+        #[unsafe(naked)]
+        #[unsafe(link_section = ".text.guarded")]
+        unsafe extern "C" fn maintain_set_way(operand: u64, instruction: SetWay) -> Access {
+            naked_asm!(guarded_table!("x1";
+                $(concat!("sys #", $op1, ", C", $crn, ", C", $crm, ", #", $op2, ", x0"),)*
+            ))
         }
     };
 }
@@ -141,25 +118,25 @@ impl virtual_el2::Cpu for Trap<'_> {
             return None;
         }
         // SAFETY: this CPU, and the host's RAM.
-        Some(unsafe { memory::fetch(self.cpu, address) })
+        unsafe { memory::fetch(self.cpu, address) }.ok()
     }
 
-    fn read(&mut self, register: Register) -> u64 {
-        // SAFETY: the library asks only for what its table says the CPU has.
-        unsafe { read(register) }
+    fn read(&mut self, register: Register) -> Option<u64> {
+        // SAFETY: all that are in the table can be read so.
+        unsafe { read(register) }.result().ok()
     }
 
     fn read_id(&mut self, crm: u8, op2: u8) -> u64 {
         registers::read_id(crm, op2)
     }
 
-    fn write(&mut self, register: Register, value: u64) {
+    fn write(&mut self, register: Register, value: u64) -> Option<()> {
         // SAFETY: as for `read`.
-        unsafe { write(register, value) };
+        unsafe { write(value, register) }.done()
     }
 
     fn gicc_pmr(&mut self) -> Option<u32> {
-        self.machine.gicv2.map(gic::priority_mask)
+        self.machine.gicv2.and_then(gic::priority_mask)
     }
 
     fn set_gicc_pmr(&mut self, value: u32) {
@@ -172,28 +149,32 @@ impl virtual_el2::Cpu for Trap<'_> {
         Self::open(self, unit)
     }
 
-    fn write_el2(&mut self, register: features::Register, value: u64) {
+    fn write_el2(&mut self, register: features::Register, value: u64) -> Option<()> {
         let value = value & !features::shut(self.cpu.ids(), self.cpu.opened(), register);
         // SAFETY: the library keeps to values that leave Exeunt what it runs under.
-        unsafe { registers::write(register, value) };
+        unsafe { registers::try_write(register, value) }
     }
 
-    fn maintain(&mut self, instruction: Maintenance) {
-        // SAFETY: the library asks only for what the CPU has.
-        unsafe { maintain(instruction) };
+    fn maintain(&mut self, instruction: Maintenance) -> Option<()> {
+        // SAFETY: see there.
+        let done = unsafe { maintain(instruction) }.done();
+        barrier::dsb(barrier::SY);
+        barrier::isb(barrier::SY);
+        done
     }
 
-    fn maintain_set_way(&mut self, instruction: SetWay, operand: u64) {
-        // SAFETY: as for `maintain`.
-        unsafe { maintain_set_way(instruction, operand) };
+    fn maintain_set_way(&mut self, instruction: SetWay, operand: u64) -> Option<()> {
+        // SAFETY: see there.
+        let done = unsafe { maintain_set_way(operand, instruction) }.done();
+        barrier::dsb(barrier::SY);
+        done
     }
 
-    fn clean_and_invalidate(&mut self, address: u64, tags: bool) -> bool {
+    fn clean_and_invalidate(&mut self, address: u64, tags: bool) -> Result<(), Refused> {
         if !self.machine.is_host_ram(address) {
-            return false;
+            return Err(Refused::NoMemory);
         }
         // SAFETY: this CPU, and the host's RAM.
-        unsafe { memory::clean_host_line(self.cpu, address, tags) };
-        true
+        unsafe { memory::clean_host_line(self.cpu, address, tags) }.map_err(Refused::of)
     }
 }

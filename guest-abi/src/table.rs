@@ -114,6 +114,8 @@ const SMCCC: &str = "DEN0028 (SMCCC), \"General service queries\"";
 const EXEUNT: &str = "Exeunt's own";
 const STUB_ERR: &str = "STUB_ERR";
 const INVALID: &str = Error::InvalidParameter.name();
+/// What the device tree calls RAM need not be any.
+const NO_MEMORY: &str = "no memory answers at the buffer. Some of it may be written";
 const LOCKED: &str = Error::Locked.name();
 const BUSY: &str = Error::Busy.name();
 
@@ -337,7 +339,10 @@ pub const CALLS: &[CallDoc] = &[
         ],
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
-        errors: &[(INVALID, "invalid buffer, or one too small for the header; unknown CPU. Nothing is written")],
+        errors: &[
+            (INVALID, "invalid buffer, or one too small for the header; unknown CPU. Nothing is written"),
+            (INVALID, NO_MEMORY),
+        ],
         source: EXEUNT,
     },
     CallDoc {
@@ -438,7 +443,7 @@ pub const CALLS: &[CallDoc] = &[
         ],
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
-        errors: &[(INVALID, "position past the log's end; invalid buffer. Nothing is written")],
+        errors: &[(INVALID, "position past the log's end; invalid buffer. Nothing is written"), (INVALID, NO_MEMORY)],
         source: EXEUNT,
     },
 ];

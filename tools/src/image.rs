@@ -405,7 +405,9 @@ impl Image {
         (address < self.functions[index].end).then_some(index)
     }
 
-    fn word(&self, address: u64) -> Option<u32> {
+    /// The instruction at an address of the text; nothing where there is data.
+    #[must_use]
+    pub fn word(&self, address: u64) -> Option<u32> {
         let offset = address.checked_sub(self.text)?;
         *self.code.get(usize::try_from(offset / 4).ok()?)?
     }

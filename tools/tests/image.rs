@@ -72,7 +72,7 @@ const SET_STACK: [&str; 5] =
 
 /// What is entered by hardware or by assembly, or whose address is used to write to: no indirect call of Rust's ends
 /// there.
-const NOT_CALLED: [&str; 16] = [
+const NOT_CALLED: [&str; 18] = [
     "image_header",
     "exeunt_vectors",
     "exeunt_fast_call",
@@ -88,8 +88,13 @@ const NOT_CALLED: [&str; 16] = [
     "exeunt_resident_stub",
     "exeunt_reenter",
     "exeunt_el2_vector",
+    "exeunt_fix_up",
+    GUARDED[0],
     "exeunt::selftest::run",
 ];
+
+/// Where the guarded accesses begin and end (boot/exeunt.ld).
+const GUARDED: [&str; 2] = ["__guarded_start", "__guarded_end"];
 
 /// The handlers in the table of traps, and who calls through that table.
 const TRAP_HANDLERS: &str = "hypervisor::trap::";
@@ -112,8 +117,7 @@ const FOR_THE_HOST: [(u32, &str); 10] = [
 ];
 
 /// Parts of the names of the functions where these may be.
-const ACT_FOR_THE_HOST: [&str; 3] =
-    ["virtual_el2::", "exeunt::memory::clean_host_line", "exeunt::memory::with_host_page"];
+const ACT_FOR_THE_HOST: [&str; 2] = ["exeunt::virtual_el2::", "exeunt::guarded::clean_line_and_tags"];
 
 /// Indirect calls within each other. The longest such chain is a log line: the logger, `fmt::write`'s call of an
 /// argument's `Display`, twice the same for what that prints, the formatter's call of `write_str`.
@@ -264,6 +268,75 @@ fn the_deepest_chain_of_calls_fits_on_each_stack() {
         }
         none(profile, "chains of calls that do not fit on the stack", &findings);
     }
+}
+
+/// mrs x1, spsr_el2; mrs x11, elr_el2
+const SAVES_THE_RETURN: [u32; 2] = [0xd53c_4001, 0xd53c_402b];
+
+/// What is wrong with a guarded function that has these instructions.
+fn broken_promises(words: &[u32]) -> Vec<&'static str> {
+    let mut broken = Vec::new();
+    // Rd or Rt. Of what has none of these, the same bits are never 18 to 30 here.
+    if words.iter().any(|word| (18..31).contains(&(word & 31))) {
+        broken.push("may change x18 to x30");
+    }
+    // Data processing, immediate or register (C4.1), cannot fault.
+    let cannot_fault = |word: &&u32| *word >> 26 & 7 == 0b100 || *word >> 25 & 7 == 0b101;
+    let first = words.iter().take_while(cannot_fault).count();
+    if !words[first..].starts_with(&SAVES_THE_RETURN) {
+        broken.push("may fault before SPSR_EL2 and ELR_EL2 are saved");
+    }
+    // A conditional branch has its condition there: 1 is NE.
+    let is_branch = |word: u32| word >> 24 == 0b0101_0100;
+    if words.iter().skip(first + 2).any(|&word| [1, 11].contains(&(word & 31)) && !is_branch(word)) {
+        broken.push("may change what it has saved");
+    }
+    broken
+}
+
+/// What exeunt/src/guarded.rs promises of its section, so that the fix-up can return to x30 from any instruction.
+#[test]
+fn guarded_accesses_keep_what_the_fix_up_needs() {
+    for profile in ["release", "debug"] {
+        let (_, image) = read(profile);
+        let [start, end] = GUARDED.map(|name| image.functions()[root(&image, name)].start);
+        let mut findings = Vec::new();
+        let mut names = Vec::new();
+        for (function, frame) in image.functions().iter().zip(image.frames()) {
+            if !(start..end).contains(&function.start) {
+                continue;
+            }
+            names.extend(&function.names);
+            let words: Vec<_> =
+                (function.start..function.end).step_by(4).filter_map(|address| image.word(address)).collect();
+            let mut broken = broken_promises(&words);
+            if frame.size != 0 || !frame.unknown.is_empty() || !frame.calls.is_empty() {
+                broken.push("has a stack, or calls");
+            }
+            findings.extend(broken.iter().map(|what| format!("{} {what}", function.name())));
+        }
+        none(profile, "guarded accesses that break a promise", &findings);
+        for name in ["exeunt::virtual_el2::read", "exeunt::virtual_el2::write", "exeunt::guarded::load32"] {
+            assert!(names.iter().any(|known| *known == name), "{profile}: {name} is not guarded: {names:?}");
+        }
+    }
+}
+
+#[test]
+fn broken_promises_of_guarded_accesses_are_seen() {
+    // ldr w0, [x0]; ret
+    let load = [0xb940_0000, 0xd65f_03c0];
+    let [spsr, elr] = SAVES_THE_RETURN;
+    assert_eq!(broken_promises(&[spsr, elr, load[0], load[1]]), [""; 0]);
+    assert_eq!(broken_promises(&load), ["may fault before SPSR_EL2 and ELR_EL2 are saved"]);
+    let late = broken_promises(&[load[0], spsr, elr, load[1]]);
+    assert!(late.contains(&"may fault before SPSR_EL2 and ELR_EL2 are saved"), "{late:?}");
+    // mov x9, x1; and mov x19, x1, which is the caller's
+    assert_eq!(broken_promises(&[0xaa01_03e9, spsr, elr, load[1]]), [""; 0]);
+    assert_eq!(broken_promises(&[0xaa01_03f3, spsr, elr, load[1]]), ["may change x18 to x30"]);
+    // ldr w1, [x0]; mrs x11, ctr_el0
+    assert_eq!(broken_promises(&[spsr, elr, 0xb940_0001, load[1]]), ["may change what it has saved"]);
+    assert_eq!(broken_promises(&[spsr, elr, 0xd53b_002b, load[1]]), ["may change what it has saved"]);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use guest_abi::vendor::{
 };
 
 use crate::smccc;
+use crate::syndrome::Esr;
 use control::Control;
 use log::LogRing;
 use status::Machine;
@@ -58,7 +59,11 @@ pub trait Services: Machine {
     fn is_host_ram(&self, address: u64) -> bool;
     /// Makes the host's memory writable for the time that `fill` runs. Afterwards what was written is clean to the
     /// point of coherency, so that a caller with its MMU off reads it, too.
-    fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink));
+    ///
+    /// # Errors
+    /// The syndrome of the exception that a write has caused: what should be RAM does not answer. Some of it may be
+    /// written.
+    fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) -> Result<(), Esr>;
     /// Physical address of the vector table by which a CPU comes back.
     fn way_back(&self) -> u64;
     /// Whether a CPU is on, by firmware's word, of which Exeunt has only heard that it is off: a CPU outside has
@@ -331,11 +336,12 @@ fn log_read<S: Services>(services: &S, position: u64, buffer: Option<Buffer>) ->
     // below.
     let mut read = log.read(position, 0, &mut |_, _| ())?;
     if let Some(buffer) = buffer {
-        services.with_buffer(buffer, |sink| {
+        let written = services.with_buffer(buffer, |sink| {
             if let Ok(copied) = log.read(position, buffer.size, &mut |offset, bytes| sink.put(offset, bytes)) {
                 read = copied;
             }
         });
+        written.map_err(|_| Error::InvalidParameter)?;
     }
     Ok(Answer::four([0, read.copied, read.next, read.lost]))
 }

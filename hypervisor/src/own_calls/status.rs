@@ -70,7 +70,7 @@ fn put_cpu(services: &impl Services, cpu: u16, offset: usize, sink: &mut dyn Sin
 ///
 /// # Errors
 ///
-/// `InvalidParameter`: a record is wanted from an unknown CPU on.
+/// `InvalidParameter`: a record is wanted from an unknown CPU on, or its memory cannot be written.
 pub(super) fn answer(services: &impl Services, buffer: Option<Buffer>, first: u64) -> Result<Answer, Error> {
     let cpus = services.cpus();
     let summary = summary(services, services.control());
@@ -100,13 +100,14 @@ pub(super) fn answer(services: &impl Services, buffer: Option<Buffer>, first: u6
             log_end: log.end(),
             log_size: log.size(),
         };
-        services.with_buffer(buffer, |sink| {
+        let written = services.with_buffer(buffer, |sink| {
             sink.put(0, &header.to_bytes());
             for place in 0..described {
                 let offset = StatusHeader::SIZE + usize::from(place) * StatusCpu::SIZE;
                 put_cpu(services, first + place, offset, sink);
             }
         });
+        written.map_err(|_| Error::InvalidParameter)?;
     }
     Ok(Answer::four([0, u64::from(status_size(cpus)), summary.0, u64::from(described)]))
 }

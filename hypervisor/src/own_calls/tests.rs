@@ -23,6 +23,8 @@ struct Fake<'a> {
     log: LogRing<'a>,
     written: RefCell<Vec<(Buffer, Vec<u8>)>>,
     strangers: Cell<bool>,
+    /// The memory of no buffer answers.
+    silent: Cell<bool>,
 }
 
 impl<'a> Fake<'a> {
@@ -32,6 +34,7 @@ impl<'a> Fake<'a> {
             log: LogRing::new(bytes),
             written: RefCell::default(),
             strangers: Cell::default(),
+            silent: Cell::default(),
         }
     }
 
@@ -104,10 +107,15 @@ impl Services for Fake<'_> {
         RAM.contains(&address) && !OWN.contains(&address)
     }
 
-    fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) {
+    fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) -> Result<(), Esr> {
         let mut bytes = vec![0xee; buffer.size];
         fill(&mut Page(&mut bytes));
+        if self.silent.get() {
+            // A data abort, same level, external.
+            return Err(Esr::new(0x9600_0010));
+        }
         self.written.borrow_mut().push((buffer, bytes));
+        Ok(())
     }
 
     fn way_back(&self) -> u64 {
@@ -234,6 +242,23 @@ fn status_refuses_what_is_no_buffer() {
     }
     assert!(fake.written.borrow().is_empty());
     assert!(fake.ask(vendor::STATUS, [0x7fff_ffc0, 64, 0]).is_ok(), "the last bytes of RAM");
+}
+
+/// What the device tree calls RAM need not answer: the call fails, whatever is written by then.
+#[test]
+fn a_buffer_that_does_not_answer_is_invalid() {
+    let ring = bytes::<16>();
+    let fake = Fake::new(&ring);
+    fake.log.append(b"0123456789");
+    for silent in [true, false] {
+        fake.silent.set(silent);
+        assert_eq!(fake.ask(vendor::STATUS, [RAM.start, 0x1000, 0]) == INVALID, silent);
+        assert_eq!(fake.ask(vendor::LOG_READ, [0, RAM.start, 16]) == INVALID, silent);
+        // Without a buffer nobody writes.
+        assert!(fake.ask(vendor::STATUS, [0, 0, 0]).is_ok());
+        assert_eq!(fake.ask(vendor::LOG_READ, [0, 0, 0]), Ok([0, 0, 0]));
+        assert_eq!(fake.written.borrow().len(), if silent { 0 } else { 2 });
+    }
 }
 
 #[test]

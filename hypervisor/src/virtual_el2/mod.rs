@@ -12,7 +12,8 @@
 //! # What a register access does
 //!
 //! [`registers`] names every register with its encoding, and which CPUs have it. On others, and for all that it does
-//! not name, the host gets an undefined instruction and there is a [`Note`] for the log. The policies:
+//! not name, the host gets an undefined instruction and there is a [`Note`] for the log; so it does where the CPU
+//! refuses what the table says that it has. The policies:
 //!
 //! | registers | read | write |
 //! |---|---|---|
@@ -147,6 +148,8 @@ const CPACR_ZEN: u64 = 3 << 16;
 const CPACR_SMEN: u64 = 3 << 24;
 /// VSESR_EL2, ESR_EL2 of an SError: IDS and the syndrome.
 const VSESR_MASK: u64 = ISS_MASK;
+/// An instruction abort, translation fault.
+const ABORT_OF_FETCH: u64 = (ExceptionClass::InstructionAbortLower as u64) << EC_SHIFT | IL | 0b000100;
 /// A data abort of a cache maintenance instruction, translation fault.
 const ABORT_OF_MAINTENANCE: u64 =
     (ExceptionClass::DataAbortLower as u64) << EC_SHIFT | IL | ISS_CM | ISS_WNR | 0b000100;
@@ -176,9 +179,31 @@ impl Settings<'_> {
     }
 }
 
+/// Why what the host wanted could not be done in its place at real EL2, where the access has caused an exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The instruction is undefined, whatever the table believes of the CPU, or something traps it.
+    Undefined,
+    /// The memory is not there, or is not the host's RAM.
+    NoMemory,
+}
+
+impl Refused {
+    /// Tells from the syndrome of the exception at EL2.
+    #[must_use]
+    pub const fn of(esr: Esr) -> Self {
+        match esr.class() {
+            Some(ExceptionClass::DataAbortSame) => Self::NoMemory,
+            _ => Self::Undefined,
+        }
+    }
+}
+
 /// The CPU that trapped, and what only instructions at EL2 can do.
 ///
-/// Called for registers that [`registers`] says the CPU has, and for no other.
+/// Called for registers and instructions that [`registers`] and [`system`] say the CPU has, and for no other. ID
+/// registers need not be right about that, and what EL3 traps may come back as undefined: where the answer can be
+/// nothing, this is what it means, and the host gets an undefined instruction.
 pub trait Cpu {
     /// x0 to x30 as the host had them.
     fn x(&self, number: u8) -> u64;
@@ -192,14 +217,14 @@ pub trait Cpu {
     fn far(&self) -> u64;
     /// Sets ELR_EL2 and SPSR_EL2, to which the exception return goes.
     fn set_return(&mut self, elr: u64, spsr: u64);
-    /// The instruction at a physical address of the host's RAM, four-byte aligned; nothing if it is not there.
+    /// The instruction at a physical address of the host's RAM, four-byte aligned; nothing if it cannot be read there.
     fn fetch(&mut self, address: u64) -> Option<u32>;
     /// MRS.
-    fn read(&mut self, register: Register) -> u64;
+    fn read(&mut self, register: Register) -> Option<u64>;
     /// MRS of `S3_0_C0_C<crm>_<op2>`, CRm 1 to 7.
     fn read_id(&mut self, crm: u8, op2: u8) -> u64;
     /// MSR. The exception return makes it take effect.
-    fn write(&mut self, register: Register, value: u64);
+    fn write(&mut self, register: Register, value: u64) -> Option<()>;
     /// GICC_PMR of a GICv2; nothing if there is none.
     fn gicc_pmr(&mut self) -> Option<u32>;
     /// Sets it. It has arrived at the GIC when this returns.
@@ -208,15 +233,17 @@ pub trait Cpu {
     fn open(&mut self, unit: Unit) -> Units;
     /// MSR of a register that [`features::set_up`] sets too, to a value under which Exeunt goes on running; without the
     /// bits that are [shut](features::shut).
-    fn write_el2(&mut self, register: features::Register, value: u64);
+    fn write_el2(&mut self, register: features::Register, value: u64) -> Option<()>;
     /// Cache or TLB maintenance, complete when this returns, and with it every earlier write of a register in effect
     /// (DSB, ISB).
-    fn maintain(&mut self, instruction: Maintenance);
+    fn maintain(&mut self, instruction: Maintenance) -> Option<()>;
     /// Cache maintenance by set and way, with the operand of the instruction, complete (DSB) when this returns.
-    fn maintain_set_way(&mut self, instruction: SetWay, operand: u64);
-    /// DC CIVAC, or with `tags` DC CIGDVAC, of the line with this physical address. False if it is not in the host's
-    /// RAM.
-    fn clean_and_invalidate(&mut self, address: u64, tags: bool) -> bool;
+    fn maintain_set_way(&mut self, instruction: SetWay, operand: u64) -> Option<()>;
+    /// DC CIVAC, or with `tags` DC CIGDVAC, of the line with this physical address, complete (DSB) when this returns.
+    ///
+    /// # Errors
+    /// It is not in the host's RAM, or the access caused an exception.
+    fn clean_and_invalidate(&mut self, address: u64, tags: bool) -> Result<(), Refused>;
 }
 
 /// What happens next.
@@ -256,7 +283,7 @@ pub enum Note {
     },
     /// An instruction that is undefined there.
     UndefinedInstruction(u32),
-    /// The instruction could not be fetched.
+    /// The instruction could not be read.
     NoInstruction,
     /// An exception that virtual EL2 has caused.
     Exception(Esr),
@@ -291,7 +318,7 @@ impl fmt::Display for Note {
                 }
             }
             Self::UndefinedInstruction(word) => write!(f, "instruction {word:#010x}{UNDEFINED}"),
-            Self::NoInstruction => write!(f, "no instruction to be found{UNDEFINED}"),
+            Self::NoInstruction => f.write_str("no instruction can be read there; it gets an external abort"),
             Self::Exception(esr) => write!(f, "{esr}; it takes the exception to itself"),
             Self::Stage1 => f.write_str("SCTLR_EL2.M is set; virtual EL2 has no stage 1, and M stays 0"),
             Self::Vhe => f.write_str("HCR_EL2.E2H is set; virtual EL2 has no FEAT_VHE, and E2H stays 0"),
@@ -463,12 +490,12 @@ impl VirtualEl2 {
         self.set(El2::Vtcr, VTCR_EL2_RES1);
         self.set(El2::Rmr, RMR_AA64);
         self.borrowed = Borrowed {
-            sctlr_el1: cpu.read(Register::SctlrEl1),
-            cpacr_el1: cpu.read(Register::CpacrEl1),
-            mdscr_el1: cpu.read(Register::MdscrEl1),
+            sctlr_el1: borrow(cpu, Register::SctlrEl1),
+            cpacr_el1: borrow(cpu, Register::CpacrEl1),
+            mdscr_el1: borrow(cpu, Register::MdscrEl1),
             priority_mask: priority_mask(cpu, settings),
-            group1: if Needs::Gicv3.met(settings) { cpu.read(Register::IccIgrpen1El1) } else { 0 },
-            other_sp: cpu.read(Register::SpEl0),
+            group1: if Needs::Gicv3.met(settings) { borrow(cpu, Register::IccIgrpen1El1) } else { 0 },
+            other_sp: borrow(cpu, Register::SpEl0),
         };
         cpu.write(Register::SctlrEl1, self.window_sctlr(settings));
         cpu.write(Register::CpacrEl1, window_cpacr(settings.ids));
@@ -540,7 +567,10 @@ impl VirtualEl2 {
             Some(ExceptionClass::Wfx) => Done::Next,
             Some(ExceptionClass::Unknown) => match cpu.fetch(pc) {
                 Some(word) => self.execute(cpu, settings, decode::decode(word), Note::UndefinedInstruction(word)),
-                None => Done::Take(Cause::Undefined, Some(Note::NoInstruction)),
+                // The host has read what EL2 cannot: memory that is not its RAM, or that fails.
+                None => {
+                    Done::Take(Cause::Outside { esr: Esr::new(ABORT_OF_FETCH), far: pc }, Some(Note::NoInstruction))
+                }
             },
             Some(ExceptionClass::SystemRegister) => match esr.system_access() {
                 Some(access) => self.execute(cpu, settings, decode::from_syndrome(access), Note::Exception(esr)),
@@ -620,7 +650,7 @@ impl VirtualEl2 {
     /// Writes PSTATE.SP: SP_EL0 in hardware becomes the stack pointer that it selects.
     fn select_sp(&mut self, cpu: &mut impl Cpu, sp_el2: bool) {
         if self.sp_el0 == sp_el2 {
-            let selected = cpu.read(Register::SpEl0);
+            let selected = borrow(cpu, Register::SpEl0);
             cpu.write(Register::SpEl0, self.borrowed.other_sp);
             self.borrowed.other_sp = selected;
             self.sp_el0 = !sp_el2;
@@ -735,10 +765,10 @@ impl VirtualEl2 {
                 Register::IccIgrpen1El1 => Some(self.borrowed.group1),
                 // The selected stack pointer has no name as a register.
                 Register::SpEl0 => (!self.sp_el0).then_some(self.borrowed.other_sp),
-                Register::CcsidrEl1 => Some(cache_size(cpu)),
+                Register::CcsidrEl1 => cache_size(cpu),
                 _ => {
                     self.ask(cpu, settings, register);
-                    Some(cpu.read(hardware))
+                    cpu.read(hardware)
                 }
             },
             Row::Absent(_) => None,
@@ -774,7 +804,7 @@ impl VirtualEl2 {
                     Register::SpEl0 => self.borrowed.other_sp = value,
                     _ => {
                         self.ask(cpu, settings, register);
-                        cpu.write(hardware, value);
+                        cpu.write(hardware, value)?;
                     }
                 }
                 Some(Done::Next)
@@ -805,13 +835,14 @@ impl VirtualEl2 {
             (El2::Vbar, _) => self.set_vectors(value),
             (El2::Rmr, _) => return Done::Noted(Note::Reset),
             (_, Policy::Filtered { free, open }) => {
-                self.set(register, value);
                 if let Some(target) = register.set_up()
                     && let Some(slot) = register.filter()
                     && let Some(chosen) = self.chosen[slot]
+                    && cpu.write_el2(target, value & (free | open) | chosen & !free).is_none()
                 {
-                    cpu.write_el2(target, value & (free | open) | chosen & !free);
+                    return undefined(Note::Unknown { encoding: register.encoding(), is_read: false });
                 }
+                self.set(register, value);
             }
             (_, Policy::Shadow) => self.set(register, value),
             // ICC_SRE_EL2: nothing in it can be changed.
@@ -889,7 +920,7 @@ impl Default for VirtualEl2 {
 /// cannot lower the mask below it. Then either the mask is in that half, and what was read is restored as it was, or it
 /// is below and no interrupt of the host's could pass it anyhow (IHI 0048B, 3.8.6).
 fn priority_mask(cpu: &mut impl Cpu, settings: &Settings) -> u64 {
-    if Needs::Gicv3.met(settings) { cpu.read(Register::IccPmrEl1) } else { cpu.gicc_pmr().map_or(0, u64::from) }
+    if Needs::Gicv3.met(settings) { borrow(cpu, Register::IccPmrEl1) } else { cpu.gicc_pmr().map_or(0, u64::from) }
 }
 
 fn set_priority_mask(cpu: &mut impl Cpu, settings: &Settings, value: u64) {
@@ -917,6 +948,12 @@ const fn undefined(note: Note) -> Done {
     Done::Take(Cause::Undefined, Some(note))
 }
 
+/// Reads a register that is to be borrowed. One that the CPU does not have after all cannot be written either, and
+/// whatever is given back later changes nothing.
+fn borrow(cpu: &mut impl Cpu, register: Register) -> u64 {
+    cpu.read(register).unwrap_or(0)
+}
+
 /// Sets the return after the instruction.
 fn step_over(cpu: &mut impl Cpu) {
     let (pc, spsr) = skip_instruction(cpu.elr(), cpu.spsr(), true);
@@ -940,11 +977,11 @@ fn identification(ids: &IdRegisters, register: Encoding) -> Option<u64> {
     ids.can_read(id).then(|| ids.get(id))
 }
 
-/// CCSIDR_EL1, if CSSELR_EL1 selects a cache that there is: otherwise the read may be undefined, and at EL2 that would
-/// be Exeunt's. The value is then UNKNOWN.
-fn cache_size(cpu: &mut impl Cpu) -> u64 {
-    let selected = cpu.read(Register::CsselrEl1);
-    let clidr = cpu.read(Register::ClidrEl1);
+/// CCSIDR_EL1, if CSSELR_EL1 selects a cache that there is: otherwise the read may be undefined, as it may give an
+/// UNKNOWN value. It does the latter.
+fn cache_size(cpu: &mut impl Cpu) -> Option<u64> {
+    let selected = cpu.read(Register::CsselrEl1)?;
+    let clidr = cpu.read(Register::ClidrEl1)?;
     // CSSELR_EL1.InD, bit 0, Level, bits [3:1], TnD, bit 4; CLIDR_EL1.Ctype<n>, three bits each.
     let (instruction, level) = (selected & 1 != 0, selected >> 1 & 7);
     let kind = if level < 7 { clidr >> (3 * level) & 7 } else { 0 };
@@ -954,7 +991,7 @@ fn cache_size(cpu: &mut impl Cpu) -> u64 {
         3 => true,
         _ => false,
     };
-    if exists && selected >> 4 == 0 { cpu.read(Register::CcsidrEl1) } else { 0 }
+    if exists && selected >> 4 == 0 { cpu.read(Register::CcsidrEl1) } else { Some(0) }
 }
 
 /// SYS.
@@ -962,19 +999,21 @@ fn system_instruction(cpu: &mut impl Cpu, settings: &Settings, instruction: Enco
     let argument = x(cpu, rt);
     // ID_AA64ISAR0_EL1.
     let isar0 = cpu.read_id(6, 0);
-    match system::effect(settings.ids, isar0, instruction) {
-        Effect::Execute(maintenance) => cpu.maintain(maintenance),
-        Effect::BySetWay(maintenance) => cpu.maintain_set_way(maintenance, argument),
-        Effect::CleanAndInvalidate { tags } => {
-            if !cpu.clean_and_invalidate(argument, tags) {
-                let esr = Esr::new(ABORT_OF_MAINTENANCE);
-                return Done::Take(Cause::Outside { esr, far: argument }, Some(Note::Exception(esr)));
-            }
+    let done = match system::effect(settings.ids, isar0, instruction) {
+        Effect::Execute(maintenance) => cpu.maintain(maintenance).ok_or(Refused::Undefined),
+        Effect::BySetWay(maintenance) => cpu.maintain_set_way(maintenance, argument).ok_or(Refused::Undefined),
+        Effect::CleanAndInvalidate { tags } => cpu.clean_and_invalidate(argument, tags),
+        Effect::Nothing => Ok(()),
+        Effect::Undefined => Err(Refused::Undefined),
+    };
+    match done {
+        Ok(()) => Done::Next,
+        Err(Refused::Undefined) => undefined(Note::Unknown { encoding: instruction, is_read: false }),
+        Err(Refused::NoMemory) => {
+            let esr = Esr::new(ABORT_OF_MAINTENANCE);
+            Done::Take(Cause::Outside { esr, far: argument }, Some(Note::Exception(esr)))
         }
-        Effect::Nothing => {}
-        Effect::Undefined => return undefined(Note::Unknown { encoding: instruction, is_read: false }),
     }
-    Done::Next
 }
 
 /// Where DAIF stands in PSTATE and in its own register.

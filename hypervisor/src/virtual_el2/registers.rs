@@ -2,7 +2,9 @@
 //!
 //! Owns names, encodings, and one policy per register. What the policies mean is said in the module above; here is
 //! which register has which, and on which CPUs there is such a register at all. A register that a CPU does not have is
-//! undefined to the host, and never touched: at real EL2 the access would be Exeunt's own fault.
+//! undefined to the host, and never touched: with EL3 the access might end there. Where the table is wrong about a
+//! CPU, as it is about DBGPRCR_EL1 and DBGAUTHSTATUS_EL1 on QEMU's, the access is undefined at EL2, and so it is to the
+//! host.
 //!
 //! Sources: encodings and fields from the Arm ARM (DDI 0487), D24.2, and for the GIC from its architecture
 //! specifications (IHI 0069, AES0070).

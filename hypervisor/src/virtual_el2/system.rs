@@ -55,6 +55,7 @@ macro_rules! instruction_enum {
     ) => {
         #[doc = $doc]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
         pub enum $type {
             $(#[doc = $words] $name,)*
         }

@@ -195,12 +195,14 @@ fn aborts() {
 }
 
 #[test]
-fn a_fetch_outside_ram_finds_nothing() {
+fn an_instruction_that_cannot_be_read_aborts() {
     let mut host = with_vectors(Model::cortex_a57());
     host.cpu.pc = RAM_END;
     let answer = host.handle(UNDEFINED);
     assert_eq!((answer.outcome, answer.note), (Outcome::Continue, Some(Note::NoInstruction)));
-    assert_eq!(host.read_el2(El2::Elr), RAM_END);
+    // Instruction abort, same level, external.
+    assert_eq!(host.read_el2(El2::Esr), 0x8600_0010);
+    assert_eq!((host.read_el2(El2::Far), host.read_el2(El2::Elr)), (RAM_END, RAM_END));
 }
 
 #[test]

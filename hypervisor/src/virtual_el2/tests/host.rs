@@ -7,7 +7,7 @@
 use super::super::decode::{Operation, decode};
 use super::super::registers::{Access, El2, Needs, Register};
 use super::super::system::{Maintenance, SetWay};
-use super::super::{Answer, Cpu, Outcome, Settings, VirtualEl2};
+use super::super::{Answer, Cpu, Outcome, Refused, Settings, VirtualEl2};
 use crate::features::{self, Feature, Gic, IdRegister as Id, IdRegisters, Step, Unit, Units};
 use crate::inject::pstate;
 use crate::syndrome::{EC_SHIFT, Encoding, Esr, IL};
@@ -236,6 +236,8 @@ pub struct Hardware {
     pub opened: Units,
     /// Other values of the ID space, by CRm and op2, than the model has.
     pub id_space: Vec<((u8, u8), u64)>,
+    /// Nothing that the table says it has is there: every access is undefined at EL2.
+    pub refuses: bool,
 }
 
 impl Hardware {
@@ -257,6 +259,7 @@ impl Hardware {
             el2_writes: 0,
             opened: Units::NONE,
             id_space: Vec::new(),
+            refuses: false,
         };
         features::set_up(&model.ids, model.gic, Units::NONE, |step| match step {
             Step::Write(features::Register::SctlrEl1, value) => hardware.set(Register::SctlrEl1, value),
@@ -343,10 +346,10 @@ impl Cpu for Hardware {
         (address < RAM_END).then_some(self.instruction)
     }
 
-    fn read(&mut self, register: Register) -> u64 {
+    fn read(&mut self, register: Register) -> Option<u64> {
         self.check(register);
         assert_ne!(register.access(), Access::WriteOnly, "{}", register.name());
-        self.get(register)
+        (!self.refuses).then(|| self.get(register))
     }
 
     fn read_id(&mut self, crm: u8, op2: u8) -> u64 {
@@ -358,10 +361,10 @@ impl Cpu for Hardware {
         Id::ALL.iter().find(|id| id.encoding() == encoding).map_or(0, |&id| self.model.ids.get(id))
     }
 
-    fn write(&mut self, register: Register, value: u64) {
+    fn write(&mut self, register: Register, value: u64) -> Option<()> {
         self.check(register);
         assert_ne!(register.access(), Access::ReadOnly, "{}", register.name());
-        self.set(register, value);
+        (!self.refuses).then(|| self.set(register, value))
     }
 
     fn gicc_pmr(&mut self) -> Option<u32> {
@@ -391,31 +394,38 @@ impl Cpu for Hardware {
         self.opened
     }
 
-    fn write_el2(&mut self, register: features::Register, value: u64) {
+    fn write_el2(&mut self, register: features::Register, value: u64) -> Option<()> {
         let value = value & !features::shut(&self.model.ids, self.opened, register);
         self.check_el2(register, value);
+        if self.refuses {
+            return None;
+        }
         self.el2[register as usize] = Some(value);
         self.el2_writes += 1;
+        Some(())
     }
 
-    fn maintain(&mut self, instruction: Maintenance) {
+    fn maintain(&mut self, instruction: Maintenance) -> Option<()> {
         if instruction == Maintenance::TlbiAlle1os {
             assert_ne!(self.read_id(6, 0) >> 56 & 0xf, 0);
         }
-        self.maintained.push(instruction);
+        (!self.refuses).then(|| self.maintained.push(instruction))
     }
 
-    fn maintain_set_way(&mut self, instruction: SetWay, operand: u64) {
+    fn maintain_set_way(&mut self, instruction: SetWay, operand: u64) -> Option<()> {
         if matches!(instruction, SetWay::DcCigdsw | SetWay::DcCgdsw) {
             assert!(self.model.ids.has(Feature::Mte2));
         }
-        self.maintained_sets.push((instruction, operand));
+        (!self.refuses).then(|| self.maintained_sets.push((instruction, operand)))
     }
 
-    fn clean_and_invalidate(&mut self, address: u64, tags: bool) -> bool {
+    fn clean_and_invalidate(&mut self, address: u64, tags: bool) -> Result<(), Refused> {
         assert!(!tags || self.model.ids.has(Feature::Mte2));
+        if self.refuses {
+            return Err(Refused::Undefined);
+        }
         self.cleaned.push((address, tags));
-        address < RAM_END
+        if address < RAM_END { Ok(()) } else { Err(Refused::NoMemory) }
     }
 }
 

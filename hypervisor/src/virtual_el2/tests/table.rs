@@ -2,11 +2,11 @@
 
 use super::super::registers::{self, Access, El2, Policy, Register, Row};
 use super::super::system::{Maintenance, SetWay};
-use super::super::{Note, Outcome, ids};
+use super::super::{Note, Outcome, Refused, ids};
 use super::host::{Host, Model, mrs, msr, msr_immediate, sys};
 use crate::features::{self, IdRegister, Units};
 use crate::inject::pstate;
-use crate::syndrome::Encoding;
+use crate::syndrome::{EC_SHIFT, Encoding, Esr, IL};
 
 /// Registers that are no plain rows: their meaning is tested by name below and among the exceptions.
 const SPECIAL: &[El2] = &[El2::Hcr, El2::Sctlr, El2::Vbar, El2::IccSre, El2::Rmr];
@@ -120,6 +120,66 @@ fn a_register_that_the_cpu_lacks_is_undefined() {
     for encoding in encodings {
         host.expect_undefined(mrs(encoding, 1));
         host.expect_undefined(msr(encoding, 1));
+    }
+}
+
+/// ID registers promise, and EL3 or the CPU's maker does not keep it: an access that is undefined at EL2 is undefined
+/// to the host, and changes nothing else.
+#[test]
+fn what_the_cpu_refuses_is_undefined() {
+    let mut host = Host::new(Model::everything());
+    host.cpu.id_space.push(((6, 0), 2 << 56));
+    host.cpu.refuses = true;
+    let (registers, hcr) = (host.cpu.clone(), host.cpu.hcr());
+    for &register in Register::ALL {
+        let (read, write) = (mrs(register.encoding(), 1), msr(register.encoding(), 1));
+        match register {
+            // Borrowed: hardware is not asked.
+            Register::SctlrEl1
+            | Register::CpacrEl1
+            | Register::MdscrEl1
+            | Register::SpEl0
+            | Register::IccPmrEl1
+            | Register::IccIgrpen1El1 => host.plainly(read),
+            _ => {
+                host.expect_undefined(read);
+                host.expect_undefined(write);
+            }
+        }
+    }
+    for &register in El2::ALL {
+        host.plainly(mrs(register.encoding(), 1));
+        if matches!(register.policy(), Policy::Filtered { .. })
+            && register.set_up().is_some_and(|r| host.cpu.chosen(r).is_some())
+        {
+            let before = host.el2.get(register);
+            host.cpu.x[1] = !before;
+            host.expect_undefined(msr(register.encoding(), 1));
+            assert_eq!(host.el2.get(register), before, "{}", register.name());
+        }
+    }
+    // By set and way, of everything, by address, with tags; of the TLB.
+    for word in [sys(0, 7, 14, 2, 2), sys(0, 7, 5, 0, 31), sys(0, 7, 6, 1, 2), sys(0, 7, 6, 5, 2), sys(4, 8, 1, 4, 31)]
+    {
+        host.expect_undefined(word);
+    }
+    assert!(host.cpu.maintained == registers.maintained && host.cpu.cleaned.is_empty());
+    assert_eq!((host.cpu.hcr(), host.cpu.el2_writes), (hcr, registers.el2_writes));
+    for &register in Register::ALL {
+        assert_eq!(host.cpu.get(register), registers.get(register), "{}", register.name());
+    }
+}
+
+#[test]
+fn refusals_are_told_apart() {
+    for (esr, refused) in [
+        (IL, Refused::Undefined),
+        (0x18 << EC_SHIFT | IL, Refused::Undefined),
+        (0x07 << EC_SHIFT | IL, Refused::Undefined),
+        (0x25 << EC_SHIFT | IL | 0x10, Refused::NoMemory),
+        (0x25 << EC_SHIFT | IL | 0x150, Refused::NoMemory),
+    ] {
+        assert_eq!(Refused::of(Esr::new(esr)), refused, "{esr:#x}");
     }
 }
 
