@@ -11,7 +11,7 @@ use guest_abi::stub::{STUB_ERR, SUCCESS};
 use guest_abi::vendor::{CpuState, Error, Policy};
 use hypervisor::features::{Gic, hcr};
 use hypervisor::leave::Cpus;
-use hypervisor::lifecycle::{EntryLevel, State};
+use hypervisor::lifecycle::{EntryLevel, LifeCycle, State};
 use hypervisor::own_calls::control::{Control, Restart};
 use hypervisor::own_calls::log::LogRing;
 use hypervisor::own_calls::status::{self, Machine as Facts};
@@ -160,7 +160,7 @@ impl Facts for Own {
 
     fn state(&self, cpu: u16) -> CpuState {
         let (all, cpu) = (All(self.machine), usize::from(cpu));
-        match all.life(cpu) {
+        match all.life(cpu).map_or(State::Outside, LifeCycle::state) {
             State::Stub => CpuState::Stub,
             State::Gone => CpuState::Gone,
             State::Live if all.is_on(cpu) => CpuState::Live,

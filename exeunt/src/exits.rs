@@ -5,6 +5,7 @@
 
 use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, HCR_EL2, HPFAR_EL2, ReadWriteable, Readable};
 use hypervisor::counters::Exit;
+use hypervisor::paging::stage2::Hidden;
 use hypervisor::syndrome::{Esr, FaultKind};
 use hypervisor::trap::{self, Next};
 use hypervisor::virtual_el2::Outcome;
@@ -59,7 +60,7 @@ pub extern "C" fn sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
     if FAST.control.is_leaving() {
         leaving::interrupted(frame, cpu, machine, esr);
     } else if is_from_a_leave(machine, esr) {
-        // That LEAVE has failed before this CPU came here. Stage 2 is back: the host tries again.
+        // That LEAVE is over. Stage 2 is back: the host tries again.
     } else if cpu.in_window() {
         virtual_el2(frame, cpu, machine, esr);
     } else {
@@ -67,7 +68,7 @@ pub extern "C" fn sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
     }
 }
 
-/// Whether this is the fault of a host whose stage 2 a LEAVE had taken away for a moment.
+/// Whether this is the fault of a host whose stage 2 a LEAVE had taken away for a moment; which is over now.
 fn is_from_a_leave(machine: &Machine, esr: Esr) -> bool {
     // Most exits are none of an abort's, and are known by a comparison.
     if !esr.is_abort_of_lower() {
@@ -75,9 +76,19 @@ fn is_from_a_leave(machine: &Machine, esr: Esr) -> bool {
     }
     let Some(abort) = esr.abort() else { return false };
     let fault = abort.fault();
+    let Some(level) = fault.level.filter(|_| fault.kind == FaultKind::Translation) else { return false };
     // HPFAR_EL2 is written for a translation fault, on a stage 1 walk too.
-    fault.kind == FaultKind::Translation
-        && fault.level.is_some_and(|level| machine.stage2.was_hidden(level, trap::fault_ipa(HPFAR_EL2.get())))
+    match machine.stage2.hidden(level, trap::fault_ipa(HPFAR_EL2.get())) {
+        Hidden::Never => false,
+        Hidden::Before => true,
+        // Not by a LEAVE that has begun since this CPU looked: by one whose leaver was taken for dead too early.
+        Hidden::Now => {
+            if !FAST.control.is_leaving() {
+                machine.stage2.show();
+            }
+            true
+        }
+    }
 }
 
 /// A synchronous exception from the host in virtual EL2.

@@ -8,8 +8,8 @@ use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, HCR_EL2, Readable, Writeable};
 use hypervisor::features::{self, Units, hcr};
-use hypervisor::leave::{self, Cpus, Fate, Leaver, Room, World};
-use hypervisor::lifecycle::{EntryLevel, State};
+use hypervisor::leave::{self, Cpus, Fate, Leaver, Patience, Room, World};
+use hypervisor::lifecycle::{EntryLevel, LifeCycle};
 use hypervisor::own_calls;
 use hypervisor::psci::{Environment, PowerState};
 use hypervisor::syndrome::{Esr, ExceptionClass};
@@ -28,8 +28,8 @@ use crate::{depart, gic, registers};
 /// How long `selftest=slow-leave` holds a LEAVE before each of its steps, in milliseconds.
 const SLOW_STEP_MS: u64 = 20;
 
-/// How often a LEAVE wakes sleeping CPUs, in microseconds.
-const WAKE_INTERVAL_US: u64 = 1000;
+/// How often a LEAVE wakes sleeping CPUs, in milliseconds.
+const WAKE_INTERVAL_MS: u64 = 1;
 
 /// LEAVE.
 #[cold]
@@ -37,8 +37,8 @@ const WAKE_INTERVAL_US: u64 = 1000;
 pub fn leave(trap: &mut Trap) {
     let (cpu, machine) = (trap.cpu, trap.machine);
     let others = All(machine);
-    let room = Stage2 { machine, deadline: Cell::new(0), next_wake: Cell::new(0) };
-    let world = World { control: &FAST.control, stop: &machine.stop, cpus: &others, room: &room };
+    let room = Stage2::of(machine);
+    let world = World { control: &FAST.control, cpus: &others, room: &room };
     let vectors = vectors_of(cpu);
     let mut leaver = Leaver::Begin;
     loop {
@@ -55,10 +55,7 @@ pub fn leave(trap: &mut Trap) {
                 own_calls::Answer::error(error).apply(trap.frame.arguments());
                 return;
             }
-            Leaver::Overtaken => {
-                rewind();
-                return wait_for_verdict(trap.frame, cpu, machine);
-            }
+            Leaver::Overtaken => return wait_for_leave(trap),
             Leaver::Look { .. } => {}
             _ if machine.slow_leave => pause(SLOW_STEP_MS),
             _ => {}
@@ -86,22 +83,22 @@ pub fn interrupted(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'stati
 }
 
 /// Holds this CPU, whose ELR_EL2 is where the host will go on.
+///
+/// Returns if Exeunt stays; at the latest when this CPU has taken the leaver for dead.
 #[cold]
 #[inline(never)]
 fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
-    assert!(
-        leave::hold(&cpu.life, &machine.stop, !cpu.in_window()),
-        "CPU {} comes from the host and is not live",
-        cpu.index()
-    );
-    wait_for_verdict(frame, cpu, machine);
-}
-
-/// Returns if Exeunt stays.
-fn wait_for_verdict(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
+    let mut patience = Patience::default();
     loop {
-        match leave::held(&cpu.life, &FAST.control, &machine.stop, !cpu.in_window()) {
-            Fate::Wait => core::hint::spin_loop(),
+        match leave::held(&cpu.life, &FAST.control, !cpu.in_window()) {
+            Fate::Again => {}
+            Fate::Wait(seen) if patience.is_over(seen.round, CNTPCT_EL0.get(), ticks(leave::HELD_PATIENCE_MS)) => {
+                if leave::give_up(&FAST.control, &Stage2::of(machine), seen) {
+                    let index = cpu.index();
+                    trap::limited(machine, || warn!("CPU {index}: a LEAVE does not end; its CPU is taken for dead"));
+                }
+            }
+            Fate::Wait(_) => core::hint::spin_loop(),
             Fate::Stay => return,
             Fate::Leave => go(frame, cpu),
         }
@@ -175,9 +172,14 @@ pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     info!("CPU {}: REENTER; under Exeunt again", cpu.index());
 }
 
+/// So many milliseconds of the system counter.
+fn ticks(milliseconds: u64) -> u64 {
+    CNTFRQ_EL0.get() * milliseconds / 1000
+}
+
 /// Waits.
 fn pause(milliseconds: u64) {
-    let end = CNTPCT_EL0.get() + CNTFRQ_EL0.get() * milliseconds / 1000;
+    let end = CNTPCT_EL0.get() + ticks(milliseconds);
     while CNTPCT_EL0.get() < end {
         core::hint::spin_loop();
     }
@@ -191,8 +193,8 @@ impl Cpus for All {
         psci().count()
     }
 
-    fn life(&self, cpu: usize) -> State {
-        self.0.cpus.get(cpu).copied().flatten().map_or(State::Outside, |cpu| cpu.life.state())
+    fn life(&self, cpu: usize) -> Option<&LifeCycle> {
+        self.0.cpus.get(cpu).copied().flatten().map(|cpu| &cpu.life)
     }
 
     fn is_on(&self, cpu: usize) -> bool {
@@ -221,14 +223,25 @@ struct Stage2 {
     next_wake: Cell<u64>,
 }
 
+impl Stage2 {
+    fn of(machine: &'static Machine) -> Self {
+        Self { machine, deadline: Cell::new(0), next_wake: Cell::new(0) }
+    }
+
+    fn begin_patience(&self) {
+        self.deadline.set(CNTPCT_EL0.get() + ticks(leave::PATIENCE_MS));
+    }
+}
+
 impl Room for Stage2 {
     fn hide(&self) {
-        self.deadline.set(CNTPCT_EL0.get() + CNTFRQ_EL0.get() * leave::PATIENCE_MS / 1000);
+        self.begin_patience();
         self.machine.stage2.hide();
     }
 
     fn show(&self) {
         self.machine.stage2.show();
+        self.begin_patience();
     }
 
     fn wait(&self) -> bool {
@@ -237,7 +250,7 @@ impl Room for Stage2 {
             // A CPU in WFI looks for no instruction. SGI 0 is a rescheduling interrupt in Linux, harmless when nothing
             // is to be scheduled.
             gic::wake_others(self.machine.gic, self.machine.gicv2);
-            self.next_wake.set(now + CNTFRQ_EL0.get() * WAKE_INTERVAL_US / 1_000_000);
+            self.next_wake.set(now + ticks(WAKE_INTERVAL_MS));
         }
         core::hint::spin_loop();
         now < self.deadline.get()

@@ -6,7 +6,6 @@ use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use hypervisor::counters::Counters;
 use hypervisor::devicetree::{Gicv2, Region};
 use hypervisor::features::{Gic, IdRegisters};
-use hypervisor::leave::WorldStop;
 use hypervisor::lifecycle::EntryLevel;
 pub use hypervisor::options::Kvm;
 use hypervisor::psci::{Environment, Firmware, Psci};
@@ -34,8 +33,6 @@ pub struct Machine {
     pub cpus: [Option<&'static PerCpu>; cpu::MAX_CPUS],
     /// How the host is entered.
     pub entry: EntryLevel,
-    /// The verdict of a LEAVE.
-    pub stop: WorldStop,
     /// Take a LEAVE slowly, for the tests.
     pub slow_leave: bool,
     /// What becomes of EL2 when the host has a KVM.

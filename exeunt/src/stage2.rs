@@ -5,7 +5,7 @@
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{PAR_EL1, Readable, VTCR_EL2, VTTBR_EL2, Writeable};
-use hypervisor::paging::stage2;
+use hypervisor::paging::stage2::{self, Hidden};
 
 use crate::memory::TablePages;
 
@@ -29,10 +29,9 @@ impl Stage2 {
         invalidate();
     }
 
-    /// Whether a translation fault at this level, for this IPA, can only have come from a moment at which
-    /// [`Self::hide`] was in force.
-    pub fn was_hidden(self, level: i8, ipa: u64) -> bool {
-        self.0.was_hidden(&TablePages, level, ipa)
+    /// Whether a translation fault at this level, for this IPA, came from [`Self::hide`].
+    pub fn hidden(self, level: i8, ipa: u64) -> Hidden {
+        self.0.hidden(&TablePages, level, ipa)
     }
 
     /// Gives it back. What was not there is in no TLB.

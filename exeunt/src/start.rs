@@ -10,7 +10,6 @@ use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, MPIDR_EL1, Readable};
 use boot::CpuBoot;
 use hypervisor::devicetree::{self, Edits, Platform, Region};
 use hypervisor::features::Gic;
-use hypervisor::leave::WorldStop;
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::options::{Kvm, Options};
 use hypervisor::placement::AddressMap;
@@ -252,7 +251,6 @@ fn prepare(platform: &'static Platform, map: &AddressMap, options: &Options) -> 
         stage2: Stage2(stage2),
         cpus,
         entry: entry_level(options, platform),
-        stop: WorldStop::new(),
         slow_leave: options.slow_leave,
         kvm: options.kvm,
         stats: options.stats,

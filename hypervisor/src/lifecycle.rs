@@ -31,7 +31,7 @@
 //! An exception from EL2 itself is no call. In Exeunt's code it is a fault of Exeunt's and ends in its panic; from the
 //! moment VBAR_EL2 is the stub's, it leaves a breadcrumb there (`boot/src/stub.rs`).
 
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::inject::pstate;
 
@@ -62,38 +62,87 @@ impl State {
     }
 }
 
+/// Which LEAVE: a number that each has, until it comes again after [`Self::COUNT`] others. Nobody is so late that this
+/// matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Round(u16);
+
+impl Round {
+    /// Bits of the number.
+    pub const BITS: u32 = 10;
+    /// How many there are.
+    pub const COUNT: u32 = 1 << Self::BITS;
+
+    /// The round with this number, of which only the low bits count.
+    #[must_use]
+    pub const fn new(number: u32) -> Self {
+        Self((number & (Self::COUNT - 1)) as u16)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The one that comes next.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self::new(self.number() + 1)
+    }
+}
+
 /// A transition that the state does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WrongState(pub State);
 
 /// The life cycle of EL2 on one CPU. Only that CPU changes it; others may read it.
+///
+/// One word: the state in bits \[7:0\], and in bits \[31:8\] for which LEAVE the host is held, as [`Round`] plus 1; 0
+/// for none. Both are read at once, so that a LEAVE never takes a CPU that an earlier one has held for its own.
 #[derive(Debug)]
-pub struct LifeCycle(AtomicU8);
+pub struct LifeCycle(AtomicU32);
+
+const STATE: u32 = 0xff;
+const ROUND_SHIFT: u32 = 8;
 
 impl LifeCycle {
     /// A CPU that was never started.
     #[must_use]
     pub const fn new() -> Self {
-        Self(AtomicU8::new(State::Outside as u8))
+        Self(AtomicU32::new(State::Outside as u32))
     }
 
     /// A CPU in the middle of its life.
     #[cfg(test)]
     pub(crate) const fn in_state(state: State) -> Self {
-        Self(AtomicU8::new(state as u8))
+        Self(AtomicU32::new(state as u32))
+    }
+
+    /// A CPU that is held.
+    #[cfg(test)]
+    pub(crate) const fn held_in(round: Round) -> Self {
+        Self(AtomicU32::new(State::Leaving as u32 | (round.number() + 1) << ROUND_SHIFT))
     }
 
     /// The state. Acquire: who sees one sees what its CPU did before it took it.
     #[must_use]
     pub fn state(&self) -> State {
         // Only numbers of states are ever stored.
-        State::ALL.get(usize::from(self.0.load(Ordering::Acquire))).copied().unwrap_or(State::Outside)
+        State::ALL.get((self.0.load(Ordering::Acquire) & STATE) as usize).copied().unwrap_or(State::Outside)
+    }
+
+    /// For which LEAVE the host is held, if it is: nothing for a CPU that is `Leaving` by itself. Acquire, as above.
+    #[must_use]
+    pub fn held_for(&self) -> Option<Round> {
+        let word = self.0.load(Ordering::Acquire);
+        (word & STATE == State::Leaving as u32).then(|| (word >> ROUND_SHIFT).checked_sub(1).map(Round::new)).flatten()
     }
 
     /// EL2 belongs to nobody yet: the CPU has come up, or has come back by REENTER, or the payload that it ran is no
     /// more. Whatever EL2 was before, it is set up anew.
     pub fn begin(&self) {
-        self.0.store(State::Outside as u8, Ordering::Release);
+        self.0.store(State::Outside as u32, Ordering::Release);
     }
 
     /// EL2 is set up and the host may be entered: `Outside` to `Live`.
@@ -105,13 +154,27 @@ impl LifeCycle {
         self.change(State::Outside, State::Live)
     }
 
-    /// The host is held, perhaps to be left: `Live` to `Leaving`.
+    /// Exeunt is about to leave, for this CPU's own reasons: `Live` to `Leaving`.
     ///
     /// # Errors
     ///
     /// It was something else; nothing has changed.
     pub fn begin_leave(&self) -> Result<(), WrongState> {
         self.change(State::Live, State::Leaving)
+    }
+
+    /// The host is held for a LEAVE: `Live` to `Leaving`, or from one LEAVE to another.
+    ///
+    /// # Errors
+    ///
+    /// It was something else; nothing has changed.
+    pub fn be_held(&self, round: Round) -> Result<(), WrongState> {
+        let state = self.state();
+        if !matches!(state, State::Live | State::Leaving) {
+            return Err(WrongState(state));
+        }
+        self.0.store(State::Leaving as u32 | (round.number() + 1) << ROUND_SHIFT, Ordering::Release);
+        Ok(())
     }
 
     /// Exeunt stays after all: `Leaving` to `Live`.
@@ -139,7 +202,7 @@ impl LifeCycle {
         if state != from {
             return Err(WrongState(state));
         }
-        self.0.store(to as u8, Ordering::Release);
+        self.0.store(to as u32, Ordering::Release);
         Ok(())
     }
 }
@@ -209,6 +272,30 @@ mod tests {
             life.begin();
             assert_eq!(life.state(), Outside);
         }
+    }
+
+    #[test]
+    fn a_host_is_held_for_one_leave_at_a_time() {
+        for state in State::ALL {
+            let life = LifeCycle::in_state(state);
+            assert_eq!(life.held_for(), None);
+            for number in [0, 7, Round::COUNT - 1] {
+                let allowed = matches!(state, State::Live | State::Leaving);
+                assert_eq!(life.be_held(Round::new(number)), if allowed { Ok(()) } else { Err(WrongState(state)) });
+                assert_eq!(life.held_for(), allowed.then(|| Round::new(number)));
+                assert_eq!(life.state(), if allowed { State::Leaving } else { state });
+            }
+        }
+        for end in [LifeCycle::stay, |life: &LifeCycle| life.leave(false), |life: &LifeCycle| life.leave(true)] {
+            let life = LifeCycle::held_in(Round::new(3));
+            assert_eq!((end(&life), life.held_for()), (Ok(()), None));
+        }
+    }
+
+    #[test]
+    fn rounds_begin_anew_after_the_last() {
+        assert_eq!(Round::new(6).next(), Round::new(7));
+        assert_eq!(Round::new(Round::COUNT - 1).next(), Round::new(0));
     }
 
     #[test]

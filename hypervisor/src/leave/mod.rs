@@ -7,15 +7,36 @@
 //! # How
 //!
 //! 1. The leaver announces itself: its own state is `Leaving`, then the control word says that a LEAVE is under way
-//!    ([`Control::begin_leave`]), which excludes another LEAVE, LOCK, RESET_VECTORS and REENTER.
+//!    ([`Control::begin_leave`]), which excludes another LEAVE, LOCK, RESET_VECTORS and REENTER. Each LEAVE has its
+//!    number there, the *round*.
 //! 2. It takes stage 2 away from everybody and wakes those that sleep. A CPU that runs the host faults at its next
 //!    instruction fetch, also with all interrupts masked. A CPU that comes to EL2 for anything, the fault included,
-//!    finds the control word and is *held*: its state becomes `Leaving`, and its PC is at the instruction that brought
-//!    it here, which it will execute again.
-//! 3. When every CPU that is on is held, or was left before, the leaver gives stage 2 back and then its verdict: leave.
-//!    Each CPU that is held leaves by itself. If time runs out or a CPU objects, the verdict is: stay.
-//! 4. When none is held any longer, the leaver takes the verdict back, ends the LEAVE in the control word, and goes the
-//!    same way.
+//!    finds the control word and is *held*: its state becomes `Leaving` in this round, and its PC is at the instruction
+//!    that brought it here, which it will execute again.
+//! 3. When every CPU that is on is held in this round, or was left before, the leaver gives stage 2 back and then its
+//!    verdict: leave. Each CPU that is held leaves by itself. If time runs out or a CPU objects, the leaver ends the
+//!    round without a verdict, and all stay.
+//! 4. When none is held any longer, the leaver ends the round and goes the same way.
+//!
+//! # Who dies on the way
+//!
+//! Nobody waits without limit, so that no CPU that breaks at EL2 takes the others' crash dump with it.
+//!
+//! *The leaver*, at any step. A CPU that is held waits [`HELD_PATIENCE_MS`] for each round. Then it takes the leaver
+//! for dead: it gives stage 2 back and ends the round in its place ([`give_up`]), and all stay. One of those that are
+//! held can, since that is a step from the very word that it has seen: a verdict that comes first is followed.
+//!
+//! *The leaver, after its verdict.* All that are held leave. A CPU in virtual EL2, which does not, waits as long as one
+//! that is held, and ends the round.
+//!
+//! *A CPU that is held*, before it follows the verdict. The leaver waits [`PATIENCE_MS`] for it and ends the round.
+//!
+//! *The leaver was not dead but slow.* Each of its later steps finds that the round is another one. It gives stage 2
+//! back, in case it was it that took it away last, and stays. If its verdict was out it goes outside like a CPU that
+//! sets out by itself, or stays if it may not.
+//!
+//! *Stage 2 is away and no LEAVE is under way*, since the leaver took it away after it was taken for dead: whoever
+//! faults gives it back (`exits`). If another LEAVE has just begun, that one may lose it and time out.
 //!
 //! # Meetings
 //!
@@ -23,13 +44,16 @@
 //! afterwards is held before the call is looked at, and makes it again when the LEAVE is over: then the stub answers,
 //! or Exeunt if it stayed. So is the second of two that announce a LEAVE at the same time.
 //!
+//! *A CPU that sets out alone* before the LEAVE is announced is `Leaving` in no round: the leaver waits until it has
+//! gone, and does not count it.
+//!
 //! *CPU_ON.* Whoever makes it before the LEAVE is announced is in EL2 with it, and comes out to a stage 2 that is gone:
 //! held. Its target is being started, which the leaver waits for: it arrives, enters the host, faults, and is held.
 //! Since the leaver looks at one CPU after the other, a CPU_ON that gets to firmware meanwhile has it begin to look
 //! anew. A CPU_ON that comes later is made again by the stub's host, to firmware.
 //!
 //! *A CPU that is on its way through virtual EL2* cannot be left: the host there believes that it is at EL2, and has
-//! not yet set it up. It objects, and the LEAVE fails with Busy.
+//! not yet set it up. It waits at EL2 like one that is held, but objects, and the LEAVE fails with Busy.
 //!
 //! *CPU_OFF.* The caller is `Off` for the proxy before firmware is asked, and never comes back to the host: the leaver
 //! need not wait for it. If firmware refuses, it comes back to a stage 2 that is gone, or to one that is back again; in
@@ -37,7 +61,7 @@
 //! and the count that LEAVE gives does not include it.
 //!
 //! *Crash on another CPU.* Its SOFT_RESTART is a call like the others: it is made again after the LEAVE, at the latest
-//! after [`PATIENCE_MS`].
+//! after [`HELD_PATIENCE_MS`].
 //!
 //! *A CPU that was left before* does not concern the LEAVE. If it calls REENTER meanwhile, it gets Busy and stays
 //! outside.
@@ -45,86 +69,28 @@
 #[cfg(test)]
 mod tests;
 
-use core::sync::atomic::{AtomicU8, Ordering};
-
 use guest_abi::vendor::Error;
 
-use crate::lifecycle::{LifeCycle, State};
-use crate::own_calls::control::Control;
+use crate::lifecycle::{LifeCycle, Round, State};
+use crate::own_calls::control::{Control, UnderWay, Verdict};
 
-/// How long a LEAVE waits for all CPUs to be caught, in milliseconds. CPUs that spin with interrupts masked were seen
-/// to arrive within 100 ms under emulation; on hardware it is the time of a broadcast TLB invalidation.
+/// How long a LEAVE waits for all CPUs to be caught, and then for them to go, in milliseconds. CPUs that spin with
+/// interrupts masked were seen to arrive within 100 ms under emulation; on hardware it is the time of a broadcast TLB
+/// invalidation.
 pub const PATIENCE_MS: u64 = 2000;
 
-/// What the leaver has decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Verdict {
-    None = 0,
-    Leave = 1,
-    Stay = 2,
-    /// A held CPU's: it cannot be left.
-    Objection = 3,
-}
+/// How long a CPU that is held waits for one LEAVE, in milliseconds: the leaver's patience, and as much again and more
+/// for one that is slow.
+pub const HELD_PATIENCE_MS: u64 = 5000;
 
-/// The leaver's word to those that are held, and theirs to it. Shared by all CPUs.
-#[derive(Debug)]
-pub struct WorldStop(AtomicU8);
-
-impl WorldStop {
-    /// No LEAVE.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(AtomicU8::new(Verdict::None as u8))
-    }
-
-    fn verdict(&self) -> Verdict {
-        match self.0.load(Ordering::Acquire) {
-            1 => Verdict::Leave,
-            2 => Verdict::Stay,
-            3 => Verdict::Objection,
-            _ => Verdict::None,
-        }
-    }
-
-    /// Release: what the leaver did before is done for whoever sees the verdict.
-    fn set(&self, verdict: Verdict) {
-        self.0.store(verdict as u8, Ordering::Release);
-    }
-
-    /// Gives the verdict, unless a CPU has objected in the last moment.
-    fn judge(&self, end: End) -> End {
-        let leave = end.is_ok()
-            && self
-                .0
-                .compare_exchange(Verdict::None as u8, Verdict::Leave as u8, Ordering::AcqRel, Ordering::Acquire)
-                .is_ok();
-        if leave {
-            return end;
-        }
-        self.set(Verdict::Stay);
-        end.and(Err(Error::Busy))
-    }
-
-    fn object(&self) {
-        // Only while there is no verdict: one that was given stands.
-        let _ =
-            self.0.compare_exchange(Verdict::None as u8, Verdict::Objection as u8, Ordering::AcqRel, Ordering::Acquire);
-    }
-}
-
-impl Default for WorldStop {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+const _: () = assert!(HELD_PATIENCE_MS > 2 * PATIENCE_MS);
 
 /// The CPUs, as the leaver sees them.
 pub trait Cpus {
     /// How many there are.
     fn count(&self) -> usize;
-    /// One's life cycle.
-    fn life(&self, cpu: usize) -> State;
+    /// One's life cycle; nothing for a CPU that has none, which is off for good.
+    fn life(&self, cpu: usize) -> Option<&LifeCycle>;
     /// Whether one is on, by the PSCI proxy.
     fn is_on(&self, cpu: usize) -> bool;
     /// Whether a CPU_ON for one is in flight.
@@ -137,20 +103,19 @@ pub trait Cpus {
 
 /// What the leaver does to the machine.
 pub trait Room {
-    /// Takes stage 2 away from every CPU that runs the host: complete, on all of them, when this returns.
+    /// Takes stage 2 away from every CPU that runs the host: complete, on all of them, when this returns. Patience
+    /// begins.
     fn hide(&self);
-    /// Gives it back.
+    /// Gives it back; nothing happens if it is there. Patience begins anew.
     fn show(&self);
-    /// Wakes CPUs that sleep in the host, and waits a moment. False: time is up.
+    /// Wakes CPUs that sleep in the host, and waits a moment. False: patience is over.
     fn wait(&self) -> bool;
 }
 
 /// What all of this needs to know.
 pub struct World<'a, C, R> {
-    /// Who may leave.
+    /// Who may leave, and the LEAVE that is under way.
     pub control: &'a Control,
-    /// The verdict.
-    pub stop: &'a WorldStop,
     /// The CPUs.
     pub cpus: &'a C,
     /// Stage 2, and time.
@@ -168,30 +133,33 @@ pub enum Leaver {
     /// The control word says so.
     Announce,
     /// Stage 2 goes.
-    Hide,
+    Hide(Round),
     /// A look at all CPUs begins.
-    Catch,
+    Catch(Round),
     /// One CPU is looked at. `held` are counted so far, the leaver included.
     Look {
+        /// In this LEAVE.
+        round: Round,
         /// Which.
         cpu: usize,
         /// How many are held.
         held: u16,
     },
     /// Stage 2 comes back.
-    Show(End),
+    Show(Round, End),
     /// The verdict.
-    Judge(End),
+    Judge(Round, u16),
     /// All others have gone by it.
-    Release(End),
-    /// The verdict is taken back.
-    Clear(End),
-    /// Its own state becomes `Stub` or `Gone`.
-    Depart(End),
+    Release(Round, u16),
     /// The control word says that it is over.
-    End(End),
-    /// Another LEAVE was announced first, and may have seen this CPU's state: it is held, as if it had come with any
-    /// other call.
+    End(Round, End),
+    /// Its own state becomes `Stub` or `Gone`.
+    Depart(u16),
+    /// Stage 2 comes back, because this LEAVE was ended by another CPU and that may have been too early for it.
+    Deposed,
+    /// Its own state becomes `Live` again.
+    Stay(Error),
+    /// Another LEAVE was announced first: this CPU is held, as if it had come with any other call.
     Overtaken,
     /// It is over. With an error the CPU is `Live` again, otherwise it has to go.
     Over(End),
@@ -208,67 +176,74 @@ impl Leaver {
                 Err(_) => Self::Over(Err(Error::WrongState)),
             },
             Self::Announce => match world.control.begin_leave() {
-                Ok(()) => Self::Hide,
+                Ok(round) => Self::Hide(round),
                 Err(Error::Busy) => Self::Overtaken,
-                Err(error) => stay(life, error),
+                Err(error) => Self::Stay(error),
             },
-            Self::Hide => {
+            Self::Hide(round) => {
                 world.room.hide();
-                Self::Catch
+                Self::Catch(round)
             }
-            Self::Catch => {
+            Self::Catch(round) if world.control.is_under_way(round) => {
                 world.cpus.forget_starts();
-                Self::Look { cpu: 0, held: 1 }
+                Self::Look { round, cpu: 0, held: 1 }
             }
-            Self::Look { cpu, held } if cpu < world.cpus.count() => match look(cpu, this, world) {
-                Some(more) => Self::Look { cpu: cpu + 1, held: held + more },
-                None => wait(world),
+            Self::Catch(_) => Self::Deposed,
+            Self::Look { round, cpu, held } if cpu < world.cpus.count() => match look(cpu, this, round, world) {
+                Some(more) => Self::Look { round, cpu: cpu + 1, held: held + more },
+                None => wait(round, world),
             },
-            Self::Look { held, .. } => match world.stop.verdict() {
-                Verdict::Objection => Self::Show(Err(Error::Busy)),
+            Self::Look { round, held, .. } => match world.control.under_way() {
+                Some(UnderWay { verdict: Verdict::Objection, .. }) => Self::Show(round, Err(Error::Busy)),
                 // A CPU that was off when it was looked at may be on its way, started by one that was looked at later.
-                _ if world.cpus.has_new_starts() => wait(world),
-                _ => Self::Show(Ok(held)),
+                _ if world.cpus.has_new_starts() => wait(round, world),
+                _ => Self::Show(round, Ok(held)),
             },
-            Self::Show(end) => {
+            Self::Show(round, end) => {
                 world.room.show();
-                Self::Judge(end)
+                match end {
+                    Ok(held) => Self::Judge(round, held),
+                    Err(_) => Self::End(round, end),
+                }
             }
-            Self::Judge(end) => Self::Release(world.stop.judge(end)),
-            Self::Release(end) => {
-                if others(this, world.cpus).any(|cpu| world.cpus.life(cpu) == State::Leaving) {
+            Self::Judge(round, held) => match world.control.judge(round) {
+                Ok(()) => Self::Release(round, held),
+                Err(error) => Self::End(round, Err(error)),
+            },
+            Self::Release(round, held) => {
+                let held_still = |life: &LifeCycle| life.held_for() == Some(round);
+                if others(this, world.cpus).filter_map(|cpu| world.cpus.life(cpu)).any(held_still) && world.room.wait()
+                {
                     self
                 } else {
-                    Self::Clear(end)
+                    Self::End(round, Ok(held))
                 }
             }
-            Self::Clear(end) => {
-                world.stop.set(Verdict::None);
-                if end.is_ok() { Self::Depart(end) } else { Self::End(end) }
-            }
-            Self::Depart(end) => {
-                // Before the LEAVE ends, so that the next one does not count this CPU as held.
+            Self::End(round, end) => match (world.control.end_leave(round, end.is_ok()), end) {
+                (true, Ok(held)) => Self::Depart(held),
+                // The others have gone by the verdict.
+                (false, Ok(held)) if world.control.set_out().is_ok() => Self::Depart(held),
+                (false, Ok(_)) => Self::Stay(Error::TimedOut),
+                (true, Err(error)) => Self::Stay(error),
+                (false, Err(_)) => Self::Deposed,
+            },
+            Self::Depart(held) => {
                 let _ = life.leave(to_others);
-                Self::End(end)
+                Self::Over(Ok(held))
             }
-            Self::End(end) => {
-                world.control.end_leave(end.is_ok());
-                match end {
-                    Ok(_) => Self::Over(end),
-                    Err(error) => stay(life, error),
-                }
+            Self::Deposed => {
+                world.room.show();
+                Self::Stay(Error::TimedOut)
+            }
+            Self::Stay(error) => {
+                // It is `Leaving`, and nobody but this CPU changes that.
+                let stays = life.stay();
+                debug_assert!(stays.is_ok());
+                Self::Over(Err(error))
             }
             Self::Over(_) | Self::Overtaken => self,
         }
     }
-}
-
-/// The leaver's own way back.
-fn stay(life: &LifeCycle, error: Error) -> Leaver {
-    // It is `Leaving`, and nobody but this CPU changes that.
-    debug_assert!(life.state() == State::Leaving);
-    let _ = life.stay();
-    Leaver::Over(Err(error))
 }
 
 fn others<C: Cpus>(this: usize, cpus: &C) -> impl Iterator<Item = usize> {
@@ -276,67 +251,94 @@ fn others<C: Cpus>(this: usize, cpus: &C) -> impl Iterator<Item = usize> {
 }
 
 /// Looks at one CPU: 1 if it is held, 0 if the LEAVE does not concern it; nothing if it is to be waited for.
-fn look<C: Cpus, R: Room>(cpu: usize, this: usize, world: &World<C, R>) -> Option<u16> {
+fn look<C: Cpus, R: Room>(cpu: usize, this: usize, round: Round, world: &World<C, R>) -> Option<u16> {
     if cpu == this {
         return Some(0);
     }
     // In this order: a CPU that arrives has a new state before it is no longer starting.
     let starting = world.cpus.is_starting(cpu);
-    match world.cpus.life(cpu) {
-        State::Leaving => Some(1),
+    let Some(life) = world.cpus.life(cpu) else { return Some(0) };
+    if life.held_for() == Some(round) {
+        return Some(1);
+    }
+    match life.state() {
         // On its way to Exeunt, also if that had left it before.
         _ if starting => None,
         State::Live | State::Outside if world.cpus.is_on(cpu) => None,
+        // Not held in this round: it leaves by itself, or learns that an earlier LEAVE is over.
+        State::Leaving => None,
         // Off, or left before.
         State::Live | State::Outside | State::Stub | State::Gone => Some(0),
     }
 }
 
 /// Begins the look anew, or gives up.
-fn wait<C: Cpus, R: Room>(world: &World<C, R>) -> Leaver {
-    match world.stop.verdict() {
-        Verdict::Objection => Leaver::Show(Err(Error::Busy)),
-        _ if world.room.wait() => Leaver::Catch,
-        _ => Leaver::Show(Err(Error::TimedOut)),
+fn wait<C: Cpus, R: Room>(round: Round, world: &World<C, R>) -> Leaver {
+    match world.control.under_way() {
+        Some(UnderWay { verdict: Verdict::Objection, .. }) => Leaver::Show(round, Err(Error::Busy)),
+        _ if world.room.wait() => Leaver::Catch(round),
+        _ => Leaver::Show(round, Err(Error::TimedOut)),
     }
 }
 
 /// What becomes of a CPU that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Not decided.
-    Wait,
+    /// There is more to do for it first.
+    Again,
+    /// Not known yet, in this LEAVE.
+    Wait(UnderWay),
     /// Exeunt leaves it; it is still `Leaving`.
     Leave,
     /// It is `Live` again and goes on.
     Stay,
 }
 
-/// A CPU has come to EL2 and finds that a LEAVE is under way: the first step. `can_be_left` is false in virtual EL2.
+/// One step of a CPU that has come to EL2 while a LEAVE is under way; the first one, too. It is `Live` or `Leaving`;
+/// with any other state, which nothing gives a CPU that has a host, it waits and goes on.
 ///
-/// False: the CPU is not `Live`, and this is nothing that can be.
-pub fn hold(life: &LifeCycle, stop: &WorldStop, can_be_left: bool) -> bool {
-    let held = life.begin_leave().is_ok();
-    if held && !can_be_left {
-        stop.object();
+/// One that is in virtual EL2 cannot be left (`can_be_left` is false). It objects and waits, and is never `Leaving`: a
+/// leaver that does not hear of it in time does not count it either.
+pub fn held(life: &LifeCycle, control: &Control, can_be_left: bool) -> Fate {
+    let Some(under_way) = control.under_way() else {
+        // Refused by one that is `Live`.
+        let _ = life.stay();
+        return Fate::Stay;
+    };
+    let UnderWay { round, verdict } = under_way;
+    match (verdict, can_be_left) {
+        (Verdict::None, false) => control.object(round),
+        (_, true) if life.held_for() != Some(round) => {
+            if life.be_held(round).is_err() {
+                return Fate::Wait(under_way);
+            }
+        }
+        (Verdict::Leave, true) if control.go_along(round) => return Fate::Leave,
+        _ => return Fate::Wait(under_way),
     }
-    held
+    Fate::Again
 }
 
-/// All further steps. A CPU that cannot be left stays, whatever the verdict: it may have come too late to object.
-pub fn held(life: &LifeCycle, control: &Control, stop: &WorldStop, can_be_left: bool) -> Fate {
-    // In this order: a LEAVE that is over by now had its verdict before, and whoever was held then has followed it. So
-    // without a verdict and without a LEAVE this CPU has come too late to be counted.
-    let under_way = control.is_leaving();
-    match stop.verdict() {
-        Verdict::Leave if can_be_left => {
-            control.go_along();
-            Fate::Leave
-        }
-        Verdict::None | Verdict::Objection if under_way => Fate::Wait,
-        _ => {
-            let _ = life.stay();
-            Fate::Stay
+/// A CPU that is held has lost its patience: it ends the LEAVE as it has seen it last, in the leaver's place. Two
+/// steps; `room` gives stage 2 back in the first. False: that LEAVE is no longer there.
+pub fn give_up(control: &Control, room: &impl Room, seen: UnderWay) -> bool {
+    room.show();
+    control.give_up(seen)
+}
+
+/// How long a CPU has been held.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Patience(Option<(Round, u64)>);
+
+impl Patience {
+    /// Whether it is over at `now`, with `ticks` for each round.
+    pub fn is_over(&mut self, round: Round, now: u64, ticks: u64) -> bool {
+        match self.0 {
+            Some((known, since)) if known == round => now.wrapping_sub(since) >= ticks,
+            _ => {
+                self.0 = Some((round, now));
+                false
+            }
         }
     }
 }

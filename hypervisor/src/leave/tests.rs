@@ -1,14 +1,16 @@
-//! All orders of the steps by which CPUs leave, are made to leave, come back, go off and come up.
+//! All orders of the steps by which CPUs leave, are made to leave, come back, go off, come up, and die at EL2.
 //!
 //! Owns a model of the machine in which three CPUs may at any moment begin anything that concerns the life cycle. A
 //! state of it is a value; every step builds the shared structures anew from that value, runs the real code of one
 //! step, and reads them back. The search meets every state that can be reached, checks what must be true in each, and
-//! that from each there is a way to a machine at rest: nobody waits for ever.
+//! that from each there is a way to a machine at rest: nobody waits for ever. Time is no part of it: patience may end
+//! at any step, so that a leaver that is taken for dead may as well be slow.
 //!
 //! Sequentially consistent; the orderings are argued where they stand.
 
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::*;
 use crate::own_calls::control::Restart;
@@ -35,8 +37,11 @@ enum At {
     Trapped(Call),
     /// In EL2: held, from the host or from virtual EL2.
     Held { window: bool },
-    /// In EL2: RESET_VECTORS, or a SOFT_RESTART with policy `leave`, granted; about to leave.
-    GoingAlone,
+    /// The same, with its patience at an end and stage 2 given back.
+    GivingUp { window: bool, seen: UnderWay },
+    /// In EL2: RESET_VECTORS, or a SOFT_RESTART with policy `leave`, or the verdict of a LEAVE, granted; about to
+    /// leave.
+    Going,
     /// In EL2: CPU_OFF, before firmware is asked.
     GoingOff,
     /// In EL2: CPU_ON of this CPU, granted by the proxy; about to ask firmware.
@@ -62,27 +67,96 @@ enum Call {
 struct Cpu {
     at: At,
     life: State,
+    /// The LEAVE that it is held for.
+    held_for: Option<Round>,
     /// The two bits of the PSCI proxy ([`crate::psci::cpus`]).
     on: bool,
     claimed: bool,
-    /// Firmware has refused its CPU_OFF during the LEAVE that is under way: it may have been looked at as off.
+    /// It may not be in the count of the LEAVE that is under way, or the other way round: firmware has refused its
+    /// CPU_OFF meanwhile, and it may have been looked at as off.
     refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Machine {
     cpus: [Cpu; CPUS],
+    /// With round 0: the rounds of all else are relative to it.
     control: u32,
-    verdict: u8,
     hidden: bool,
     /// A CPU_ON got as far as firmware since the leaver began to look.
     starts: bool,
+    /// The CPU that has died: it takes no further step.
+    dead: Option<usize>,
+    /// Whether a CPU may die. The host makes the calls then that concern leaving, and no others.
+    mortal: bool,
 }
 
 impl Cpu {
-    /// Held, or about to be because its own LEAVE came second.
+    fn life(&self) -> LifeCycle {
+        self.held_for.map_or(LifeCycle::in_state(self.life), LifeCycle::held_in)
+    }
+
+    /// Held for the LEAVE that is under way.
     fn is_held(&self) -> bool {
-        matches!(self.at, At::Held { window: false } | At::Leaver(Leaver::Announce | Leaver::Overtaken))
+        matches!(self.at, At::Held { window: false } | At::GivingUp { window: false, .. })
+            && self.held_for == Some(Round::new(0))
+    }
+}
+
+/// The round of a LEAVE that is over. Which it was makes no difference.
+const OVER: Round = Round::new(Round::COUNT - 1);
+
+/// A round, when the one that counts is `current`.
+fn relative(round: Round, current: Round) -> Round {
+    if round == current { Round::new(0) } else { OVER }
+}
+
+impl At {
+    /// The same with other rounds.
+    fn map(self, change: impl Fn(Round) -> Round) -> Self {
+        use Leaver::{Catch, End, Hide, Judge, Look, Release, Show};
+        match self {
+            Self::GivingUp { window, seen } => {
+                Self::GivingUp { window, seen: UnderWay { round: change(seen.round), ..seen } }
+            }
+            Self::Leaver(leaver) => Self::Leaver(match leaver {
+                Hide(round) => Hide(change(round)),
+                Catch(round) => Catch(change(round)),
+                Look { round, cpu, held } => Look { round: change(round), cpu, held },
+                Show(round, end) => Show(change(round), end),
+                Judge(round, held) => Judge(change(round), held),
+                Release(round, held) => Release(change(round), held),
+                End(round, end) => End(change(round), end),
+                other => other,
+            }),
+            other => other,
+        }
+    }
+
+    /// The round that it leads, if it does.
+    fn leads(self) -> Option<Round> {
+        use Leaver::{Catch, End, Hide, Judge, Look, Release, Show};
+        match self {
+            Self::Leaver(
+                Hide(round)
+                | Catch(round)
+                | Look { round, .. }
+                | Show(round, _)
+                | Judge(round, _)
+                | Release(round, _)
+                | End(round, _),
+            ) => Some(round),
+            _ => None,
+        }
+    }
+
+    fn is_in_el2(self) -> bool {
+        !matches!(self, Self::Off | Self::Host | Self::Window | Self::Native)
+    }
+
+    /// Has to do with a LEAVE, or with leaving.
+    fn concerns_leaving(self) -> bool {
+        matches!(self, Self::Leaver(_) | Self::Held { .. } | Self::GivingUp { .. } | Self::Going)
     }
 }
 
@@ -92,10 +166,9 @@ struct Real {
     on: [bool; CPUS],
     claimed: [bool; CPUS],
     control: Control,
-    stop: WorldStop,
     hidden: Cell<bool>,
     starts: Cell<bool>,
-    /// Whether the leaver's patience has ended.
+    /// Whether the leaver's patience has not ended.
     patient: bool,
 }
 
@@ -103,8 +176,8 @@ impl Cpus for Real {
     fn count(&self) -> usize {
         CPUS
     }
-    fn life(&self, cpu: usize) -> State {
-        self.lives[cpu].state()
+    fn life(&self, cpu: usize) -> Option<&LifeCycle> {
+        self.lives.get(cpu)
     }
     fn is_on(&self, cpu: usize) -> bool {
         self.on[cpu]
@@ -122,10 +195,10 @@ impl Cpus for Real {
 
 impl Room for Real {
     fn hide(&self) {
-        assert!(!self.hidden.replace(true), "one LEAVE at a time");
+        self.hidden.set(true);
     }
     fn show(&self) {
-        assert!(self.hidden.replace(false));
+        self.hidden.set(false);
     }
     fn wait(&self) -> bool {
         self.patient
@@ -135,11 +208,10 @@ impl Room for Real {
 impl Machine {
     fn real(&self, patient: bool) -> Real {
         Real {
-            lives: self.cpus.map(|cpu| LifeCycle::in_state(cpu.life)),
+            lives: self.cpus.map(|cpu| cpu.life()),
             on: self.cpus.map(|cpu| cpu.on),
             claimed: self.cpus.map(|cpu| cpu.claimed),
             control: Control::from_word(self.control),
-            stop: WorldStop(AtomicU8::new(self.verdict)),
             hidden: Cell::new(self.hidden),
             starts: Cell::new(self.starts),
             patient,
@@ -148,13 +220,12 @@ impl Machine {
 
     /// Takes back what a step has changed. The lives of other CPUs than `this` cannot have changed.
     fn take(mut self, this: usize, real: &Real) -> Self {
-        for cpu in 0..CPUS {
-            let life = real.lives[cpu].state();
-            assert!(cpu == this || life == self.cpus[cpu].life, "only its own CPU changes a life");
-            self.cpus[cpu].life = life;
+        for (number, (cpu, life)) in self.cpus.iter_mut().zip(&real.lives).enumerate() {
+            let now = (life.state(), life.held_for());
+            assert!(number == this || now == (cpu.life, cpu.held_for), "only its own CPU changes a life");
+            (cpu.life, cpu.held_for) = now;
         }
         self.control = real.control.word();
-        self.verdict = real.stop.0.load(Ordering::Relaxed);
         self.hidden = real.hidden.get();
         self.starts = real.starts.get();
         if !real.control.is_leaving() {
@@ -168,6 +239,30 @@ impl Machine {
     fn at(mut self, cpu: usize, at: At) -> Self {
         self.cpus[cpu].at = at;
         self
+    }
+
+    /// The same machine with the current round 0.
+    fn renumbered(mut self) -> Self {
+        let control = Control::from_word(self.control);
+        let current = control.round();
+        for cpu in &mut self.cpus {
+            cpu.held_for = cpu.held_for.map(|round| relative(round, current));
+            cpu.at = cpu.at.map(|round| relative(round, current));
+        }
+        self.control = control.with_round(Round::new(0));
+        self
+    }
+
+    /// Every state that CPU `this` can bring about with one step, or by dying.
+    fn next(self, this: usize) -> Vec<Self> {
+        if self.dead == Some(this) {
+            return vec![];
+        }
+        let mut next = self.steps(this);
+        if self.mortal && self.dead.is_none() && self.cpus[this].at.concerns_leaving() {
+            next.push(Self { dead: Some(this), ..self });
+        }
+        next.into_iter().map(Self::renumbered).collect()
     }
 
     /// Every state that CPU `this` can bring about with one step.
@@ -189,42 +284,35 @@ impl Machine {
                 let next = next.take(this, &real);
                 vec![next.at(this, At::Host), next.at(this, At::Window)]
             }
-            // Without stage 2 the host does nothing but fault.
-            At::Host if self.hidden => vec![self.at(this, At::Trapped(Call::Fault))],
-            At::Window if self.hidden => vec![self.hold(this, true)],
-            At::Host => {
-                let mut calls = vec![Call::Leave, Call::ResetVectors, Call::SoftRestart, Call::Lock, Call::CpuOff];
-                calls.extend((0..CPUS).filter(|&cpu| cpu != this).map(Call::CpuOn));
-                calls.into_iter().map(|call| self.at(this, At::Trapped(call))).collect()
-            }
-            At::Window => vec![self.at(this, At::Host)],
-            At::Native => {
-                let mut next = vec![self.at(this, At::Returning), self.at(this, At::Off)];
-                // CPU_ON goes to firmware, and the target comes up without Exeunt.
-                next.extend(
-                    (0..CPUS)
-                        .filter(|&cpu| self.cpus[cpu].at == At::Off && !self.cpus[cpu].claimed)
-                        .map(|cpu| self.at(cpu, At::Native)),
-                );
-                next
-            }
+            At::Host | At::Window | At::Native => self.host_steps(this),
             At::Trapped(call) => {
                 if real.control.is_leaving() {
-                    return vec![self.hold(this, false)];
+                    return vec![self.at(this, At::Held { window: false })];
                 }
                 self.answer(this, call)
             }
-            At::Held { window } => match held(life, &real.control, &real.stop, !window) {
-                Fate::Wait => vec![],
+            At::Held { window } => match held(life, &real.control, !window) {
+                Fate::Again => vec![self.take(this, &real)],
+                Fate::Wait(seen) => {
+                    real.show();
+                    vec![self.take(this, &real).at(this, At::GivingUp { window, seen })]
+                }
                 Fate::Stay => {
                     vec![self.take(this, &real).at(this, if window { At::Window } else { At::Host })]
                 }
                 Fate::Leave => {
                     assert!(!window, "virtual EL2 cannot be left");
-                    vec![self.take(this, &real).gone(this)]
+                    vec![self.take(this, &real).at(this, At::Going)]
                 }
             },
-            At::GoingAlone => vec![self.gone(this)],
+            At::GivingUp { window, seen } => {
+                let verdict = real.control.under_way().map(|under_way| under_way.verdict);
+                let ended = real.control.give_up(seen);
+                // A verdict that was given is followed by whoever can.
+                assert!(!(ended && verdict == Some(Verdict::Leave)) || window, "{self:?}");
+                vec![self.take(this, &real).at(this, At::Held { window })]
+            }
+            At::Going => vec![self.gone(this)],
             At::GoingOff => {
                 let mut denied = self.at(this, At::Host);
                 denied.cpus[this].on = true;
@@ -261,9 +349,9 @@ impl Machine {
                 .into_iter()
                 .map(|patient| {
                     let real = self.real(patient);
-                    let world = World { control: &real.control, stop: &real.stop, cpus: &real, room: &real };
+                    let world = World { control: &real.control, cpus: &real, room: &real };
                     let next = leaver.step(this, &real.lives[this], false, &world);
-                    if let Leaver::Show(Ok(count)) = next {
+                    if let (Leaver::Judge(..), Leaver::Release(_, count)) = (leaver, next) {
                         self.all_are_held(this, count);
                     }
                     self.take(this, &real).at(this, At::Leaver(next))
@@ -272,19 +360,47 @@ impl Machine {
         }
     }
 
+    /// The same for a CPU that runs the host.
+    fn host_steps(self, this: usize) -> Vec<Self> {
+        match self.cpus[this].at {
+            // Without stage 2 the host does nothing but fault.
+            At::Host if self.hidden => vec![self.at(this, At::Trapped(Call::Fault))],
+            At::Window if self.hidden => vec![self.fault(this, true)],
+            At::Host => {
+                let mut calls = vec![Call::Leave, Call::SoftRestart];
+                if !self.mortal {
+                    calls.extend([Call::ResetVectors, Call::Lock, Call::CpuOff]);
+                    calls.extend((0..CPUS).filter(|&cpu| cpu != this).map(Call::CpuOn));
+                }
+                calls.into_iter().map(|call| self.at(this, At::Trapped(call))).collect()
+            }
+            At::Window => vec![self.at(this, At::Host)],
+            At::Native => {
+                let mut next = vec![self.at(this, At::Returning), self.at(this, At::Off)];
+                // CPU_ON goes to firmware, and the target comes up without Exeunt.
+                next.extend(
+                    (0..CPUS)
+                        .filter(|&cpu| self.cpus[cpu].at == At::Off && !self.cpus[cpu].claimed)
+                        .map(|cpu| self.at(cpu, At::Native)),
+                );
+                next
+            }
+            _ => vec![],
+        }
+    }
+
     fn answer(self, this: usize, call: Call) -> Vec<Self> {
         let real = self.real(true);
         let back = self.at(this, At::Host);
         match call {
-            // Stage 2 is back, and the LEAVE over.
-            Call::Fault => vec![back],
+            Call::Fault => vec![self.fault(this, false)],
             Call::Leave => vec![self.at(this, At::Leaver(Leaver::Begin))],
             Call::ResetVectors => match real.control.set_out() {
-                Ok(()) => vec![self.take(this, &real).at(this, At::GoingAlone)],
+                Ok(()) => vec![self.take(this, &real).at(this, At::Going)],
                 Err(_) => vec![back],
             },
             Call::SoftRestart => match real.control.restart(Restart::Crash) {
-                Ok(Policy::Leave) => vec![self.take(this, &real).at(this, At::GoingAlone)],
+                Ok(Policy::Leave) => vec![self.take(this, &real).at(this, At::Going)],
                 Ok(Policy::Resident) | Err(_) => vec![back],
             },
             Call::Lock => {
@@ -311,15 +427,15 @@ impl Machine {
         }
     }
 
-    /// A CPU finds that a LEAVE is under way.
-    fn hold(self, this: usize, window: bool) -> Self {
+    /// A fault on a stage 2 that was away, of a host in virtual EL2 or not.
+    fn fault(self, this: usize, window: bool) -> Self {
         let real = self.real(true);
-        if !real.control.is_leaving() {
-            // The fault came from a stage 2 that was back before the CPU looked.
-            return self;
+        if real.control.is_leaving() {
+            return self.at(this, At::Held { window });
         }
-        assert!(hold(&real.lives[this], &real.stop, !window), "a CPU in the host is Live");
-        self.take(this, &real).at(this, At::Held { window })
+        // The LEAVE is over. If stage 2 is not back, its leaver was taken for dead before it took it away.
+        real.show();
+        self.take(this, &real).at(this, if window { At::Window } else { At::Host })
     }
 
     fn gone(self, this: usize) -> Self {
@@ -345,110 +461,159 @@ impl Machine {
 
     fn check(&self) {
         let control = Control::from_word(self.control);
-        let outside = |step| matches!(step, Leaver::Begin | Leaver::Announce | Leaver::Overtaken | Leaver::Over(_));
-        let in_leave = |cpu: &Cpu| matches!(cpu.at, At::Leaver(step) if !outside(step));
-        assert_eq!(control.is_leaving(), self.cpus.iter().any(in_leave), "{self:?}");
-        assert!(!self.hidden || control.is_leaving());
-        for cpu in &self.cpus {
+        let leaders = self.cpus.iter().filter(|cpu| cpu.at.leads() == Some(Round::new(0))).count();
+        assert_eq!(usize::from(control.is_leaving()), leaders, "{self:?}");
+        for cpu in self.living() {
             match cpu.at {
                 At::Host | At::Window => assert_eq!(cpu.life, State::Live, "{self:?}"),
                 // `Live`: came up natively, after it had gone off under Exeunt.
                 At::Native => assert_ne!(cpu.life, State::Leaving, "{self:?}"),
                 _ => {}
             }
-            assert!(!(control.is_locked() && cpu.at == At::GoingAlone), "{self:?}");
+        }
+        for cpu in &self.cpus {
+            assert!(!(control.is_locked() && cpu.at == At::Going), "{self:?}");
         }
         // Who has left is counted, once.
-        let left = self.cpus.iter().filter(|cpu| cpu.life.is_left() || cpu.at == At::GoingAlone).count();
-        if !control.is_leaving() {
-            assert_eq!(usize::from(control.outside()), left, "{self:?}");
-        }
+        let is_outside = |cpu: &&Cpu| cpu.life.is_left() || matches!(cpu.at, At::Going | At::Leaver(Leaver::Depart(_)));
+        let outside = self.cpus.iter().filter(is_outside).count();
+        assert_eq!(usize::from(control.outside()), outside, "{self:?}");
         if control.is_locked() {
-            assert_eq!(left, 0, "{self:?}");
+            assert_eq!(outside, 0, "{self:?}");
         }
     }
 
+    /// Nobody waits, and the host can run wherever it is under Exeunt.
     fn is_at_rest(&self) -> bool {
-        self.cpus.iter().all(|cpu| matches!(cpu.at, At::Off | At::Host | At::Window | At::Native))
+        let runs = |cpu: &Cpu| matches!(cpu.at, At::Host | At::Window);
+        let kept = self.hidden || Control::from_word(self.control).is_leaving();
+        self.living().all(|cpu| !cpu.at.is_in_el2()) && !(kept && self.living().any(runs))
+    }
+
+    fn living(&self) -> impl Iterator<Item = &Cpu> {
+        self.cpus.iter().enumerate().filter(|&(number, _)| self.dead != Some(number)).map(|(_, cpu)| cpu)
+    }
+}
+
+/// A quick hash: the states are many, and nobody chooses them to be slow.
+#[derive(Default)]
+struct Quick(u64);
+
+impl Hasher for Quick {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(byte.into());
+        }
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.write_u64(value.into());
+    }
+
+    fn write_u16(&mut self, value: u16) {
+        self.write_u64(value.into());
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(value.into());
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+
+    fn write_isize(&mut self, value: isize) {
+        self.write_usize(value.cast_unsigned());
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
 /// Explores from `start`; gives the number of states.
 fn explore(start: Machine) -> usize {
-    let mut numbers = HashMap::from([(start, 0)]);
+    let mut numbers = HashMap::with_hasher(BuildHasherDefault::<Quick>::default());
+    numbers.insert(start, 0);
     let mut machines = vec![start];
-    let mut before: Vec<Vec<usize>> = vec![vec![]];
-    let mut todo = VecDeque::from([0]);
-    while let Some(number) = todo.pop_front() {
-        let machine: Machine = machines[number];
+    // From where each was reached first, and all steps, from and to.
+    let mut before = vec![0];
+    let mut steps = vec![];
+    let mut number = 0;
+    while let Some(&machine) = machines.get(number) {
         if let Err(panic) = std::panic::catch_unwind(|| machine.check()) {
-            // The way there, from the end.
-            let mut at = number;
-            while at != 0 {
-                eprintln!("{:?}", machines[at]);
-                at = before[at][0];
-            }
+            print_way(&machines, &before, number);
             std::panic::resume_unwind(panic);
         }
-        for this in 0..CPUS {
-            for next in machine.steps(this) {
-                let target = *numbers.entry(next).or_insert_with(|| {
-                    machines.push(next);
-                    before.push(vec![]);
-                    todo.push_back(machines.len() - 1);
-                    machines.len() - 1
-                });
-                before[target].push(number);
-            }
+        for next in (0..CPUS).flat_map(|this| machine.next(this)) {
+            let target = *numbers.entry(next).or_insert_with(|| {
+                machines.push(next);
+                before.push(number);
+                machines.len() - 1
+            });
+            steps.push((target as u32, number as u32));
         }
+        number += 1;
     }
+    drop(numbers);
     // From every state there is a way to rest.
+    steps.sort_unstable();
     let mut ends: Vec<usize> = (0..machines.len()).filter(|&number| machines[number].is_at_rest()).collect();
     let mut reached = vec![false; machines.len()];
     while let Some(number) = ends.pop() {
         if !core::mem::replace(&mut reached[number], true) {
-            ends.extend(before[number].iter().filter(|&&earlier| !reached[earlier]));
+            let first = steps.partition_point(|&(target, _)| (target as usize) < number);
+            let sources = steps[first..].iter().take_while(|&&(target, _)| target as usize == number);
+            ends.extend(sources.map(|&(_, source)| source as usize).filter(|&source| !reached[source]));
         }
     }
     if let Some(stuck) = reached.iter().position(|reached| !reached) {
+        print_way(&machines, &before, stuck);
         panic!("no way on from {:?}", machines[stuck]);
     }
     machines.len()
 }
 
-const fn running() -> Cpu {
-    Cpu { at: At::Host, life: State::Live, on: true, claimed: false, refused: false }
+/// Prints how a state was reached, from the end.
+fn print_way(machines: &[Machine], before: &[usize], mut number: usize) {
+    while number != 0 {
+        eprintln!("{:?}", machines[number]);
+        number = before[number];
+    }
 }
 
-const fn off() -> Cpu {
-    Cpu { at: At::Off, life: State::Outside, on: false, claimed: false, refused: false }
+const OFF: Cpu = Cpu { at: At::Off, life: State::Outside, held_for: None, on: false, claimed: false, refused: false };
+
+const RUNNING: Cpu = Cpu { at: At::Host, life: State::Live, on: true, ..OFF };
+
+fn machine(cpus: [Cpu; CPUS], mortal: bool) -> Machine {
+    let control = Control::new(Policy::Leave, Policy::Leave).word();
+    Machine { cpus, control, hidden: false, starts: false, dead: None, mortal }
 }
 
 #[test]
 #[cfg_attr(miri, ignore = "hundreds of thousands of states")]
 fn every_order_of_steps_of_three_cpus_is_defined() {
-    for cpus in [[running(), running(), running()], [running(), running(), off()], [running(), off(), off()]] {
-        let machine = Machine {
-            cpus,
-            control: Control::new(Policy::Leave, Policy::Leave).word(),
-            verdict: 0,
-            hidden: false,
-            starts: false,
-        };
-        let states = explore(machine);
+    for cpus in [[RUNNING; CPUS], [RUNNING, RUNNING, OFF], [RUNNING, OFF, OFF]] {
+        let states = explore(machine(cpus, false));
         assert!(states > 10_000, "{states}");
     }
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hundreds of thousands of states")]
+fn whoever_dies_at_el2_keeps_nobody_waiting() {
+    let states = explore(machine([RUNNING; CPUS], true));
+    assert!(states > 10_000, "{states}");
+}
+
+#[test]
 fn a_leave_alone_takes_these_steps() {
-    let mut machine = Machine {
-        cpus: [running(), off(), off()],
-        control: Control::new(Policy::Leave, Policy::Leave).word(),
-        verdict: 0,
-        hidden: false,
-        starts: false,
-    };
+    let mut machine = machine([RUNNING, OFF, OFF], false);
     let mut seen = vec![];
     machine = machine.at(0, At::Leaver(Leaver::Begin));
     while let At::Leaver(leaver) = machine.cpus[0].at {
@@ -456,25 +621,24 @@ fn a_leave_alone_takes_these_steps() {
         machine.check();
         machine = machine.steps(0)[0];
     }
-    let end = Ok(1);
+    let round = Round::new(0);
     assert_eq!(
         seen,
         [
             Leaver::Begin,
             Leaver::Announce,
-            Leaver::Hide,
-            Leaver::Catch,
-            Leaver::Look { cpu: 0, held: 1 },
-            Leaver::Look { cpu: 1, held: 1 },
-            Leaver::Look { cpu: 2, held: 1 },
-            Leaver::Look { cpu: 3, held: 1 },
-            Leaver::Show(end),
-            Leaver::Judge(end),
-            Leaver::Release(end),
-            Leaver::Clear(end),
-            Leaver::Depart(end),
-            Leaver::End(end),
-            Leaver::Over(end)
+            Leaver::Hide(round),
+            Leaver::Catch(round),
+            Leaver::Look { round, cpu: 0, held: 1 },
+            Leaver::Look { round, cpu: 1, held: 1 },
+            Leaver::Look { round, cpu: 2, held: 1 },
+            Leaver::Look { round, cpu: 3, held: 1 },
+            Leaver::Show(round, Ok(1)),
+            Leaver::Judge(round, 1),
+            Leaver::Release(round, 1),
+            Leaver::End(round, Ok(1)),
+            Leaver::Depart(1),
+            Leaver::Over(Ok(1))
         ]
     );
     assert_eq!((machine.cpus[0].at, machine.cpus[0].life), (At::Native, State::Stub));

@@ -14,10 +14,15 @@
 //! | policy `Leave` | set | set | set | Locked |
 //!
 //! A CPU that sets out while a LEAVE is under way need not: it is caught by that LEAVE, and leaves with it.
+//!
+//! A LEAVE has its number and its verdict in the word too. So whoever acts in a LEAVE does so in the one that it means,
+//! or finds that it is over: its leader, the CPUs that are held, and the one of these that takes a leader for dead.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use guest_abi::vendor::{Error, Policy, RESTART_CRASH, RESTART_KEXEC};
+
+use crate::lifecycle::Round;
 
 /// LOCK was called.
 const LOCKED: u32 = 1 << 0;
@@ -29,9 +34,38 @@ const CRASH_RESIDENT: u32 = 1 << 2;
 const LEAVING: u32 = 1 << LEAVING_BIT;
 /// The number of that bit, for code that looks at the word in memory.
 pub const LEAVING_BIT: u32 = 3;
+/// Bits \[5:4\]: what has been decided in it ([`Verdict`]); 0 without one.
+const VERDICT_SHIFT: u32 = 4;
+const VERDICT: u32 = 3 << VERDICT_SHIFT;
+/// Bits \[15:6\]: its [`Round`]; without one, that of the next.
+const ROUND_SHIFT: u32 = 6;
+const ROUND: u32 = (Round::COUNT - 1) << ROUND_SHIFT;
 /// Bits \[31:16\]: CPUs that Exeunt has left or is about to leave by themselves.
 const OUTSIDE_SHIFT: u32 = 16;
 const ONE_OUTSIDE: u32 = 1 << OUTSIDE_SHIFT;
+
+const _: () = assert!(ROUND_SHIFT + Round::BITS == OUTSIDE_SHIFT);
+
+/// What has been decided in a LEAVE. That Exeunt stays is none: the LEAVE is over then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Verdict {
+    /// Nothing.
+    None = 0,
+    /// Exeunt leaves every CPU that is held.
+    Leave = 1,
+    /// A CPU that is held cannot be left: Exeunt will stay.
+    Objection = 2,
+}
+
+/// A LEAVE that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UnderWay {
+    /// Which.
+    pub round: Round,
+    /// What has been decided.
+    pub verdict: Verdict,
+}
 
 /// Why the host restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,36 +199,80 @@ impl Control {
         .map(|_| ())
     }
 
-    /// The calling CPU begins a LEAVE.
+    /// The calling CPU begins a LEAVE, whose round this gives.
     ///
     /// # Errors
     ///
     /// `Locked`. `Busy`: there is one under way.
-    pub fn begin_leave(&self) -> Result<(), Error> {
+    pub fn begin_leave(&self) -> Result<Round, Error> {
         self.update(|word| match word {
             _ if word & LOCKED != 0 => Err(Error::Locked),
             _ if word & LEAVING != 0 => Err(Error::Busy),
             _ => Ok(word | LEAVING),
         })
+        .map(round)
+    }
+
+    /// The calling CPU is held and cannot be left. It changes nothing in a LEAVE that is decided or over.
+    pub fn object(&self, round: Round) {
+        let open = UnderWay { round, verdict: Verdict::None };
+        let _ = self.update(|word| at(word, open).map(|word| word | (Verdict::Objection as u32) << VERDICT_SHIFT));
+    }
+
+    /// Every CPU is held: Exeunt leaves them.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`: one has objected. `TimedOut`: the LEAVE is over, since a CPU that was held has waited too long.
+    pub fn judge(&self, round: Round) -> Result<(), Error> {
+        self.update(|word| match under_way(word) {
+            Some(UnderWay { round: current, .. }) if current != round => Err(Error::TimedOut),
+            Some(UnderWay { verdict: Verdict::None, .. }) => Ok(word | (Verdict::Leave as u32) << VERDICT_SHIFT),
+            Some(_) => Err(Error::Busy),
+            None => Err(Error::TimedOut),
+        })
         .map(|_| ())
     }
 
-    /// The calling CPU, which was held for a LEAVE, goes outside with it.
-    pub fn go_along(&self) {
-        // Never an error: more CPUs than the machine has cannot go.
-        let _ = self.update(|word| more_outside(word, 1));
+    /// The calling CPU, which is held, goes outside, as the verdict says. False: the LEAVE is over.
+    #[must_use]
+    pub fn go_along(&self, round: Round) -> bool {
+        let decided = UnderWay { round, verdict: Verdict::Leave };
+        self.update(|word| more_outside(at(word, decided)?, 1)).is_ok()
     }
 
-    /// The LEAVE that the calling CPU has begun is over, and this CPU goes outside, or stays because it failed.
-    pub fn end_leave(&self, succeeded: bool) {
-        // Never an error, as above; and nobody else clears the bit.
-        let _ = self.update(|word| more_outside(word & !LEAVING, u16::from(succeeded)));
+    /// The LEAVE that the calling CPU has begun is over, and this CPU goes outside, or stays because it failed. False:
+    /// it was over before.
+    #[must_use]
+    pub fn end_leave(&self, round: Round, succeeded: bool) -> bool {
+        let is_it = |word| under_way(word).filter(|current| current.round == round).ok_or(Error::TimedOut);
+        self.update(|word| is_it(word).and_then(|_| more_outside(over(word), u16::from(succeeded)))).is_ok()
+    }
+
+    /// The calling CPU, which is held, ends the LEAVE in the place of a leader that does not, if it still is where this
+    /// CPU has last seen it. False: it is not.
+    #[must_use]
+    pub fn give_up(&self, seen: UnderWay) -> bool {
+        self.update(|word| at(word, seen).map(over)).is_ok()
+    }
+
+    /// The LEAVE that is under way.
+    #[must_use]
+    pub fn under_way(&self) -> Option<UnderWay> {
+        under_way(self.load())
     }
 
     /// Whether a LEAVE is under way.
     #[must_use]
+    #[inline]
     pub fn is_leaving(&self) -> bool {
         self.load() & LEAVING != 0
+    }
+
+    /// Whether the LEAVE `round` is.
+    #[must_use]
+    pub fn is_under_way(&self, round: Round) -> bool {
+        self.under_way().is_some_and(|current| current.round == round)
     }
 
     /// CPUs that Exeunt has left or is about to leave.
@@ -214,6 +292,17 @@ impl Control {
         Self(AtomicU32::new(word))
     }
 
+    #[cfg(test)]
+    pub(crate) fn round(&self) -> Round {
+        round(self.load())
+    }
+
+    /// The word with another round.
+    #[cfg(test)]
+    pub(crate) fn with_round(&self, round: Round) -> u32 {
+        self.load() & !ROUND | round.number() << ROUND_SHIFT
+    }
+
     fn load(&self) -> u32 {
         self.0.load(Ordering::Acquire)
     }
@@ -230,6 +319,29 @@ impl Control {
             }
         }
     }
+}
+
+const fn round(word: u32) -> Round {
+    Round::new((word & ROUND) >> ROUND_SHIFT)
+}
+
+fn under_way(word: u32) -> Option<UnderWay> {
+    let verdict = match (word & VERDICT) >> VERDICT_SHIFT {
+        1 => Verdict::Leave,
+        2 => Verdict::Objection,
+        _ => Verdict::None,
+    };
+    (word & LEAVING != 0).then_some(UnderWay { round: round(word), verdict })
+}
+
+/// The word, if its LEAVE is just there.
+fn at(word: u32, seen: UnderWay) -> Result<u32, Error> {
+    if under_way(word) == Some(seen) { Ok(word) } else { Err(Error::TimedOut) }
+}
+
+/// The word when its LEAVE is over.
+const fn over(word: u32) -> u32 {
+    word & !(LEAVING | VERDICT | ROUND) | round(word).next().number() << ROUND_SHIFT
 }
 
 fn policies(word: u32) -> [Policy; 2] {

@@ -7,10 +7,10 @@ use guest_abi::record::{EXIT_NAMES, StatusCpu, StatusHeader};
 use guest_abi::vendor::{CpuState, Failure, Summary, is_exeunt, results};
 use proptest::prelude::*;
 
-use super::control::Restart;
+use super::control::{Restart, UnderWay, Verdict};
 use super::*;
 use crate::counters::{Counters, Exit};
-use crate::lifecycle::EntryLevel;
+use crate::lifecycle::{EntryLevel, Round};
 
 const RAM: core::ops::Range<u64> = 0x4000_0000..0x8000_0000;
 const OWN: core::ops::Range<u64> = 0x4020_0000..0x4040_0000;
@@ -362,9 +362,10 @@ proptest! {
     }
 
     #[test]
-    fn a_lock_and_a_departure_exclude_each_other(steps in prop::collection::vec(0u8..10, 1..40)) {
+    fn a_lock_and_a_departure_exclude_each_other(steps in prop::collection::vec(0u8..12, 1..40)) {
         let control = Control::new(Policy::Leave, Policy::Resident);
         let (mut locked, mut leaving, mut outside) = (false, false, 0u16);
+        let (mut round, mut objected) = (Round::new(0), false);
         for step in steps {
             match step {
                 0 => {
@@ -406,24 +407,42 @@ proptest! {
                     let expected = match (locked, leaving) {
                         (true, _) => Err(Error::Locked),
                         (_, true) => Err(Error::Busy),
-                        _ => Ok(()),
+                        _ => Ok(round),
                     };
                     prop_assert_eq!(control.begin_leave(), expected);
                     leaving |= expected.is_ok();
                 }
                 6 if leaving => {
-                    control.go_along();
-                    prop_assert_eq!(control.outside(), outside + 1);
-                    control.end_leave(true);
-                    (leaving, outside) = (false, outside + 2);
+                    let expected = if objected { Err(Error::Busy) } else { Ok(()) };
+                    prop_assert_eq!(control.judge(round), expected);
+                    prop_assert_eq!(control.go_along(round), expected.is_ok());
+                    outside += u16::from(expected.is_ok());
+                    prop_assert_eq!(control.outside(), outside);
+                    prop_assert!(control.end_leave(round, expected.is_ok()));
+                    outside += u16::from(expected.is_ok());
+                    (leaving, round, objected) = (false, round.next(), false);
+                }
+                10 if leaving => {
+                    control.object(round);
+                    objected = true;
+                }
+                11 if leaving => {
+                    // Another CPU ends it, if it is as that one has seen it.
+                    let seen = control.under_way().expect("one is under way");
+                    for verdict in [Verdict::None, Verdict::Leave, Verdict::Objection] {
+                        let as_it_is = verdict == seen.verdict;
+                        prop_assert_eq!(control.give_up(UnderWay { verdict, ..seen }), as_it_is && leaving);
+                        leaving &= !as_it_is;
+                    }
+                    (round, objected) = (round.next(), false);
                 }
                 9 => {
                     control.come_up();
                     outside = outside.saturating_sub(1);
                 }
                 7 if leaving => {
-                    control.end_leave(false);
-                    leaving = false;
+                    prop_assert!(control.end_leave(round, false));
+                    (leaving, round, objected) = (false, round.next(), false);
                 }
                 _ => {
                     let expected = if locked { Err(Error::Locked) } else { Ok([Policy::Leave, Policy::Resident]) };
@@ -433,6 +452,18 @@ proptest! {
             prop_assert_eq!(control.is_locked(), locked);
             prop_assert_eq!(control.is_leaving(), leaving);
             prop_assert_eq!(control.outside(), outside);
+            let verdict = if objected { Verdict::Objection } else { Verdict::None };
+            prop_assert_eq!(control.under_way(), leaving.then_some(UnderWay { round, verdict }));
+            // Who means a LEAVE that is over, or comes, changes nothing.
+            let word = control.word();
+            for other in [Round::new(round.number().wrapping_sub(1)), round.next()] {
+                control.object(other);
+                prop_assert_eq!(control.judge(other), Err(Error::TimedOut));
+                prop_assert!(!control.go_along(other) && !control.end_leave(other, true));
+                let seen = UnderWay { round: other, verdict };
+                prop_assert!(!control.give_up(seen) && !control.is_under_way(other));
+            }
+            prop_assert_eq!(control.word(), word);
             prop_assert!(!(locked && (leaving || outside > 0)));
         }
     }

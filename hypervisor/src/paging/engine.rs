@@ -351,10 +351,11 @@ impl Tables {
         Some((table.address, table.index(input)))
     }
 
-    /// Whether the root's descriptor for `input` is valid.
-    pub(super) fn has_root_entry<M: TableMemory>(&self, memory: &M, input: u64) -> bool {
+    /// Whether the root's descriptor for `input` is valid; nothing if there is none.
+    pub(super) fn root_entry<M: TableMemory>(&self, memory: &M, input: u64) -> Option<bool> {
         let root = self.root_table();
-        input < 1 << self.input_bits && memory.read(root.address, root.index(input)) & VALID != 0
+        let descriptor = if input < 1 << self.input_bits { memory.read(root.address, root.index(input)) } else { 0 };
+        (descriptor != 0).then_some(descriptor & VALID != 0)
     }
 
     fn root_table(&self) -> Table {

@@ -125,12 +125,25 @@ impl Layout {
 ///
 /// Each call takes the memory that the tables live in; what `map` and `unmap` guarantee, and what a caller owes while
 /// CPUs walk the tables, is in the text of the module above. The other calls change single descriptors of tables that
-/// are complete, by one store each, and need no lock: one CPU at a time hides and shows, and any may allow execution
-/// meanwhile. What is allowed in the moment in which the root is hidden can be lost; the host's next fetch asks again.
+/// are complete, by one store each, and need no lock. One CPU at a time hides and shows, unless another has taken it
+/// for dead; what then is left hidden by both at once is shown by whoever faults there ([`Hidden::Now`]). Any may allow
+/// execution meanwhile. What is allowed in the moment in which the root is hidden can be lost; the host's next fetch
+/// asks again.
 #[derive(Clone, Copy, Debug)]
 pub struct Stage2 {
     tables: Tables,
     layout: Layout,
+}
+
+/// What a translation fault has to do with [`Stage2::hide`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hidden {
+    /// Nothing: there is no memory.
+    Never,
+    /// It came from a moment at which that was in force. What the root lacked then, it has now.
+    Before,
+    /// It still is.
+    Now,
 }
 
 impl Stage2 {
@@ -183,11 +196,15 @@ impl Stage2 {
         self.tables.set_root_valid(memory, true);
     }
 
-    /// Whether a translation fault at `level` for `ipa` can only have come from a moment at which [`Stage2::hide`] was
-    /// in force: what the root lacked then, it has now.
+    /// Whether a translation fault at `level` for `ipa` came from [`Stage2::hide`].
     #[must_use]
-    pub fn was_hidden<M: TableMemory>(&self, memory: &M, level: i8, ipa: u64) -> bool {
-        i16::from(level) == i16::from(self.layout.start_level()) && self.tables.has_root_entry(memory, ipa)
+    pub fn hidden<M: TableMemory>(&self, memory: &M, level: i8, ipa: u64) -> Hidden {
+        let at_root = i16::from(level) == i16::from(self.layout.start_level());
+        match self.tables.root_entry(memory, ipa).filter(|_| at_root) {
+            None => Hidden::Never,
+            Some(true) => Hidden::Before,
+            Some(false) => Hidden::Now,
+        }
     }
 
     /// Lets the host execute at `ipa`, and in all of the block or page that translates it. Says whether anything

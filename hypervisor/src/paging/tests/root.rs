@@ -7,6 +7,7 @@ use super::memory::Memory;
 use super::model::{Bench, GIB, KIB, MIB, STAGE_2_ATTRIBUTES, SecondStage, Step, Subject};
 use super::walker::{Fault, S2};
 use crate::paging::TableMemory;
+use crate::paging::stage2::Hidden;
 
 /// QEMU's virt with 512 MiB of RAM: blocks at the root, which is at level 1 or at level 0, and at level 2.
 fn virt(ipa_bits: u32) -> Bench<SecondStage> {
@@ -48,7 +49,7 @@ fn what_is_hidden_ends_at_the_root_and_comes_back_as_it_was() {
             for ipa in MAPPED.into_iter().chain([HOLE]).filter(|&ipa| ipa < 1 << ipa_bits) {
                 assert!(ends_at_the_root(&bench, &bench.memory, ipa), "round {round}, {ipa:#x}");
                 assert_eq!(stage2.query(&bench.memory, ipa), None);
-                assert!(!stage2.was_hidden(&bench.memory, root_level as i8, ipa), "it still is");
+                assert_eq!(stage2.hidden(&bench.memory, root_level as i8, ipa), Hidden::Now);
                 assert!(!stage2.allow_execution(&mut bench.memory, ipa));
             }
             stage2.show(&mut bench.memory);
@@ -66,21 +67,21 @@ fn what_is_hidden_ends_at_the_root_and_comes_back_as_it_was() {
 fn a_fault_is_a_leaves_only_at_the_level_of_the_root_and_where_there_is_memory() {
     for (ipa_bits, root_level) in [(40, 1_i8), (48, 0)] {
         let bench = virt(ipa_bits);
-        let was_hidden = |level, ipa| bench.subject.tables.was_hidden(&bench.memory, level, ipa);
+        let hidden = |level, ipa| bench.subject.tables.hidden(&bench.memory, level, ipa);
         for ipa in MAPPED {
-            assert!(was_hidden(root_level, ipa));
+            assert_eq!(hidden(root_level, ipa), Hidden::Before);
             for level in (-1..=3).filter(|&level| level != root_level) {
-                assert!(!was_hidden(level, ipa), "level {level}");
+                assert_eq!(hidden(level, ipa), Hidden::Never, "level {level}");
             }
         }
         // The hole is a hole further down; beyond the IPA size the level is that of the root, too.
-        assert!(!was_hidden(2, HOLE));
+        assert_eq!(hidden(2, HOLE), Hidden::Never);
         for ipa in [1 << ipa_bits, (1 << ipa_bits) + GIB, 1 << 48, u64::MAX] {
-            assert!(!was_hidden(root_level, ipa), "{ipa:#x}");
+            assert_eq!(hidden(root_level, ipa), Hidden::Never, "{ipa:#x}");
         }
     }
     let bench = virt(48);
-    assert!(!bench.subject.tables.was_hidden(&bench.memory, 0, 1 << 47), "nothing is mapped there");
+    assert_eq!(bench.subject.tables.hidden(&bench.memory, 0, 1 << 47), Hidden::Never, "nothing is mapped there");
 }
 
 #[test]
