@@ -15,7 +15,7 @@ mod entry;
 #[cfg(target_os = "none")]
 mod header;
 #[cfg(target_os = "none")]
-mod memset;
+mod mem;
 #[cfg(target_os = "none")]
 pub mod stub;
 

@@ -122,8 +122,11 @@ impl<'a> LogRing<'a> {
     fn fill(&self, start: u64, text: &[u8]) {
         // Of a text longer than the ring only the end would be left.
         let skip = text.len().saturating_sub(self.bytes.len());
-        for (position, &byte) in (start..).zip(text).skip(skip) {
-            self.slot(position).store(byte, Ordering::Relaxed);
+        let at = start.wrapping_add(skip as u64) as usize & (self.bytes.len() - 1);
+        // To the end of the ring, and on from its beginning.
+        let (before, from) = self.bytes.split_at(at);
+        for (slot, &byte) in from.iter().chain(before).zip(&text[skip..]) {
+            slot.store(byte, Ordering::Relaxed);
         }
     }
 
