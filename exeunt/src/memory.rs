@@ -273,17 +273,28 @@ pub fn map_stack(index: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives `cpu` its windows, which stand above the stack that [`map_stack`] has given it.
+/// Where the table of the windows that were opened last is.
+static WINDOW_TABLE: AtomicU64 = AtomicU64::new(0);
+
+/// Gives `cpu` its windows, which stand above the stack that [`map_stack`] has given it. For one CPU after the other, in the
+/// order of their numbers: the first in a table finds it for all that are in it.
 pub fn open_windows(cpu: &PerCpu) -> Result<(), Error> {
-    // The stack has brought the table that they share with it.
     let first = window(cpu.index(), Use::Code);
-    let (table, index) = extend(|stage1, pages| stage1.page_slot(pages, first).ok_or(paging::Error::OutOfTables))?;
-    cpu.windows.place(table + index as u64 * size_of::<u64>() as u64);
+    if (cpu.index() as u64).is_multiple_of(TABLE_SPAN / STACK_STRIDE) {
+        // The stack has brought the table that they share with it.
+        let (table, _) = extend(|stage1, pages| stage1.page_slot(pages, first).ok_or(paging::Error::OutOfTables))?;
+        WINDOW_TABLE.store(table, Ordering::Relaxed);
+    }
+    let offset = first % TABLE_SPAN / PAGE * size_of::<u64>() as u64;
+    cpu.windows.place(WINDOW_TABLE.load(Ordering::Relaxed) + offset);
     Ok(())
 }
 
+/// What a table of pages translates.
+const TABLE_SPAN: u64 = 512 * PAGE;
+
 // A table has a whole number of strides, so that the descriptors of a CPU's windows stand beside each other.
-const _: () = assert!((512 * PAGE).is_multiple_of(STACK_STRIDE));
+const _: () = assert!(TABLE_SPAN.is_multiple_of(STACK_STRIDE) && STACK_WINDOW.is_multiple_of(TABLE_SPAN));
 
 /// What a window is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -140,6 +140,9 @@ fn starts() -> Result<(), Missed> {
             by_cpus.entry(cpus).or_insert_with(Vec::new).push(start);
         }
     }
+    if let (Some(one), Some(many)) = (by_cpus.get(&1), by_cpus.get(&32)) {
+        row("  each further CPU", (many[0] - one[0]).div_ceil(31), Some(START_GOAL_PER_CPU), "");
+    }
     for (cpus, starts) in by_cpus {
         let [less, more] = starts[..] else { continue };
         row(
