@@ -21,6 +21,20 @@ const MAX_PATH: usize = 6;
 /// What absent `#address-cells` and `#size-cells` stand for (DTSpec 2.3.5).
 const DEFAULT_CELLS: Cells = Cells { address: 2, size: 1 };
 
+/// What a GICv1 or GICv2 is compatible with: the names under which Linux's drivers/irqchip/irq-gic.c finds one. All of
+/// them have GICD and GICC as the first two entries of `reg`, and GICC_PMR where a GICv2 has it.
+const GICV2_NAMES: [&[u8]; 9] = [
+    b"arm,gic-400",
+    b"arm,cortex-a15-gic",
+    b"arm,cortex-a9-gic",
+    b"arm,cortex-a7-gic",
+    b"arm,pl390",
+    b"arm,arm11mp-gic",
+    b"arm,arm1176jzf-devchip-gic",
+    b"qcom,msm-8660-qgic",
+    b"qcom,msm-qgic2",
+];
+
 /// PL011s among which the console is looked for.
 const MAX_UARTS: usize = 8;
 
@@ -690,8 +704,8 @@ impl<'a> Scanner<'a> {
     /// A node that says what it is compatible with.
     fn device(&mut self, node: &Node, depth: usize) -> Result<(), TreeError> {
         for string in self.bytes(node.compatible).split(|&byte| byte == 0) {
-            // Most nodes have nothing of Arm's.
-            if !string.starts_with(b"arm,") {
+            // Most nodes have nothing of Arm's, nor a GICv2 of Qualcomm's.
+            if !string.starts_with(b"arm,") && !string.starts_with(b"qcom,msm-") {
                 continue;
             }
             match string {
@@ -704,10 +718,7 @@ impl<'a> Scanner<'a> {
                     }
                 }
                 b"arm,gic-v3" => self.platform.gic = Some(Gic::V3),
-                // The names under which Linux's drivers/irqchip/irq-gic.c finds GICv2.
-                b"arm,gic-400" | b"arm,cortex-a15-gic" | b"arm,cortex-a9-gic" | b"arm,cortex-a7-gic" | b"arm,pl390" => {
-                    self.platform.gic = self.gicv2(node, depth).map(Gic::V2);
-                }
+                name if GICV2_NAMES.contains(&name) => self.platform.gic = self.gicv2(node, depth).map(Gic::V2),
                 b"arm,gic-v3-its" => {
                     let phandle = self.cell(node.phandle);
                     let its = &mut self.platform.layout.its;

@@ -147,6 +147,36 @@ fn a_gicv2_is_one_whose_registers_can_be_found() {
     }
 }
 
+/// The names under which Linux 6.12 finds a GICv2 or GICv3 (drivers/irqchip/irq-gic.c, irq-gic-v3.c), alone, before and
+/// after names that mean nothing; and some of controllers that Exeunt cannot have hold an interrupt.
+#[test]
+fn a_gic_is_known_by_every_name_that_linux_knows() {
+    let gic = |names: &str| {
+        let node = format!("    compatible = {names}\n    reg = <0 1000 0 1000 1 2000 0 2000>");
+        varied("    compatible = \"arm,gic-v3\"", &node).gic
+    };
+    let found = Some(Gic::V2(Gicv2 { distributor: 0x1000, cpu_interface: 0x1_0000_2000 }));
+    for name in [
+        "arm,gic-400",
+        "arm,arm11mp-gic",
+        "arm,arm1176jzf-devchip-gic",
+        "arm,cortex-a15-gic",
+        "arm,cortex-a9-gic",
+        "arm,cortex-a7-gic",
+        "qcom,msm-8660-qgic",
+        "qcom,msm-qgic2",
+        "arm,pl390",
+    ] {
+        assert_eq!(gic(&format!("\"{name}\"")), found, "{name}");
+        assert_eq!(gic(&format!("\"vendor,gic\", \"{name}\"")), found, "{name}");
+        assert_eq!(gic(&format!("\"{name}\", \"arm,gic\"")), found, "{name}");
+    }
+    assert_eq!(gic("\"qcom,msm8996-gic-v3\", \"arm,gic-v3\""), Some(Gic::V3));
+    for name in ["arm,gic-v5", "arm,gic-4000", "arm,gic", "apple,aic", "brcm,bcm2836-l1-intc", "qcom,msm-qgic"] {
+        assert_eq!(gic(&format!("\"{name}\"")), None, "{name}");
+    }
+}
+
 #[test]
 fn the_console_is_what_stdout_path_names() {
     let console = |path: &str| varied("serial0:115200n8", path).console;
