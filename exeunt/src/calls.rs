@@ -176,9 +176,8 @@ impl Facts for Own {
             ..StatusCpu::default()
         };
         let Some(cpu) = self.cpu(number) else { return record };
-        let entered = cpu.entered.load(Ordering::Relaxed);
         let flag = |set: bool, bit| if set { bit } else { 0 };
-        record.entry_level = if entered { self.machine.entry as u8 } else { 0 };
+        record.entry_level = cpu.entered.load(Ordering::Relaxed);
         record.flags =
             flag(cpu.lent.load(Ordering::Relaxed), CPU_LENT_TO_KVM) | flag(cpu.in_window(), CPU_IN_VIRTUAL_EL2);
         record.exits = status::exits(&cpu.counters);

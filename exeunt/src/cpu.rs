@@ -74,8 +74,8 @@ pub struct PerCpu {
     pub life: LifeCycle,
     /// The host's virtual EL2. Only this CPU uses it.
     virtual_el2: UnsafeCell<VirtualEl2>,
-    /// The host has been entered on it.
-    pub entered: AtomicBool,
+    /// The level at which the host was entered on it last (`EntryLevel`), 0 if it never was.
+    pub entered: AtomicU8,
     /// EL2 was lent to the host's KVM.
     pub lent: AtomicBool,
     /// The host is in virtual EL2: as [`VirtualEl2`] has it, for other CPUs to read and for a quick look.
@@ -112,7 +112,7 @@ impl PerCpu {
             counters: Counters::new(),
             life: LifeCycle::new(),
             virtual_el2: UnsafeCell::new(VirtualEl2::new()),
-            entered: AtomicBool::new(false),
+            entered: AtomicU8::new(0),
             lent: AtomicBool::new(false),
             in_window: AtomicBool::new(false),
             host_vectors: AtomicU64::new(0),

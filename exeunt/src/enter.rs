@@ -8,18 +8,18 @@ use core::sync::atomic::Ordering;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTPCT_EL0, ELR_EL2, Readable, SCTLR_EL2, SPSR_EL2, Writeable};
 use guest_abi::vendor::Policy;
-use hypervisor::features::{self, Feature, Gic, Step, Units};
+use hypervisor::features::{self, Feature, Step, Units};
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::psci::HostEntry;
 use hypervisor::virtual_el2::VirtualEl2;
-use log::{debug, error};
+use log::{debug, error, warn};
 
 use crate::cpu::{self, PerCpu};
 use crate::frame::HostFrame;
 use crate::machine::{self, Machine, machine, psci};
 use crate::resident::{self, FAST};
 use crate::trap::Trap;
-use crate::{firmware, memory, registers};
+use crate::{firmware, gic, memory, registers};
 
 /// Enters the host for the first time, on the boot CPU.
 pub fn start(machine: Machine, policy: Policy, entry: HostEntry) -> ! {
@@ -49,8 +49,8 @@ fn enter(entry: HostEntry) -> ! {
     let cpu = cpu::current();
     let machine = machine();
     set_up(cpu, machine, Keep::Nothing);
-    cpu.entered.store(true, Ordering::Relaxed);
-    if machine.entry == EntryLevel::VirtualEl2 {
+    let level = level(cpu, machine);
+    if level == EntryLevel::VirtualEl2 {
         let settings = machine.settings(cpu.ids());
         let mut frame = HostFrame::EMPTY;
         let trap = &mut Trap { frame: &mut frame, cpu, machine };
@@ -59,7 +59,18 @@ fn enter(entry: HostEntry) -> ! {
     let ticks = CNTPCT_EL0.get().wrapping_sub(cpu.started.load(Ordering::Relaxed));
     debug!("enters the host at {:#x}, {ticks} ticks after its first instruction here", entry.pc);
     // SAFETY: everything above; this stack is not used again before the next exception.
-    unsafe { eret(entry.pc, entry.x0, machine.entry.spsr(), memory::stack_top(cpu.index())) }
+    unsafe { eret(entry.pc, entry.x0, level.spsr(), memory::stack_top(cpu.index())) }
+}
+
+/// At which level the host is entered on this CPU, which has just been set up for it.
+fn level(cpu: &PerCpu, machine: &Machine) -> EntryLevel {
+    let here = gic::on_this_cpu(machine.gic, cpu.ids());
+    let level = machine.entry.on(machine.gic, here).unwrap_or_else(|reason| {
+        warn!("CPU {}: {reason}; the host is entered at EL1 there", cpu.index());
+        EntryLevel::El1
+    });
+    cpu.entered.store(level as u8, Ordering::Relaxed);
+    level
 }
 
 /// Whose registers are to be kept when EL2 is set up.
@@ -87,7 +98,7 @@ pub fn set_up(cpu: &PerCpu, machine: &Machine, keep: Keep) {
         // What it uses it goes on using, whether it has asked Exeunt for it or was alone with EL2 then.
         Keep::Host => Units::ALL,
     };
-    features::set_up(ids, machine.gic, opened, |step| match step {
+    features::set_up(ids, gic::on_this_cpu(machine.gic, ids), opened, |step| match step {
         Step::Write(register, _) if keep == Keep::Host && !register.is_el2() => {}
         // SAFETY: only registers that the CPU's ID registers show; none of them changes what Exeunt itself runs under.
         Step::Write(register, value) => unsafe { registers::write(register, value) },
@@ -107,9 +118,7 @@ pub fn restart(frame: &mut HostFrame, entry: u64) {
     let machine = machine();
     cpu.life.begin();
     set_up(cpu, machine, Keep::Nothing);
-    // A CPU that restarts may have interrupts, which can be held in virtual EL2 only by a GIC that is known.
-    let holds_interrupts = machine.gic == Gic::V3 || machine.gicv2.is_some();
-    if machine.entry == EntryLevel::VirtualEl2 && holds_interrupts {
+    if level(cpu, machine) == EntryLevel::VirtualEl2 {
         let settings = machine.settings(cpu.ids());
         let trap = &mut Trap { frame, cpu, machine };
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(trap, &settings, entry));

@@ -9,10 +9,10 @@ use core::fmt;
 
 use aarch64_cpu::asm::barrier;
 use hypervisor::devicetree::Gicv2;
-use hypervisor::features::Gic;
+use hypervisor::features::{Gic, ICC_SRE_ALL, IdRegisters, Register};
 use hypervisor::syndrome::Esr;
 
-use crate::{guarded, memory};
+use crate::{guarded, memory, registers};
 
 /// GICC_PMR (GIC architecture IHI 0048B, 4.4.2).
 const GICC_PMR: u64 = 0x4;
@@ -53,6 +53,19 @@ pub unsafe fn probe(frames: Gicv2) -> Result<(), Silent> {
     // An abort that comes late has come now.
     barrier::dsb(barrier::SY);
     Ok(())
+}
+
+/// What `gic` is to this CPU. With a GICv3 the CPU interface answers in system registers from here on, if it can.
+pub fn on_this_cpu(gic: Gic, ids: &IdRegisters) -> Gic {
+    gic.on(ids, || {
+        let sre: u64;
+        // SAFETY: a GICv3 and a CPU that has the register; the CPU interface's registers are the host's.
+        unsafe {
+            registers::write(Register::IccSreEl2, ICC_SRE_ALL);
+            asm!("isb", "mrs {}, S3_4_C12_C9_5", out(reg) sre, options(nostack, preserves_flags));
+        }
+        sre & 1 != 0
+    })
 }
 
 /// GICD_SGIR (IHI 0048B, 4.3.15).

@@ -11,7 +11,7 @@ use boot::CpuBoot;
 use hypervisor::devicetree::{self, Edits, Platform, Region};
 use hypervisor::features::Gic;
 use hypervisor::lifecycle::EntryLevel;
-use hypervisor::options::{Kvm, Options};
+use hypervisor::options::{GicTaken, Kvm, Options};
 use hypervisor::placement::AddressMap;
 use hypervisor::psci::HostEntry;
 use hypervisor::start::{self, Refusal};
@@ -188,14 +188,15 @@ fn find_kernel(platform: &Platform, map: &AddressMap) -> Result<Region, Refusal>
     start::kernel(platform, map, unsafe { memory::bytes(header) }, ID_AA64MMFR0_EL1.get())
 }
 
-/// At which level the host is entered: what the options say, if the machine can.
-fn entry_level(options: &Options, platform: &Platform) -> EntryLevel {
-    let level = start::entry_level(options.entry, options.restart, platform);
-    let level = level.unwrap_or_else(|error| cannot_start(error));
-    if let Some(warning) = level.warning {
-        warn!("{warning}");
-    }
-    level.entry
+/// What the device tree's GIC is to the boot CPU, and at which level the host is entered then.
+fn gic_and_level(options: &Options, tree: Option<devicetree::Gic>) -> (Gic, EntryLevel) {
+    let tree = Gic::from(tree);
+    let here = gic::on_this_cpu(tree, cpu::boot_cpu().ids());
+    let level = options.entry.on(tree, here).unwrap_or_else(|reason| {
+        warn!("{reason}: the host is entered at EL1");
+        EntryLevel::El1
+    });
+    (here, level)
 }
 
 /// Makes what CPU `index` needs.
@@ -233,24 +234,21 @@ fn prepare(platform: &'static Platform, map: &AddressMap, options: &Options) -> 
         stage2.vtcr_el2(),
         stage2.vttbr_el2()
     );
-    let gicv2 = start::gicv2(platform, map).unwrap_or_else(|error| cannot_start(error));
+    let tree_gic = platform.gic.filter(|_| options.gic != GicTaken::Unknown);
+    let gicv2 = start::gicv2(tree_gic, map).unwrap_or_else(|error| cannot_start(error));
     if let Some(frames) = gicv2 {
         gic::map(frames).unwrap_or_else(|error| cannot_start(error));
         // SAFETY: just mapped.
         unsafe { gic::probe(frames) }.unwrap_or_else(|error| cannot_start(error));
     }
-    let gic = match platform.gic {
-        Some(devicetree::Gic::V3) => Gic::V3,
-        // One that is not known is left alone.
-        Some(devicetree::Gic::V2(_)) | None => Gic::V2,
-    };
+    let (gic, entry) = gic_and_level(options, tree_gic);
     Machine {
         memory: &platform.memory,
         gic,
         gicv2,
         stage2: Stage2(stage2),
         cpus,
-        entry: entry_level(options, platform),
+        entry,
         slow_leave: options.slow_leave,
         kvm: options.kvm,
         stats: options.stats,

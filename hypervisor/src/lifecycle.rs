@@ -31,8 +31,10 @@
 //! An exception from EL2 itself is no call. In Exeunt's code it is a fault of Exeunt's and ends in its panic; from the
 //! moment VBAR_EL2 is the stub's, it leaves a breadcrumb there (`boot/src/stub.rs`).
 
+use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::features::Gic;
 use crate::inject::pstate;
 
 /// What a CPU's EL2 is.
@@ -224,8 +226,8 @@ pub enum EntryLevel {
     VirtualEl2 = 2,
 }
 
-impl core::fmt::Display for EntryLevel {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Display for EntryLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::El1 => "EL1",
             Self::VirtualEl2 => "virtual EL2",
@@ -233,7 +235,49 @@ impl core::fmt::Display for EntryLevel {
     }
 }
 
+/// Why a host that was to be entered at virtual EL2 is entered at EL1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoVirtualEl2 {
+    /// The device tree names no GIC that Exeunt knows.
+    UnknownGic,
+    /// The device tree names a GICv3, and this CPU has no interface to it in system registers that can be used.
+    NoCpuInterface,
+}
+
+impl fmt::Display for NoVirtualEl2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownGic => {
+                "the device tree names no interrupt controller that Exeunt knows, to hold interrupts in virtual EL2"
+            }
+            Self::NoCpuInterface => {
+                "the device tree names a GICv3, and this CPU has no GIC system registers, to hold interrupts in \
+                 virtual EL2"
+            }
+        })
+    }
+}
+
 impl EntryLevel {
+    /// At which level a CPU's host is entered where the options say `self`. `tree` is the GIC of the device tree, `here`
+    /// what it is to this CPU ([`Gic::on`]).
+    ///
+    /// In virtual EL2 TGE routes interrupts to real EL2 whatever PSTATE is, at a CPU's first entry as well as at a
+    /// restart, and the GIC is what holds them ([`crate::virtual_el2::interrupts`]). A GIC that is not known may have
+    /// one pending at any time, and so there is no virtual EL2 with it.
+    ///
+    /// # Errors
+    ///
+    /// Why it is EL1 where the options say otherwise.
+    pub const fn on(self, tree: Gic, here: Gic) -> Result<Self, NoVirtualEl2> {
+        match (self, tree, here) {
+            (Self::El1, ..) => Ok(Self::El1),
+            (_, Gic::Other, _) => Err(NoVirtualEl2::UnknownGic),
+            (_, _, Gic::Other) => Err(NoVirtualEl2::NoCpuInterface),
+            _ => Ok(Self::VirtualEl2),
+        }
+    }
+
     /// SPSR_EL2 for the ERET to the host's entry: SP_ELx, D, A, I and F masked (booting.rst, "CPU mode"). Virtual EL2
     /// runs at EL0.
     #[must_use]
@@ -248,6 +292,8 @@ impl EntryLevel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devicetree;
+    use crate::features::{Feature, IdRegister, IdRegisters};
 
     /// Every transition from every state: those that the text allows happen, the others change nothing.
     #[test]
@@ -302,6 +348,46 @@ mod tests {
     fn a_cpu_that_exeunt_has_left_is_out_of_sight() {
         let left = State::ALL.map(State::is_left);
         assert_eq!(left, [false, false, false, true, true]);
+    }
+
+    /// A CPU with this field GIC of ID_AA64PFR0_EL1.
+    fn cpu(gic: u64) -> IdRegisters {
+        IdRegisters::read(|register| if register == IdRegister::Pfr0 { gic << 24 | 0x1111 } else { 0 })
+    }
+
+    /// What the options say happens where interrupts can be held, and EL1 everywhere else, with the reason.
+    #[test]
+    fn virtual_el2_needs_a_gic_that_holds_interrupts() {
+        use EntryLevel::{El1, VirtualEl2};
+        let (v3, v2) = (cpu(1), cpu(0));
+        let frames = devicetree::Gicv2 { distributor: 0x800_0000, cpu_interface: 0x801_0000 };
+        let (gicv3, gicv2) = (Some(devicetree::Gic::V3), Some(devicetree::Gic::V2(frames)));
+        for (ids, tree, sre, expected) in [
+            (v3, gicv3, true, Ok(VirtualEl2)),
+            (v2, gicv2, true, Ok(VirtualEl2)),
+            // In compatibility mode, where firmware keeps SRE at 0 and nobody asks for it.
+            (v3, gicv2, false, Ok(VirtualEl2)),
+            (v3, None, true, Err(NoVirtualEl2::UnknownGic)),
+            (v2, None, true, Err(NoVirtualEl2::UnknownGic)),
+            (v2, gicv3, true, Err(NoVirtualEl2::NoCpuInterface)),
+            (v3, gicv3, false, Err(NoVirtualEl2::NoCpuInterface)),
+        ] {
+            let tree = Gic::from(tree);
+            let here = tree.on(&ids, || {
+                assert_eq!(tree, Gic::V3, "ICC_SRE_EL2 is left alone with any other GIC");
+                assert!(ids.has(Feature::Gicv3), "the CPU has no ICC_SRE_EL2");
+                sre
+            });
+            assert_eq!(VirtualEl2.on(tree, here), expected);
+            assert_eq!(El1.on(tree, here), Ok(El1));
+        }
+    }
+
+    #[test]
+    fn every_reason_against_virtual_el2_is_said() {
+        for reason in [NoVirtualEl2::UnknownGic, NoVirtualEl2::NoCpuInterface] {
+            assert!(reason.to_string().contains("virtual EL2"));
+        }
     }
 
     #[test]

@@ -36,6 +36,18 @@ pub enum Kvm {
     Lend,
 }
 
+/// For what the interrupt controller is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum GicTaken {
+    /// For what the device tree says.
+    #[default]
+    AsItIs,
+    /// For one that is not known.
+    Unknown,
+    /// For one that holds no interrupt in virtual EL2.
+    HoldsNothing,
+}
+
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Options {
@@ -53,6 +65,8 @@ pub struct Options {
     pub selftest: Option<SelfTest>,
     /// `selftest=slow-leave`: nothing forbidden, but a LEAVE that other CPUs can look at.
     pub slow_leave: bool,
+    /// `selftest=unknown-gic`, `selftest=gic-holds-nothing`: nothing forbidden.
+    pub gic: GicTaken,
 }
 
 /// An option, for the parser and for the reader.
@@ -105,7 +119,9 @@ pub const OPTIONS: &[OptionDoc] = &[
             ValueDoc { name: "el1", help: "EL1, as under any hypervisor", set: |o| o.entry = EntryLevel::El1 },
             ValueDoc {
                 name: "el2",
-                help: "virtual EL2: the host believes that EL2 is its own, and makes the stub calls (the default)",
+                help: "virtual EL2: the host believes that EL2 is its own, and makes the stub calls (the default; with \
+                       an interrupt controller that Exeunt does not know there is none, and the host is entered at \
+                       EL1)",
                 set: |o| o.entry = EntryLevel::VirtualEl2,
             },
         ],
@@ -180,6 +196,18 @@ pub const OPTIONS: &[OptionDoc] = &[
                 name: "slow-leave",
                 help: "nothing forbidden: start the host, and hold a LEAVE for a while before each of its steps",
                 set: |o| o.slow_leave = true,
+            },
+            ValueDoc {
+                name: "unknown-gic",
+                help: "nothing forbidden: start the host as if the device tree named an interrupt controller that is \
+                       not known",
+                set: |o| o.gic = GicTaken::Unknown,
+            },
+            ValueDoc {
+                name: "gic-holds-nothing",
+                help: "nothing forbidden: start the host, and have the interrupt controller hold no interrupt in \
+                       virtual EL2",
+                set: |o| o.gic = GicTaken::HoldsNothing,
             },
             ValueDoc { name: "panic", help: "just panic", set: |o| o.selftest = Some(SelfTest::Panic) },
         ],
@@ -346,7 +374,8 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named_beside_what_would_be() {
         let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident \
-                     kvm=hide|lend stats selftest=write-text|write-rodata|run-data|stack-overflow|slow-leave|panic";
+                     kvm=hide|lend stats selftest=write-text|write-rodata|run-data|stack-overflow|slow-leave|unknown-gic|\
+                     gic-holds-nothing|panic";
         assert_eq!(refused("stats root=/dev/vda"), format!("unknown option 'root=/dev/vda'{known}"));
         assert_eq!(refused("entry=el3"), format!("option 'entry' has no value 'el3' in this version{known}"));
         assert_eq!(refused("log"), format!("option 'log' needs a value{known}"));

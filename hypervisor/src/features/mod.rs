@@ -80,6 +80,8 @@ pub use register::Register;
 pub use unit::{Unit, Units, on_demand, open, shut, unlock};
 pub use vhe::E2hProbe;
 
+use crate::devicetree;
+
 /// HCR_EL2 (Arm ARM D24.2).
 pub mod hcr {
     /// Stage 2 translation.
@@ -168,7 +170,7 @@ const SMCR_EZT0: u64 = 1 << 30;
 /// SMCR_EL2.FA64.
 const SMCR_FA64: u64 = 1 << 31;
 /// ICC_SRE_EL2 Enable, DIB, DFB and SRE (GIC architecture specification, IHI 0069).
-const ICC_SRE_ALL: u64 = 0xf;
+pub const ICC_SRE_ALL: u64 = 0xf;
 /// PMSCR_EL2.PCT = physical, PMSCR_EL2.PA.
 const PMSCR_PHYSICAL: u64 = 1 << 6 | 1 << 4;
 /// BRBCR_EL2.CC and MPRED.
@@ -327,6 +329,32 @@ pub enum Gic {
     V2,
     /// GICv3 or later: the CPU interface is in system registers.
     V3,
+    /// One that Exeunt does not know, or that this CPU cannot use in the way that the device tree says. It is left alone.
+    Other,
+}
+
+impl Gic {
+    /// What it is to a CPU. A CPU without the interface in system registers cannot use a GICv3 (the field GIC of
+    /// ID_AA64PFR0_EL1), and neither can one on which firmware keeps ICC_SRE_EL2.SRE at 0. `sre` sets ICC_SRE_EL2 to
+    /// [`ICC_SRE_ALL`] and says whether SRE is 1 then, as Linux does before it touches any other register of the
+    /// interface (`__init_el2_gicv3`).
+    #[must_use]
+    pub fn on(self, ids: &IdRegisters, sre: impl FnOnce() -> bool) -> Self {
+        match self {
+            Self::V3 if !ids.has(Feature::Gicv3) || !sre() => Self::Other,
+            _ => self,
+        }
+    }
+}
+
+impl From<Option<devicetree::Gic>> for Gic {
+    fn from(gic: Option<devicetree::Gic>) -> Self {
+        match gic {
+            Some(devicetree::Gic::V3) => Self::V3,
+            Some(devicetree::Gic::V2(_)) => Self::V2,
+            None => Self::Other,
+        }
+    }
 }
 
 /// One step of the set-up.

@@ -1,8 +1,8 @@
 //! Whether this machine and its host can be started, from what the tree and the loader say of them.
 //!
 //! Owns the questions and the words of a refusal, in the order in which the image's `start.rs` asks: where the tree is,
-//! what the machine has, where the kernel and all else lies, at which level the host is entered. Each answer is made of
-//! numbers alone, so that whoever writes a tree, and whatever it says, gets a line and no panic. The image reads the
+//! what the machine has, where the kernel and all else lies. At which level the host is entered is
+//! [`crate::lifecycle`]'s. Each answer is made of numbers alone, so that whoever writes a tree, and whatever it says, gets a line and no panic. The image reads the
 //! memory and refuses.
 
 #[cfg(test)]
@@ -10,11 +10,8 @@ mod tests;
 
 use core::fmt;
 
-use guest_abi::vendor::Policy;
-
 use crate::devicetree::{self, Conduit, Gic, Gicv2, HEADER_SIZE, Platform, Region, TreeError};
 use crate::image::{self, Image, ImageError};
-use crate::lifecycle::EntryLevel;
 use crate::paging::PAGE_SIZE;
 use crate::paging::registers::PaRange;
 use crate::placement::{self, AddressMap, DeviceError};
@@ -100,8 +97,6 @@ pub enum Refusal {
     },
     /// What is wrong with the kernel or its place.
     Image(ImageError),
-    /// `restart=resident` with virtual EL2 needs a GIC that is known.
-    NoGicToHold,
 }
 
 impl fmt::Display for Refusal {
@@ -147,10 +142,6 @@ impl fmt::Display for Refusal {
                 write!(f, "the host's kernel at {file} and {what} at {region} overlap")
             }
             Self::Image(error) => error.fmt(f),
-            Self::NoGicToHold => f.write_str(
-                "restart=resident needs a GICv2 or GICv3, to hold interrupts in virtual EL2, or entry=el1, which has \
-                 no virtual EL2",
-            ),
         }
     }
 }
@@ -241,8 +232,8 @@ pub fn machine(platform: &Platform, map: &AddressMap) -> Result<(), Refusal> {
 /// # Errors
 ///
 /// If they cannot be there.
-pub fn gicv2(platform: &Platform, map: &AddressMap) -> Result<Option<Gicv2>, Refusal> {
-    let Some(Gic::V2(frames)) = platform.gic else { return Ok(None) };
+pub fn gicv2(gic: Option<Gic>, map: &AddressMap) -> Result<Option<Gicv2>, Refusal> {
+    let Some(Gic::V2(frames)) = gic else { return Ok(None) };
     for (what, base) in
         [("a GICv2 with its distributor", frames.distributor), ("a GICv2 with its CPU interface", frames.cpu_interface)]
     {
@@ -287,30 +278,4 @@ pub fn kernel(platform: &Platform, map: &AddressMap, header: &[u8], id_aa64mmfr0
         memory: map.memory,
     };
     Ok(image.check_placement(file.start, &surroundings)?)
-}
-
-/// At which level the host is entered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Level {
-    /// The level.
-    pub entry: EntryLevel,
-    /// Why that is not what was asked for.
-    pub warning: Option<&'static str>,
-}
-
-/// At which level the host is entered: `wanted`, if the machine can.
-///
-/// # Errors
-///
-/// If what was asked for together is not possible.
-pub fn entry_level(wanted: EntryLevel, restart: Policy, platform: &Platform) -> Result<Level, Refusal> {
-    let as_wanted = Level { entry: wanted, warning: None };
-    if wanted == EntryLevel::El1 {
-        return Ok(as_wanted);
-    }
-    // A CPU that firmware has just started has no interrupt, one whose host restarts may.
-    if restart == Policy::Resident && platform.gic.is_none() {
-        return Err(Refusal::NoGicToHold);
-    }
-    Ok(as_wanted)
 }

@@ -1,7 +1,5 @@
 //! Machines as trees describe them, each with one thing that cannot be.
 
-use EntryLevel::{El1, VirtualEl2};
-
 use super::*;
 use crate::devicetree::scan;
 use crate::devicetree::tests::text::Tree;
@@ -74,8 +72,7 @@ fn start(tree: &str) -> Result<Region, Refusal> {
     let header = kernel_header(&platform, &map)?;
     assert!(header.size() == image::HEADER_SIZE as u64 && platform.kernel.unwrap().region.contains(header));
     let kernel = kernel(&platform, &map, &image_header(), A53)?;
-    gicv2(&platform, &map)?;
-    entry_level(VirtualEl2, Policy::Leave, &platform)?;
+    gicv2(platform.gic, &map)?;
     Ok(kernel)
 }
 
@@ -196,19 +193,4 @@ fn a_tree_is_where_one_can_be() {
     let refused = with_size(EXEUNT.start - 0x1000, 0x1001).unwrap_err().to_string();
     assert_eq!(refused, "the device tree (0x401ff000-0x40200000) lies in Exeunt's memory (0x40200000-0x403fffff)");
     assert_eq!(tree(GIB, &[0; HEADER_SIZE], EXEUNT, pa_range()), Err(Refusal::Tree(TreeError::NotATree)));
-}
-
-#[test]
-fn the_host_is_entered_at_virtual_el2_where_that_is_possible() {
-    let mut platform = Platform::EMPTY;
-    let level = |platform: &Platform, wanted, restart| {
-        entry_level(wanted, restart, platform).map(|level| (level.entry, level.warning.is_some()))
-    };
-    let refused = Err(Refusal::NoGicToHold);
-    for (restart, with_none) in [(Policy::Leave, Ok((VirtualEl2, false))), (Policy::Resident, refused)] {
-        assert_eq!(level(&platform, VirtualEl2, restart), with_none);
-        assert_eq!(level(&platform, El1, restart), Ok((El1, false)));
-    }
-    platform.gic = Some(Gic::V3);
-    assert_eq!(level(&platform, VirtualEl2, Policy::Resident), Ok((VirtualEl2, false)));
 }
