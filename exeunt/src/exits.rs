@@ -9,6 +9,7 @@ use hypervisor::paging::stage2::Hidden;
 use hypervisor::syndrome::{Esr, FaultKind};
 use hypervisor::trap::{self, Next};
 use hypervisor::virtual_el2::Outcome;
+use hypervisor::virtual_el2::interrupts::Held;
 use log::{debug, error, warn};
 
 use crate::cpu::PerCpu;
@@ -118,8 +119,8 @@ fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Ma
     }
 }
 
-/// An IRQ taken to EL2. HCR_EL2.IMO is 0, so that the host has its interrupts, and in virtual EL2 the GIC's priority
-/// mask holds them.
+/// An IRQ taken to EL2. HCR_EL2.IMO is 0, so that the host has its interrupts; TGE brings them here while the host is in
+/// virtual EL2, where they are held.
 pub extern "C" fn irq(frame: &mut HostFrame, cpu: &'static PerCpu) {
     interrupt(frame, cpu, "an IRQ");
 }
@@ -129,13 +130,29 @@ pub extern "C" fn fiq(frame: &mut HostFrame, cpu: &'static PerCpu) {
     interrupt(frame, cpu, "an FIQ");
 }
 
+#[cold]
+#[inline(never)]
 fn interrupt(frame: &mut HostFrame, cpu: &'static PerCpu, what: &str) {
     let machine = machine::machine();
-    let trap = &mut Trap { frame, cpu, machine };
-    if !cpu.with_virtual_el2(|virtual_el2| virtual_el2.hold_interrupt(trap)) {
-        unexpected(cpu, what);
-    }
     cpu.counters.count(Exit::Interrupt);
+    let settings = machine.settings(cpu.ids());
+    let trap = &mut Trap { frame, cpu, machine };
+    match cpu.with_virtual_el2(|virtual_el2| virtual_el2.hold_interrupt(trap, &settings)) {
+        Held::Again => {}
+        Held::Detour => {
+            trap::limited(machine, || {
+                warn!("CPU {}: {what} keeps coming in virtual EL2, and no mask of the GIC's holds it", cpu.index());
+            });
+        }
+        // Nothing that the host does brings it here. It is the host's all the same, and that is worth more than a
+        // word of Exeunt's last.
+        Held::Outside => {
+            trap::limited(machine, || {
+                warn!("CPU {}: {what} came to EL2, with HCR_EL2 {:#x}", cpu.index(), HCR_EL2.get());
+            });
+            HCR_EL2.modify(HCR_EL2::TGE::CLEAR + HCR_EL2::IMO::CLEAR + HCR_EL2::FMO::CLEAR);
+        }
+    }
 }
 
 /// An SError taken to EL2. It is the host's: it came while the host was in virtual EL2, where HCR_EL2.TGE routes it
@@ -147,13 +164,7 @@ pub extern "C" fn serror(_: &mut HostFrame, cpu: &'static PerCpu) {
     if cpu.in_window() {
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.hold_serror(esr));
     } else {
-        assert!(HCR_EL2.is_set(HCR_EL2::AMO), "an SError of the host came to EL2, where HCR_EL2 routes none");
-        HCR_EL2.modify(HCR_EL2::VSE::SET);
+        // VSE has no effect without AMO.
+        HCR_EL2.modify(HCR_EL2::AMO::SET + HCR_EL2::VSE::SET);
     }
-}
-
-/// Nothing that the host does brings it here: the routing is HCR_EL2's, and that is Exeunt's.
-fn unexpected(cpu: &PerCpu, what: &str) {
-    cpu.counters.count(Exit::Interrupt);
-    panic!("{what} of the host came to EL2, where HCR_EL2 routes none");
 }

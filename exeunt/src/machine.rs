@@ -23,7 +23,7 @@ use crate::{firmware, memory};
 pub struct Machine {
     /// RAM, Exeunt's own included.
     pub memory: &'static [Region],
-    /// The kind of GIC.
+    /// The kind of GIC, as the boot CPU can use it.
     pub gic: Gic,
     /// Where a GICv2 has its registers, which are mapped.
     pub gicv2: Option<Gicv2>,
@@ -37,6 +37,8 @@ pub struct Machine {
     pub slow_leave: bool,
     /// What becomes of EL2 when the host has a KVM.
     pub kvm: Kvm,
+    /// The GIC holds interrupts in virtual EL2; not so only for the tests.
+    pub gic_holds: bool,
     /// Print the counters when the host turns the machine off.
     pub stats: bool,
 }
@@ -147,7 +149,14 @@ impl Machine {
 
     /// What virtual EL2 is on a CPU with these ID registers.
     pub fn settings<'a>(&self, ids: &'a IdRegisters) -> Settings<'a> {
-        Settings { ids, gic: self.gic, hide_stage2_granules: self.hides_stage2_granules() }
+        Settings {
+            ids,
+            gic: self.gic,
+            hide_stage2_granules: self.hides_stage2_granules(),
+            gic_holds: self.gic_holds,
+            // Exeunt's own text.
+            void: memory::reservation().start,
+        }
     }
 
     /// Prints how often each CPU, and all together, came to EL2. `stats` asks for it, so a log that became quiet when

@@ -251,6 +251,7 @@ fn prepare(platform: &'static Platform, map: &AddressMap, options: &Options) -> 
         entry,
         slow_leave: options.slow_leave,
         kvm: options.kvm,
+        gic_holds: options.gic != GicTaken::HoldsNothing,
         stats: options.stats,
     }
 }

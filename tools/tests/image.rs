@@ -424,7 +424,7 @@ fn a_forbidden_instruction_anywhere_is_found_with_its_place() {
 fn a_larger_frame_is_seen_in_the_function_and_in_the_chain_above_it() {
     let mut damaged = Damaged::new();
     let image = damaged.image();
-    let (outer, inner) = (root(&image, "exeunt::exits::irq"), root(&image, "exeunt::exits::unexpected"));
+    let (outer, inner) = (root(&image, "exeunt::exits::irq"), root(&image, "exeunt::exits::interrupt"));
     let stop = BTreeSet::new();
     let calls = Calls { targets: &|_| &[], nesting: 0, stop: &stop, cycles: &[] };
     let before = image.deepest(outer, &calls).depth;

@@ -35,8 +35,8 @@
 //! - *Filtered*: HFG\*, HDFG\*, HAFGRTR, HCRX, MDCR, CPTR, HSTR, CNTHCTL, CNTVOFF, VPIDR, VMPIDR, ZCR, SMCR, SMPRIMAP,
 //!   PMSCR, BRBCR, TRFCR, MPAM2, ICH_HCR, ... Hardware gets what [`features::set_up`] chose,
 //!   plus the bits that open something for the host and those that are its own business.
-//! - *Borrowed*: SCTLR_EL1, CPACR_EL1, MDSCR_EL1, SP_EL0, ICC_PMR_EL1, ICC_IGRPEN1_EL1. In the window they serve the
-//!   trick itself.
+//! - *Borrowed*: SCTLR_EL1, CPACR_EL1, MDSCR_EL1, SP_EL0, ICC_PMR_EL1, ICC_IGRPEN0_EL1, ICC_IGRPEN1_EL1, and on the
+//!   detour of [`interrupts`] VBAR_EL1, ELR_EL1, SPSR_EL1, ESR_EL1, FAR_EL1. In the window they serve the trick itself.
 //!
 //! SCTLR_EL2.M reads as 0 because that is so: whoever turns the MMU of virtual EL2 on and looks, sees that it is off.
 //! Linux turns it off at this point and never on; its test of SCTLR_EL2 tells it the truth. HCR_EL2.E2H is the same:
@@ -44,19 +44,17 @@
 //!
 //! # What virtual EL2 cannot do
 //!
-//! - Take interrupts. Those that arrive in the window are held: by the priority mask, ICC_PMR_EL1 of a GICv3 and
-//!   GICC_PMR of a GICv2, which [`VirtualEl2::enter`] makes 0, SErrors by [`VirtualEl2::hold_serror`]. They reach EL1
-//!   after the exception return. For a kernel whose HCR_EL2 has IMO, FMO, AMO and TGE 0 that is what EL2 does:
-//!   interrupts that target EL1 wait while EL2 runs. An interrupt that has superpriority (FEAT_GICv3_NMI) passes the
-//!   mask, and so Group 1 is off in the window as well (ICC_IGRPEN1_EL1). None of them holds an interrupt of a GICv5.
-//!   GICC_PMR is in memory, where the host in the window can write it: [`VirtualEl2::hold_interrupt`] keeps what it
-//!   wrote, and holds the interrupt.
+//! - Take interrupts. Those that arrive in the window are held, by the GIC and, where that is not enough, by PSTATE
+//!   ([`interrupts`]), SErrors by [`VirtualEl2::hold_serror`]. They reach EL1 after the exception return. For a kernel
+//!   whose HCR_EL2 has IMO, FMO, AMO and TGE 0 that is what EL2 does: interrupts that target EL1 wait while EL2 runs. A
+//!   CPU whose GIC Exeunt does not know has no virtual EL2 ([`crate::lifecycle::EntryLevel::on`]).
 //! - Turn on its stage 1 or FEAT_VHE, enter EL1 in AArch32, run programs at EL0 below itself, authenticate the address
 //!   of ERETAA. It gets an undefined instruction, except for the first two, see above.
 
 pub mod decode;
 mod exception;
 pub mod ids;
+pub mod interrupts;
 pub mod registers;
 pub mod system;
 #[cfg(test)]
@@ -66,7 +64,8 @@ use core::fmt;
 
 use decode::{Field, Operation, Return};
 use exception::{Cause, EL2H, EL2T, Taken, Target};
-use registers::{Access, El2, Needs, Policy, Register, Row};
+use interrupts::{Held, Interrupts};
+use registers::{Access, El2, Policy, Register, Row};
 use system::{Effect, Maintenance, SetWay};
 
 use crate::features::{self, Feature, Gic, IdRegister, IdRegisters, Step, Unit, Units, hcr};
@@ -163,6 +162,11 @@ pub struct Settings<'a> {
     pub gic: Gic,
     /// The host finds no granule for stage 2, here and, by HCR_EL2.TID3, later.
     pub hide_stage2_granules: bool,
+    /// The GIC is to hold interrupts in the window. Only tests go without, to see what becomes of those that it cannot
+    /// hold.
+    pub gic_holds: bool,
+    /// An address, a multiple of 2 KiB, at which stage 2 has nothing.
+    pub void: u64,
 }
 
 impl Settings<'_> {
@@ -355,16 +359,13 @@ enum Done {
     Settled(Answer),
 }
 
-/// The registers that serve the trick itself while the host is in virtual EL2, as the host wants them.
+/// The registers that serve the trick itself while the host is in virtual EL2, as the host wants them. Those that are
+/// about interrupts are in [`Interrupts`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Borrowed {
     sctlr_el1: u64,
     cpacr_el1: u64,
     mdscr_el1: u64,
-    /// ICC_PMR_EL1 or GICC_PMR.
-    priority_mask: u64,
-    /// ICC_IGRPEN1_EL1 of a GICv3.
-    group1: u64,
     /// SP_EL0 or SP_EL2: the one that SPSel does not select. The other is in SP_EL0 in hardware.
     other_sp: u64,
 }
@@ -378,6 +379,7 @@ pub struct VirtualEl2 {
     /// order of [`El2::filter`]; nothing for a register that neither knows on this CPU.
     chosen: [Option<u64>; registers::FILTERED],
     borrowed: Borrowed,
+    interrupts: Interrupts,
     /// The host is in virtual EL2 now.
     in_window: bool,
     /// VBAR_EL2, once the host has written it or called SET_VECTORS.
@@ -402,7 +404,8 @@ impl VirtualEl2 {
         Self {
             values: [0; El2::ALL.len()],
             chosen: [None; registers::FILTERED],
-            borrowed: Borrowed { sctlr_el1: 0, cpacr_el1: 0, mdscr_el1: 0, priority_mask: 0, group1: 0, other_sp: 0 },
+            borrowed: Borrowed { sctlr_el1: 0, cpacr_el1: 0, mdscr_el1: 0, other_sp: 0 },
+            interrupts: Interrupts::NONE,
             in_window: false,
             vectors: None,
             stub: None,
@@ -493,16 +496,13 @@ impl VirtualEl2 {
             sctlr_el1: borrow(cpu, Register::SctlrEl1),
             cpacr_el1: borrow(cpu, Register::CpacrEl1),
             mdscr_el1: borrow(cpu, Register::MdscrEl1),
-            priority_mask: priority_mask(cpu, settings),
-            group1: if Needs::Gicv3.met(settings) { borrow(cpu, Register::IccIgrpen1El1) } else { 0 },
             other_sp: borrow(cpu, Register::SpEl0),
         };
         cpu.write(Register::SctlrEl1, self.window_sctlr(settings));
         cpu.write(Register::CpacrEl1, window_cpacr(settings.ids));
         // No breakpoint, watchpoint or step of the host's EL0 may hit while something else runs there.
         cpu.write(Register::MdscrEl1, 0);
-        set_priority_mask(cpu, settings, 0);
-        set_group1(cpu, settings, 0);
+        self.interrupts = Interrupts::hold(cpu, settings);
         cpu.write(Register::SpEl0, 0);
         cpu.write_el2(features::Register::HcrEl2, settings.window_hcr());
         // What EL1 had with its MMU on is stale now, and TGE is one of the bits that a TLB may keep.
@@ -545,38 +545,35 @@ impl VirtualEl2 {
         self.serror = Some(esr.bits());
     }
 
-    /// Holds an IRQ or FIQ that was taken to real EL2 in the window, where TGE routes it. False outside of it, and
-    /// where nothing can hold it. With the mask at 0 already it is one that the GIC is about to take back, and there is
-    /// nothing to do.
-    pub fn hold_interrupt(&mut self, cpu: &mut impl Cpu) -> bool {
+    /// Answers an IRQ or FIQ that was taken to real EL2: in the window, where TGE routes it, it is held.
+    pub fn hold_interrupt(&mut self, cpu: &mut impl Cpu, settings: &Settings) -> Held {
         if !self.in_window {
-            return false;
+            return Held::Outside;
         }
-        let Some(mask) = cpu.gicc_pmr() else { return false };
-        if mask != 0 {
-            self.borrowed.priority_mask = u64::from(mask);
-            cpu.set_gicc_pmr(0);
+        if !self.interrupts.came(cpu, settings) {
+            return Held::Again;
         }
-        true
+        cpu.write(Register::SctlrEl1, self.window_sctlr(settings));
+        cpu.write_el2(features::Register::HcrEl2, settings.native_hcr());
+        // TGE is one of the bits that a TLB may keep.
+        cpu.maintain(Maintenance::TlbiAlle1);
+        Held::Detour
     }
 
     /// Answers a synchronous exception from the host in virtual EL2.
     pub fn handle(&mut self, cpu: &mut impl Cpu, settings: &Settings, esr: Esr) -> Answer {
+        let (esr, far) = self.interrupts.exception(cpu, settings, esr);
         let pc = cpu.elr();
         let done = match esr.class() {
             Some(ExceptionClass::Wfx) => Done::Next,
-            Some(ExceptionClass::Unknown) => match cpu.fetch(pc) {
-                Some(word) => self.execute(cpu, settings, decode::decode(word), Note::UndefinedInstruction(word)),
-                // The host has read what EL2 cannot: memory that is not its RAM, or that fails.
-                None => {
-                    Done::Take(Cause::Outside { esr: Esr::new(ABORT_OF_FETCH), far: pc }, Some(Note::NoInstruction))
-                }
-            },
+            Some(ExceptionClass::Unknown) => self.execute_at(cpu, settings, pc),
             Some(ExceptionClass::SystemRegister) => match esr.system_access() {
+                // QEMU 10.0 tells of an MSR (immediate) with op1 and op2 in each other's place.
+                Some(access) if access.encoding().op0 == 0 => self.execute_at(cpu, settings, pc),
                 Some(access) => self.execute(cpu, settings, decode::from_syndrome(access), Note::Exception(esr)),
                 None => Done::Take(Cause::Undefined, Some(Note::Exception(esr))),
             },
-            _ => Done::Take(Cause::of(esr, cpu.far()), Some(Note::Exception(esr))),
+            _ => Done::Take(Cause::of(esr, far), Some(Note::Exception(esr))),
         };
         match done {
             Done::Next => {
@@ -589,6 +586,15 @@ impl VirtualEl2 {
             }
             Done::Settled(answer) => answer,
             Done::Take(cause, note) => Answer { outcome: self.take(cpu, settings, cause, pc), note },
+        }
+    }
+
+    /// Executes the instruction at `pc`, whatever its syndrome says.
+    fn execute_at(&mut self, cpu: &mut impl Cpu, settings: &Settings, pc: u64) -> Done {
+        match cpu.fetch(pc) {
+            Some(word) => self.execute(cpu, settings, decode::decode(word), Note::UndefinedInstruction(word)),
+            // The host has read what EL2 cannot: memory that is not its RAM, or that fails.
+            None => Done::Take(Cause::Outside { esr: Esr::new(ABORT_OF_FETCH), far: pc }, Some(Note::NoInstruction)),
         }
     }
 
@@ -638,13 +644,14 @@ impl VirtualEl2 {
 
     /// PSTATE as virtual EL2 has it.
     fn pstate(&self, cpu: &impl Cpu) -> u64 {
-        cpu.spsr() & !pstate::MODE_MASK | if self.sp_el0 { EL2T } else { EL2H }
+        let pstate = self.interrupts.as_the_host_has_it(cpu.spsr());
+        pstate & !pstate::MODE_MASK | if self.sp_el0 { EL2T } else { EL2H }
     }
 
     /// Goes on in virtual EL2 with this PC and PSTATE, M as virtual EL2 sees it.
     fn resume(&mut self, cpu: &mut impl Cpu, pc: u64, pstate: u64) {
         self.select_sp(cpu, pstate & pstate::SP != 0);
-        cpu.set_return(pc, pstate & !pstate::MODE_MASK | pstate::EL0T);
+        cpu.set_return(pc, self.interrupts.for_hardware(pstate & !pstate::MODE_MASK | pstate::EL0T));
     }
 
     /// Writes PSTATE.SP: SP_EL0 in hardware becomes the stack pointer that it selects.
@@ -722,8 +729,7 @@ impl VirtualEl2 {
         cpu.write(Register::SctlrEl1, self.borrowed.sctlr_el1);
         cpu.write(Register::CpacrEl1, self.borrowed.cpacr_el1);
         cpu.write(Register::MdscrEl1, self.borrowed.mdscr_el1);
-        set_group1(cpu, settings, self.borrowed.group1);
-        set_priority_mask(cpu, settings, self.borrowed.priority_mask);
+        self.interrupts.give_back(cpu, settings);
         let mut hcr = settings.native_hcr() | self.get(El2::Hcr) & (hcr_bits::FB | hcr_bits::BSU);
         if let Some(esr) = self.serror.take() {
             // With AMO the host's next physical SErrors come to EL2 too; whoever handles one there sets VSE again.
@@ -761,14 +767,15 @@ impl VirtualEl2 {
                 Register::SctlrEl1 => Some(self.borrowed.sctlr_el1),
                 Register::CpacrEl1 => Some(self.borrowed.cpacr_el1),
                 Register::MdscrEl1 => Some(self.borrowed.mdscr_el1),
-                Register::IccPmrEl1 => Some(self.borrowed.priority_mask),
-                Register::IccIgrpen1El1 => Some(self.borrowed.group1),
                 // The selected stack pointer has no name as a register.
                 Register::SpEl0 => (!self.sp_el0).then_some(self.borrowed.other_sp),
                 Register::CcsidrEl1 => cache_size(cpu),
                 _ => {
                     self.ask(cpu, settings, register);
-                    cpu.read(hardware)
+                    match self.interrupts.borrowed(settings, hardware) {
+                        Some(value) => Some(*value),
+                        None => cpu.read(hardware),
+                    }
                 }
             },
             Row::Absent(_) => None,
@@ -798,13 +805,14 @@ impl VirtualEl2 {
                     Register::SctlrEl1 => self.borrowed.sctlr_el1 = value,
                     Register::CpacrEl1 => self.borrowed.cpacr_el1 = value,
                     Register::MdscrEl1 => self.borrowed.mdscr_el1 = value,
-                    Register::IccPmrEl1 => self.borrowed.priority_mask = value,
-                    Register::IccIgrpen1El1 => self.borrowed.group1 = value,
                     Register::SpEl0 if self.sp_el0 => return None,
                     Register::SpEl0 => self.borrowed.other_sp = value,
                     _ => {
                         self.ask(cpu, settings, register);
-                        cpu.write(hardware, value)?;
+                        match self.interrupts.borrowed(settings, hardware) {
+                            Some(place) => *place = value,
+                            None => cpu.write(hardware, value)?,
+                        }
                     }
                 }
                 Some(Done::Next)
@@ -886,7 +894,7 @@ impl VirtualEl2 {
     fn window_sctlr(&self, settings: &Settings) -> u64 {
         let own = self.get(El2::Sctlr);
         let mut value = features::SCTLR_EL1_AT_ENTRY
-            | sctlr::UMA
+            | if self.interrupts.on_detour() { 0 } else { sctlr::UMA }
             | sctlr::DZE
             | sctlr::UCT
             | sctlr::NTWE
@@ -911,31 +919,6 @@ impl VirtualEl2 {
 impl Default for VirtualEl2 {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// The mask of interrupts by priority: ICC_PMR_EL1 or GICC_PMR; 0 where it is neither.
-///
-/// If Secure software has claimed the lower half of the priorities, reads are of the half that is left and a write
-/// cannot lower the mask below it. Then either the mask is in that half, and what was read is restored as it was, or it
-/// is below and no interrupt of the host's could pass it anyhow (IHI 0048B, 3.8.6).
-fn priority_mask(cpu: &mut impl Cpu, settings: &Settings) -> u64 {
-    if Needs::Gicv3.met(settings) { borrow(cpu, Register::IccPmrEl1) } else { cpu.gicc_pmr().map_or(0, u64::from) }
-}
-
-fn set_priority_mask(cpu: &mut impl Cpu, settings: &Settings, value: u64) {
-    if Needs::Gicv3.met(settings) {
-        cpu.write(Register::IccPmrEl1, value);
-    } else {
-        cpu.set_gicc_pmr(value as u32);
-    }
-}
-
-/// ICC_IGRPEN1_EL1 of a GICv3: with Group 1 off the mask need not hold what it cannot, an interrupt that has
-/// superpriority. Such a one is always an IRQ, and so of Group 1 (IHI 0069H, 4.6.3).
-fn set_group1(cpu: &mut impl Cpu, settings: &Settings, value: u64) {
-    if Needs::Gicv3.met(settings) {
-        cpu.write(Register::IccIgrpen1El1, value);
     }
 }
 

@@ -9,7 +9,7 @@
 //! Sources: encodings and fields from the Arm ARM (DDI 0487), D24.2, and for the GIC from its architecture
 //! specifications (IHI 0069, AES0070).
 
-use Needs::{Always, Field, Gicv3, Has, HasBoth, HasWithoutEl3, WithoutEl3};
+use Needs::{Always, Field, Gicv3, Gicv3WithoutEl3, Has, HasBoth, HasWithoutEl3, WithoutEl3};
 use Policy::{Filtered, Shadow, Special};
 
 use super::Settings;
@@ -63,6 +63,8 @@ pub enum Needs {
     Field(IdRegister, u32, u64),
     /// Those whose GIC CPU interface is used through system registers (ICC_SRE_EL2.SRE).
     Gicv3,
+    /// Those of them without EL3, for registers of Group 0, which is EL3's where there is one.
+    Gicv3WithoutEl3,
 }
 
 impl Needs {
@@ -70,6 +72,7 @@ impl Needs {
     #[must_use]
     pub fn met(self, settings: &Settings) -> bool {
         let ids = settings.ids;
+        let gicv3 = || settings.gic == Gic::V3 && ids.has(F::Gicv3);
         match self {
             Always => true,
             Has(feature) => ids.has(feature),
@@ -77,7 +80,8 @@ impl Needs {
             HasWithoutEl3(feature) => ids.has(feature) && !ids.has(F::El3),
             WithoutEl3 => !ids.has(F::El3),
             Field(register, shift, value) => (ids.get(register) >> shift & 0xf) >= value,
-            Gicv3 => settings.gic == Gic::V3 && ids.has(F::Gicv3),
+            Gicv3 => gicv3(),
+            Gicv3WithoutEl3 => gicv3() && !ids.has(F::El3),
         }
     }
 }
@@ -333,6 +337,7 @@ macro_rules! virtual_el2_registers {
             MdscrEl1, "MDSCR_EL1", 2, 0, 0, 2, 2, ReadWrite, Always;
             SpEl0, "SP_EL0", 3, 0, 4, 1, 0, ReadWrite, Always;
             IccPmrEl1, "ICC_PMR_EL1", 3, 0, 4, 6, 0, ReadWrite, Gicv3;
+            IccIgrpen0El1, "ICC_IGRPEN0_EL1", 3, 0, 12, 12, 6, ReadWrite, Gicv3WithoutEl3;
             IccIgrpen1El1, "ICC_IGRPEN1_EL1", 3, 0, 12, 12, 7, ReadWrite, Gicv3;
             // What the CPU is.
             RevidrEl1, "REVIDR_EL1", 3, 0, 0, 0, 6, ReadOnly, Always;
@@ -427,7 +432,8 @@ macro_rules! virtual_el2_registers {
             PmintenclrEl1, "PMINTENCLR_EL1", 3, 0, 9, 14, 2, ReadWrite, Has(F::Pmuv3);
             PmovssetEl0, "PMOVSSET_EL0", 3, 3, 9, 14, 3, ReadWrite, Has(F::Pmuv3);
             BrbcrEl1, "BRBCR_EL1", 2, 1, 9, 0, 0, ReadWrite, Has(F::Brbe);
-            // The GIC's CPU interface, Group 1. With EL3 the registers of Group 0 may be its own.
+            // The GIC's CPU interface, Group 1. With EL3 the registers of Group 0 may be its own, and of these nothing but
+            // ICC_IGRPEN0_EL1 matters here.
             IccBpr1El1, "ICC_BPR1_EL1", 3, 0, 12, 12, 3, ReadWrite, Gicv3;
             IccCtlrEl1, "ICC_CTLR_EL1", 3, 0, 12, 12, 4, ReadWrite, Gicv3;
             IccSreEl1, "ICC_SRE_EL1", 3, 0, 12, 12, 5, ReadWrite, Gicv3;

@@ -9,7 +9,7 @@
 //! - `spoil=OFFSET`: write ones from that offset of the tree to its end.
 //! - `word=OFFSET,VALUE`: write the big-endian 32-bit VALUE at that offset of the tree.
 //! - `ram=SIZE`: write SIZE as the size of RAM.
-//! - `replace=OLD:NEW`: replace each occurrence of OLD in the tree by NEW, which has the same length.
+//! - `replace=OLD:NEW`: replace each occurrence of OLD in the tree by NEW, which is no longer; NULs fill the rest.
 //! - `x0=VALUE`: pass this instead of the address of the tree.
 
 use core::arch::asm;
@@ -51,10 +51,11 @@ fn offset_of_ram_size(tree: u64) -> usize {
 }
 
 fn replace(tree: &mut [u8], old: &[u8], new: &[u8]) {
-    assert!(old.len() == new.len() && !old.is_empty(), "replace= wants two texts of the same length");
+    assert!(old.len() >= new.len() && !old.is_empty(), "replace= wants two texts, the second no longer than the first");
     for at in 0..=tree.len() - old.len() {
         if &tree[at..at + old.len()] == old {
-            tree[at..at + old.len()].copy_from_slice(new);
+            tree[at..at + old.len()].fill(0);
+            tree[at..at + new.len()].copy_from_slice(new);
         }
     }
 }

@@ -5,12 +5,13 @@
 //! something of Exeunt's. What may be written is said here once more, independently of the masks in the table.
 
 use super::super::decode::{Operation, decode};
+use super::super::interrupts::Held;
 use super::super::registers::{Access, El2, Needs, Register};
 use super::super::system::{Maintenance, SetWay};
 use super::super::{Answer, Cpu, Outcome, Refused, Settings, VirtualEl2};
 use crate::features::{self, Feature, Gic, IdRegister as Id, IdRegisters, Step, Unit, Units};
 use crate::inject::pstate;
-use crate::syndrome::{EC_SHIFT, Encoding, Esr, IL};
+use crate::syndrome::{EC_SHIFT, Encoding, Esr, ExceptionClass, IL};
 
 /// A CPU model and what it is to be.
 #[derive(Clone, Copy, Debug)]
@@ -18,12 +19,14 @@ pub struct Model {
     pub ids: IdRegisters,
     pub gic: Gic,
     pub hide: bool,
+    /// The GIC holds interrupts in the window.
+    pub holds: bool,
 }
 
 impl Model {
     pub fn new(values: &[(Id, u64)], gic: Gic) -> Self {
         let find = |register| values.iter().find(|(named, _)| *named == register).map_or(0, |&(_, value)| value);
-        Self { ids: IdRegisters::read(find), gic, hide: false }
+        Self { ids: IdRegisters::read(find), gic, hide: false, holds: true }
     }
 
     /// Values that a program at EL2 read from QEMU 10.0.2, `-cpu cortex-a57`.
@@ -140,9 +143,12 @@ impl Model {
     }
 
     pub fn settings(&self) -> Settings<'_> {
-        Settings { ids: &self.ids, gic: self.gic, hide_stage2_granules: self.hide }
+        Settings { ids: &self.ids, gic: self.gic, hide_stage2_granules: self.hide, gic_holds: self.holds, void: VOID }
     }
 }
+
+/// Where stage 2 has nothing.
+pub const VOID: u64 = 0x40_0020_0000;
 
 /// The end of the host's RAM; instructions and cache lines are below.
 pub const RAM_END: u64 = 1 << 40;
@@ -289,6 +295,28 @@ impl Hardware {
 
     pub fn hcr(&self) -> u64 {
         self.el2(features::Register::HcrEl2).expect("it is set up")
+    }
+
+    /// An exception of EL0 to EL1, whose vector stage 2 does not let anybody fetch. Gives ESR_EL2.
+    fn take_to_el1(&mut self, esr: Esr) -> Esr {
+        use ExceptionClass::{DataAbortLower, InstructionAbortLower};
+        // Stage 2's own faults go to EL2 at once.
+        if let Some(InstructionAbortLower | DataAbortLower) = esr.class() {
+            return esr;
+        }
+        for (register, value) in [
+            (Register::EsrEl1, esr.bits()),
+            (Register::FarEl1, self.far),
+            (Register::ElrEl1, self.pc),
+            (Register::SpsrEl1, self.spsr),
+        ] {
+            self.set(register, value);
+        }
+        self.pc = self.get(Register::VbarEl1) + 0x400;
+        self.spsr = pstate::DAIF | pstate::EL1H;
+        self.far = self.pc;
+        // A translation fault at level 2.
+        Esr::new((InstructionAbortLower as u64) << EC_SHIFT | IL | 0b00_0110)
     }
 
     fn check(&self, register: Register) {
@@ -522,11 +550,24 @@ impl Host {
         self.handle(UNDEFINED)
     }
 
-    pub fn handle(&mut self, esr: Esr) -> Answer {
+    pub fn handle(&mut self, mut esr: Esr) -> Answer {
         self.traps += 1;
+        if self.cpu.hcr() & 1 << 27 == 0 {
+            esr = self.cpu.take_to_el1(esr);
+        }
         let answer = self.el2.handle(&mut self.cpu, &self.model.settings(), esr);
         self.check();
         answer
+    }
+
+    /// An interrupt comes to EL2. On the detour none can.
+    pub fn interrupt(&mut self) -> Held {
+        if self.el2.in_window() && self.cpu.hcr() & 1 << 27 == 0 {
+            return Held::Detour;
+        }
+        let held = self.el2.hold_interrupt(&mut self.cpu, &self.model.settings());
+        self.check();
+        held
     }
 
     /// Executes an instruction and expects nothing special of it.
@@ -579,17 +620,30 @@ impl Host {
             assert_eq!(self.cpu.hcr() & 1 << 27, 0);
             return;
         }
-        assert_eq!(self.cpu.hcr(), settings.window_hcr());
+        let on_detour = self.cpu.hcr() & 1 << 27 == 0;
+        if on_detour {
+            // Nothing of the host's runs at EL1, and no interrupt of any kind is taken.
+            assert_eq!(self.cpu.hcr(), settings.native_hcr());
+            assert_eq!(self.cpu.get(Register::VbarEl1), VOID);
+            assert_eq!(self.cpu.spsr & pstate::DAIF, pstate::DAIF);
+        } else {
+            assert_eq!(self.cpu.hcr(), settings.window_hcr());
+        }
         // The host is at EL0 in AArch64, and may execute there what the trick does not emulate.
         assert_eq!(self.cpu.spsr & pstate::MODE_MASK, pstate::EL0T);
         let sctlr = self.cpu.get(Register::SctlrEl1);
-        // M off; UMA, DZE, UCT, nTWE, UCI on, nTWI off.
-        assert_eq!(sctlr & (1 | 1 << 9 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 18 | 1 << 26), 0x0404_c200, "{sctlr:#x}");
+        // M off; UMA, DZE, UCT, nTWE, UCI on, nTWI off. On the detour DAIF is Exeunt's, and UMA off.
+        let expected = if on_detour { 0x0404_c000 } else { 0x0404_c200 };
+        assert_eq!(sctlr & (1 | 1 << 9 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 18 | 1 << 26), expected, "{sctlr:#x}");
         assert_eq!(self.cpu.get(Register::CpacrEl1) >> 20 & 3, 3);
         assert_eq!(self.cpu.get(Register::MdscrEl1), 0);
+        if !settings.gic_holds {
+            return;
+        }
         if Needs::Gicv3.met(&settings) {
             assert_eq!(self.cpu.get(Register::IccPmrEl1), 0);
             assert_eq!(self.cpu.get(Register::IccIgrpen1El1), 0);
+            assert!(settings.ids.has(Feature::El3) || self.cpu.get(Register::IccIgrpen0El1) == 0);
         } else {
             assert_eq!(self.cpu.gicc_pmr.unwrap_or(0), 0);
         }

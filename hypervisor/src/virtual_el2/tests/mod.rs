@@ -6,6 +6,7 @@
 mod decode;
 mod exceptions;
 mod host;
+mod interrupts;
 mod linux;
 mod properties;
 mod table;

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::interrupts::Held;
 use super::super::registers::{El2, Register};
 use super::super::{Outcome, VirtualEl2};
 use super::host::{ENTRY, ERET, Hardware, Host, Model, UNDEFINED, msr, msr_immediate, trapped};
@@ -12,9 +13,9 @@ use crate::syndrome::Esr;
 /// ID registers without meaning.
 fn models() -> impl Strategy<Value = Model> {
     let values = prop::collection::vec(any::<u64>(), IdRegister::ALL.len());
-    (values, any::<bool>(), any::<bool>()).prop_map(|(values, v3, hide)| {
+    (values, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(values, v3, hide, holds)| {
         let ids = IdRegisters::read(|register| values[register as usize]);
-        Model { ids, gic: if v3 { Gic::V3 } else { Gic::V2 }, hide }
+        Model { ids, gic: if v3 { Gic::V3 } else { Gic::V2 }, hide, holds }
     })
 }
 
@@ -29,8 +30,13 @@ enum Act {
     Exception(u64),
     WriteEl2(El2, u64),
     WriteEl1(Register, u64),
-    Return { pc: u64, spsr: u64 },
+    Return {
+        pc: u64,
+        spsr: u64,
+    },
     SError(u64),
+    /// So many interrupts in a row.
+    Interrupts(u8),
     Enter,
 }
 
@@ -60,6 +66,7 @@ fn acts() -> impl Strategy<Value = Act> {
         2 => (any::<u64>(), values(), 0_u64..32)
             .prop_map(|(pc, spsr, mode)| Act::Return { pc, spsr: spsr & !0x1f | mode }),
         1 => any::<u64>().prop_map(Act::SError),
+        1 => (0_u8..40).prop_map(Act::Interrupts),
         1 => Just(Act::Enter),
     ]
 }
@@ -95,6 +102,12 @@ fn act(host: &mut Host, act: &Act) {
         }
         Act::SError(esr) => {
             host.el2.hold_serror(Esr::new(esr));
+            return;
+        }
+        Act::Interrupts(count) => {
+            for _ in 0..count {
+                assert_ne!(host.interrupt(), Held::Outside);
+            }
             return;
         }
         Act::Enter => {
@@ -153,18 +166,28 @@ proptest! {
     #[test]
     fn a_round_trip_changes_nothing(
         model in models(),
-        values in prop::array::uniform4(any::<u64>()),
+        values in prop::array::uniform9(any::<u64>()),
         acts in prop::collection::vec(acts(), 0..=STEPS),
     ) {
         // Acts that leave the borrowed registers and HCR_EL2 alone.
         let untouched = |act: &Act| match act {
             Act::Exception(esr) => ![0, 0x18].contains(&Esr::new(*esr).class_bits()),
             Act::WriteEl2(register, _) => *register != El2::Hcr,
-            Act::Return { .. } => true,
+            Act::Return { .. } | Act::Interrupts(_) => true,
             _ => false,
         };
         let mut cpu = Hardware::new(model);
-        let borrowed = [Register::SctlrEl1, Register::CpacrEl1, Register::MdscrEl1, Register::SpEl0];
+        let borrowed = [
+            Register::SctlrEl1,
+            Register::CpacrEl1,
+            Register::MdscrEl1,
+            Register::SpEl0,
+            Register::VbarEl1,
+            Register::ElrEl1,
+            Register::SpsrEl1,
+            Register::EsrEl1,
+            Register::FarEl1,
+        ];
         for (register, value) in borrowed.into_iter().zip(values) {
             cpu.set(register, value);
         }

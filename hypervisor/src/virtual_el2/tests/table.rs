@@ -82,6 +82,7 @@ fn registers_of_el1_are_hardware() {
                 | Register::MdscrEl1
                 | Register::SpEl0
                 | Register::IccPmrEl1
+                | Register::IccIgrpen0El1
                 | Register::IccIgrpen1El1
         );
         let value = 0x1234_5678_0000_0000 + register as u64;
@@ -140,6 +141,7 @@ fn what_the_cpu_refuses_is_undefined() {
             | Register::MdscrEl1
             | Register::SpEl0
             | Register::IccPmrEl1
+            | Register::IccIgrpen0El1
             | Register::IccIgrpen1El1 => host.plainly(read),
             _ => {
                 host.expect_undefined(read);

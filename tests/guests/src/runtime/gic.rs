@@ -1,6 +1,7 @@
-//! As much of a GIC as it takes to have the virtual timer's interrupt pending at the boot CPU, which ends a WFI.
+//! As much of a GIC as it takes to have an interrupt pending: the virtual timer's at the boot CPU, which ends a WFI, and
+//! one of each kind at any CPU ([`Source`]).
 //!
-//! The interrupt is never taken: PSTATE.I stays set.
+//! No interrupt is ever taken as an exception: PSTATE.I and F stay set.
 
 use crate::machine::{Gic, machine};
 
@@ -61,6 +62,183 @@ pub fn enable_virtual_timer() -> bool {
 pub fn fire_in(ticks: u64) {
     write_register!("cntv_tval_el0", ticks);
     write_register!("cntv_ctl_el0", 1);
+}
+
+/// A kind of interrupt that a CPU can send itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An SGI of Group 1. With a GICv2 without security extensions there is one group, which is Group 0.
+    Group1,
+    /// A PPI of Group 1.
+    Ppi,
+    /// An SGI of Group 1 with superpriority (FEAT_GICv3_NMI).
+    Group1Super,
+    /// An SGI of Group 0.
+    Group0,
+    /// An SGI of Group 0 with superpriority.
+    Group0Super,
+}
+
+impl Source {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Group1, Self::Ppi, Self::Group1Super, Self::Group0, Self::Group0Super];
+
+    /// Its INTID.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Group1 => 1,
+            Self::Group1Super => 2,
+            Self::Group0 => 3,
+            Self::Group0Super => 4,
+            // The virtual timer's, which is off.
+            Self::Ppi => 27,
+        }
+    }
+
+    const fn bit(self) -> u32 {
+        1 << self.number()
+    }
+}
+
+/// How an interrupt comes to the CPU, as bits of ISR_EL1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// I: an IRQ.
+    Irq = 1 << 7,
+    /// F: an FIQ.
+    Fiq = 1 << 6,
+}
+
+/// GICD_TYPER, and its bit NMI (IHI 0069, 12.9.38).
+const GICD_TYPER: u64 = 0x004;
+const TYPER_NMI: u32 = 1 << 9;
+/// GICD_ISPENDR0 and GICR_ISPENDR0; GICR_ICPENDR0.
+const ISPENDR0: u64 = 0x200;
+const ICPENDR0: u64 = 0x280;
+/// GICD_SGIR (IHI 0048B, 4.3.15), and TargetListFilter for the CPU itself.
+const GICD_SGIR: u64 = 0xf00;
+const SGIR_SELF: u32 = 2 << 24;
+/// GICR_INMIR0 (IHI 0069, 12.11.18).
+const GICR_INMIR0: u64 = 0xf80;
+/// Both frames of a redistributor.
+const REDISTRIBUTOR: u64 = 0x2_0000;
+/// GICC_IAR and GICC_EOIR.
+const GICC_IAR: u64 = 0xc;
+const GICC_EOIR: u64 = 0x10;
+
+/// All sources' bits in the registers for the first 32 interrupts.
+const SOURCES: u32 = {
+    let (mut bits, mut index) = (0, 0);
+    while index < Source::ALL.len() {
+        bits |= Source::ALL[index].bit();
+        index += 1;
+    }
+    bits
+};
+
+fn read(address: u64) -> u32 {
+    // SAFETY: as for `write`.
+    unsafe { (address as *const u32).read_volatile() }
+}
+
+fn gic() -> Gic {
+    machine().gic.expect("a GIC")
+}
+
+/// Whether the machine has such an interrupt.
+#[must_use]
+pub fn has(source: Source) -> bool {
+    match (gic(), source) {
+        (_, Source::Group1 | Source::Ppi) | (Gic::V3 { .. }, Source::Group0) => true,
+        (Gic::V3 { distributor, .. }, _) => read(distributor + GICD_TYPER) & TYPER_NMI != 0,
+        (Gic::V2 { .. }, _) => false,
+    }
+}
+
+/// How it comes to the CPU, where there is one security state.
+#[must_use]
+pub const fn line(source: Source) -> Line {
+    match source {
+        Source::Group0 | Source::Group0Super => Line::Fiq,
+        _ => Line::Irq,
+    }
+}
+
+/// Turns the distributor on. For the boot CPU, first.
+pub fn prepare() {
+    match gic() {
+        Gic::V2 { distributor, .. } => write(distributor + GICD_CTLR, 1),
+        Gic::V3 { distributor, .. } => write(distributor + GICD_CTLR, GICD_CTLR_V3),
+    }
+}
+
+/// Lets the interrupts reach this CPU, which has the number `index`.
+pub fn prepare_cpu(index: usize) {
+    match gic() {
+        Gic::V2 { distributor, cpu_interface } => {
+            write(distributor + GICD_ISENABLER, SOURCES);
+            write(cpu_interface + GICC_PMR, 0xf0);
+            write(cpu_interface + GICC_CTLR, 1);
+        }
+        Gic::V3 { redistributor, .. } => {
+            let frame = redistributor + index as u64 * REDISTRIBUTOR;
+            write(frame + GICR_WAKER, read(frame + GICR_WAKER) & !PROCESSOR_SLEEP);
+            let sgis = frame + SGI_FRAME;
+            write(sgis + GICR_IGROUPR0, !(Source::Group0.bit() | Source::Group0Super.bit()));
+            if has(Source::Group1Super) {
+                write(sgis + GICR_INMIR0, Source::Group1Super.bit() | Source::Group0Super.bit());
+            }
+            write(sgis + GICR_ISENABLER0, SOURCES);
+            // ICC_SRE_EL1.SRE, ICC_PMR_EL1, ICC_IGRPEN0_EL1, ICC_IGRPEN1_EL1.
+            write_register!("S3_0_C12_C12_5", 0b111);
+            write_register!("S3_0_C4_C6_0", 0xf0);
+            write_register!("S3_0_C12_C12_6", 1);
+            write_register!("S3_0_C12_C12_7", 1);
+        }
+    }
+}
+
+/// Where to write, and what, to make an interrupt pending at the CPU with the number `index`, which writes it itself.
+#[must_use]
+pub fn trigger(index: usize, source: Source) -> (u64, u32) {
+    match gic() {
+        Gic::V2 { distributor, .. } if source == Source::Ppi => (distributor + ISPENDR0, source.bit()),
+        Gic::V2 { distributor, .. } => (distributor + GICD_SGIR, SGIR_SELF | source.number()),
+        Gic::V3 { redistributor, .. } => {
+            (redistributor + index as u64 * REDISTRIBUTOR + SGI_FRAME + ISPENDR0, source.bit())
+        }
+    }
+}
+
+/// The interrupts that wait to be taken by this CPU: bits of [`Line`].
+#[must_use]
+pub fn signalled() -> u64 {
+    read_register!("isr_el1") & (Line::Irq as u64 | Line::Fiq as u64)
+}
+
+/// Takes back the interrupt with the highest priority on the line of `source` at this CPU, which has the number `index`,
+/// and gives its number.
+#[must_use]
+pub fn take(index: usize, source: Source) -> u32 {
+    match gic() {
+        Gic::V2 { cpu_interface, .. } => {
+            let taken = read(cpu_interface + GICC_IAR);
+            write(cpu_interface + GICC_EOIR, taken);
+            taken & 0x3ff
+        }
+        // Not acknowledged: QEMU never ends one of Group 0 that has superpriority.
+        Gic::V3 { redistributor, .. } => {
+            let taken = match line(source) {
+                // ICC_HPPIR1_EL1, ICC_HPPIR0_EL1. With SCTLR_EL1.NMI 0 they show interrupts with superpriority, too.
+                Line::Irq => read_register!("S3_0_C12_C12_2"),
+                Line::Fiq => read_register!("S3_0_C12_C8_2"),
+            };
+            let frame = redistributor + index as u64 * REDISTRIBUTOR;
+            write(frame + SGI_FRAME + ICPENDR0, source.bit());
+            taken as u32
+        }
+    }
 }
 
 /// Whether the timer's condition is met (CNTV_CTL_EL0.ISTATUS).

@@ -8,6 +8,7 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 
 use crate::firmware::Conduit;
+use crate::registers::field;
 
 /// CPUs that a guest keeps stacks for; more in the tree are left alone.
 pub const MAX_CPUS: usize = 32;
@@ -161,8 +162,19 @@ fn gic(fdt: Fdt<'static>) -> Option<Gic> {
         let mut frames = ranges(node);
         return Some(Gic::V3 { distributor: frames.next()?.base, redistributor: frames.next()?.base });
     }
-    let mut frames = ranges(controller("arm,cortex-a15-gic")?);
-    Some(Gic::V2 { distributor: frames.next()?.base, cpu_interface: frames.next()?.base })
+    if let Some(node) = controller("arm,cortex-a15-gic") {
+        let mut frames = ranges(node);
+        return Some(Gic::V2 { distributor: frames.next()?.base, cpu_interface: frames.next()?.base });
+    }
+    // A test has given it another name. QEMU's node for it is `intc`, and a CPU says whether it has a GICv3
+    // (ID_AA64PFR0_EL1.GIC).
+    let mut frames = ranges(fdt.root().children().find(|node| node.name_without_address() == "intc")?);
+    let (distributor, other) = (frames.next()?.base, frames.next()?.base);
+    Some(if field(read_register!("id_aa64pfr0_el1"), 24, 4) == 0 {
+        Gic::V2 { distributor, cpu_interface: other }
+    } else {
+        Gic::V3 { distributor, redistributor: other }
+    })
 }
 
 impl Machine {

@@ -42,8 +42,14 @@ fn shim(context: &Context, address: u64, arguments: &str) -> Result<Machine, Mis
 }
 
 fn shimmed(machine: Machine, address: u64, arguments: &str) -> Result<Machine, Missed> {
+    with_shim(machine, address, arguments, "")
+}
+
+/// Exeunt is loaded at `address` and started there by `shim` with its `arguments`; `options` are Exeunt's.
+pub(super) fn with_shim(machine: Machine, address: u64, arguments: &str, options: &str) -> Result<Machine, Missed> {
     Ok(machine.with_qemu(format!(
-        "-kernel {} -append 'entry={address:#x} {arguments} --' -device loader,file={},addr={address:#x},force-raw=on",
+        "-kernel {} -append 'entry={address:#x} {arguments} -- {options}' \
+         -device loader,file={},addr={address:#x},force-raw=on",
         images::guest("shim")?.display(),
         images::exeunt()?.display(),
     )))

@@ -9,6 +9,7 @@ mod exits;
 mod failures;
 mod guests;
 mod hotplug;
+mod interrupts;
 mod kvm;
 mod leave;
 mod people;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Cell> {
         boot::cells(),
         hotplug::cells(),
         guests::cells(),
+        interrupts::cells(),
         user::cells(),
         exits::cells(),
         failures::cells(),

@@ -91,6 +91,18 @@ fn boot(context: &Context, model: &str, gic: u32, kernel: &str, cpus: usize) -> 
 
 /// `kexec -e`, or a crash with a crash kernel loaded, ends in the next kernel, at EL2.
 fn restart(context: &Context, model: &str, gic: u32, policy: &str, crash: bool) -> Outcome {
+    restart_with(context, model, gic, policy, crash, "").map(|_| ())
+}
+
+/// The same with further options of Exeunt's. Gives the console.
+pub(super) fn restart_with(
+    context: &Context,
+    model: &str,
+    gic: u32,
+    policy: &str,
+    crash: bool,
+    options: &str,
+) -> Result<String, Missed> {
     let overlay = next::kernel(context.directory()?, "6.12", SECOND, &[])?;
     let line = "console=ttyAMA0 quiet panic=-1";
     let script = if crash {
@@ -101,7 +113,7 @@ fn restart(context: &Context, model: &str, gic: u32, policy: &str, crash: bool) 
     } else {
         format!("kexec -l /next/vmlinuz --initrd=/next/initrd --command-line='{line}' && kexec -e; false")
     };
-    let machine = machine(context, model, gic, &format!("restart={policy} log=debug"))?;
+    let machine = machine(context, model, gic, &format!("restart={policy} log=debug {options}"))?;
     let machine = machine.with("OVERLAY", overlay.display()).with("RUN", script);
     let machine = if crash { machine.with("APPEND", "crashkernel=256M") } else { machine };
     let ran = machine.run()?.ended_with(0)?;
@@ -123,7 +135,7 @@ fn restart(context: &Context, model: &str, gic: u32, policy: &str, crash: bool) 
     }
     ensure!(!crash || said("records")?.starts_with("79"), "of /proc/vmcore could be read: {}", said("records")?);
     ensure!(!ran.stdout.contains("\nbad "), "the next kernel complains:\n{}", ran.stdout);
-    Ok(())
+    Ok(ran.console)
 }
 
 /// The boots for `make test`: both kernels, one CPU and four, both GICs, FEAT_VHE or none.
