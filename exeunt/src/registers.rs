@@ -80,7 +80,9 @@ pub unsafe fn write(register: Register, value: u64) {
     }
 }
 
-/// Reads what this CPU says of itself.
+/// Reads what this CPU says of itself. Out of the way of those that ask again.
+#[cold]
+#[inline(never)]
 pub fn identify(ids: &mut IdRegisters) {
     ids.learn(read);
 }
