@@ -271,6 +271,9 @@ pub fn set_boot_index(index: usize) {
 /// Byte offset of the exception frame in [`PerCpu`], for `vectors`.
 pub const EXCEPTION: usize = core::mem::offset_of!(PerCpu, exception);
 
+/// Byte offset of the counter of SMCs, for `fast`.
+pub const SMC_COUNTER: usize = core::mem::offset_of!(PerCpu, counters) + Counters::offset(Exit::Smc);
+
 /// Byte offset of the counter of HVCs, for `vectors`.
 pub const HVC_COUNTER: usize = core::mem::offset_of!(PerCpu, counters) + Counters::offset(Exit::Hvc);
 

@@ -15,7 +15,9 @@
 use core::arch::global_asm;
 
 use guest_abi::{stub, vendor};
-use hypervisor::own_calls::EXEUNT_VERSION;
+use hypervisor::inject::pstate;
+use hypervisor::own_calls::{EXEUNT_VERSION, control};
+use hypervisor::smccc;
 
 use crate::frame::HostFrame;
 use crate::{cpu, exits, resident};
@@ -85,7 +87,58 @@ global_asm!(
     "stp x0, x1, [sp]",
     "adr x1, {hvc}",
     "b exeunt_host_vector",
+    // An SMC. In: x2 = ESR_EL2, x3 is free; the host's are below the stack.
+    ".global exeunt_fast_smc",
+    "exeunt_fast_smc:",
+    "tst w2, #0xffff", // the immediate
+    "b.ne .Lslow_smc",
+    "adrp x3, exeunt_fast",
+    "ldr x3, [x3, :lo12:exeunt_fast]",
+    "tbnz x3, #{leaving}, .Lslow_smc",
+    // The numbers without bit 31 and the hint. A comparison takes 12 bits of 24: one more than 0x7fff and 0x3fff does.
+    "and w3, w0, #~{hint}",
+    "eor w3, w3, #{fast}",
+    "cmp w3, #{workaround_1}",
+    "add w3, w3, #1",
+    "b.eq 2f",
+    "cmp w3, #({workaround_2} + 1)",
+    "b.eq 2f",
+    "cmp w3, #({workaround_3} + 1)",
+    "b.ne .Lslow_smc",
+    // Past the SMC, as if it had been executed (`hypervisor::inject::skip_a64`).
+    "2: mrs x2, elr_el2",
+    "mrs x3, spsr_el2",
+    "add x2, x2, #4",
+    "and x3, x3, #~{ss}",
+    "and x3, x3, #~{btype}",
+    "msr elr_el2, x2",
+    "msr spsr_el2, x3",
+    "mrs x3, tpidr_el2",
+    "ldr x2, [x3, #{smc_counter}]",
+    "add x2, x2, #1",
+    "str x2, [x3, #{smc_counter}]",
+    "ldp x2, x3, [sp, #-16]",
+    "smc #0",
+    "eret",
+    "dsb nsh",
+    "isb",
+    ".Lslow_smc:",
+    "ldp x2, x3, [sp, #-16]",
+    "sub sp, sp, #{frame_size}",
+    "stp x0, x1, [sp]",
+    "adr x1, {smc}",
+    "b exeunt_host_vector",
     ".popsection",
+    smc = sym exits::smc,
+    leaving = const control::LEAVING_BIT,
+    fast = const smccc::CALL_FAST,
+    hint = const smccc::SVE_HINT,
+    workaround_1 = const smccc::ARCH_WORKAROUND_1 & !smccc::CALL_FAST,
+    workaround_2 = const smccc::ARCH_WORKAROUND_2 & !smccc::CALL_FAST,
+    workaround_3 = const smccc::ARCH_WORKAROUND_3 & !smccc::CALL_FAST,
+    ss = const pstate::SS,
+    btype = const pstate::BTYPE,
+    smc_counter = const cpu::SMC_COUNTER,
     frame_size = const size_of::<HostFrame>(),
     hvc = sym exits::hvc,
     fast_ich_vtr = const 32 + resident::FAST_ICH_VTR.trailing_zeros(),

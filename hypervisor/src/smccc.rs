@@ -19,6 +19,15 @@ pub const RESERVED: u32 = 0x7f << 17;
 /// function's number.
 pub const SVE_HINT: u32 = 1 << 16;
 
+/// SMCCC_ARCH_WORKAROUND_1 to 3 (DEN0028, "Arm Architecture Calls"), for CVE-2017-5715, CVE-2018-3639 and Spectre-BHB.
+/// Linux calls the first and the third at each switch between programs, or at each exception from EL0, on CPUs that
+/// need it.
+pub const ARCH_WORKAROUND_1: u32 = 0x8000_8000;
+/// See [`ARCH_WORKAROUND_1`].
+pub const ARCH_WORKAROUND_2: u32 = 0x8000_7fff;
+/// See [`ARCH_WORKAROUND_1`].
+pub const ARCH_WORKAROUND_3: u32 = 0x8000_3fff;
+
 /// The result of a call that nobody knows: -1, in all 64 bits of x0 (DEN0028, "Unknown Function Identifier"). x1 to x17
 /// stay as they were.
 pub const NOT_SUPPORTED: u64 = u64::MAX;

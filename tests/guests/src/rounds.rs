@@ -29,6 +29,8 @@ const SAMPLES: usize = 16;
 /// Times that CPUs go out among others.
 const ROUNDS: usize = 4;
 
+/// SMCCC_ARCH_WORKAROUND_1.
+const ARCH_WORKAROUND_1: u64 = 0x8000_8000;
 /// A number that no stub knows (Linux `HVC_STUB_HCALL_NR` is 5 at most).
 const UNKNOWN_STUB: u64 = 0x7f;
 /// A number of the vendor-specific hypervisor range that nobody has.
@@ -258,6 +260,7 @@ fn calls(floor: u64) {
     report("smc-psci-version", floor, || ticks!("smc #0", PSCI_VERSION, 0));
     report("smc-psci-features", floor, || ticks!("smc #0", PSCI_FEATURES, SMCCC_VERSION));
     report("smc-affinity-info", floor, || ticks!("smc #0", AFFINITY_INFO[1], machine().mpidrs()[0]));
+    report("smc-workaround-1", floor, || ticks!("smc #0", ARCH_WORKAROUND_1, 0));
     report("smc-smccc-version", floor, || ticks!("smc #0", SMCCC_VERSION, 0));
     report("smc-unknown", floor, || ticks!("smc #0", UNKNOWN_SMCCC, 0));
 

@@ -198,6 +198,12 @@ fn round_trips(numbers: &Numbers) -> Result<(), Missed> {
         ("unknown call of Exeunt's range (hvc)", "hvc-unknown-own", Some(QUERY_GOAL), "RITM 138, debug 922"),
         ("unknown SMCCC call (hvc)", "hvc-unknown-smccc", Some(QUERY_GOAL), "RITM 138, debug 922"),
         ("unknown SMCCC call (smc)", "smc-unknown", Some(QUERY_GOAL), ""),
+        (
+            "SMCCC_ARCH_WORKAROUND_1 (smc)",
+            "smc-workaround-1",
+            Some(STUB_GOAL),
+            "at each switch of programs on some CPUs",
+        ),
         ("PSCI_VERSION (hvc)", "hvc-psci-version", Some(PROXY_GOAL), "Xen 464; RITM 336, debug 2,785"),
         ("PSCI_VERSION (smc)", "smc-psci-version", Some(PROXY_GOAL), ""),
         ("PSCI_FEATURES (smc)", "smc-psci-features", Some(PROXY_GOAL), ""),
