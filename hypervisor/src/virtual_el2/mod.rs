@@ -521,12 +521,16 @@ impl VirtualEl2 {
     }
 
     /// The host accesses a register, and asks for its unit if there is one that waits. What was opened stays open.
-    #[inline]
+    #[inline(always)]
     fn ask(&mut self, cpu: &mut impl Cpu, settings: &Settings, register: Encoding) {
         // Without an EL3 none waits.
-        if !settings.ids.has(Feature::El3) {
-            return;
+        if settings.ids.has(Feature::El3) {
+            self.ask_for_unit(cpu, settings, register);
         }
+    }
+
+    #[inline(never)]
+    fn ask_for_unit(&mut self, cpu: &mut impl Cpu, settings: &Settings, register: Encoding) {
         if let Some(unit) = Unit::of(register).filter(|unit| unit.waits(settings.ids)) {
             let opened = cpu.open(unit);
             features::unlock(settings.ids, opened, |register, value| {

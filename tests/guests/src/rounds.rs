@@ -141,6 +141,8 @@ struct Window {
 fn in_virtual_el2(vectors: u64) -> Window {
     let floor = ticks!("", 0, 0).ticks;
     let lines = (&raw const LINES).addr() as u64;
+    // Exeunt maps the page of these instructions when the first of them traps.
+    let _ = ticks!("mrs x0, sctlr_el2", 0, 0);
     let single = [
         ticks!("msr hstr_el2, xzr", 0, 0),
         ticks!("mrs x0, sctlr_el2", 0, 0),
