@@ -8,8 +8,10 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 TARGET=$ROOT/target
 # The guest's packages, kernels and initramfs; `scripts/guest-packages` and `scripts/initramfs` fill it.
 GUEST=$TARGET/guest
-# Kernels that set-up can fetch, by the names that KERNEL= takes.
-KERNEL_ALIASES="6.12 6.1 6.12-rt 6.12-16k"
+# Kernels that set-up can fetch, by the names that KERNEL= takes. `backports` is the newest that Debian has for its stable release.
+KERNEL_ALIASES="6.12 6.1 6.12-rt 6.12-16k backports 5.10"
+# Those with which `make drill` works.
+DRILL_KERNELS="6.12 6.1 6.12-rt 6.12-16k backports"
 
 # The documented paths are below target/, wherever the caller's cargo usually builds.
 export CARGO_TARGET_DIR=$TARGET

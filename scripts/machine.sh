@@ -7,7 +7,8 @@
 #   MEM=1G           RAM: a number with K, M, G or T (M without); more than this machine has will do
 #   CPU=cortex-a57   a CPU model of QEMU, with its options (max,lpa2=off)
 #   GIC=3            2 or 3
-#   KERNEL=6.12      the host kernel: a name that set-up knows (6.12 6.1 6.12-rt 6.12-16k), or a file: any arm64 Image
+#   KERNEL=6.12      the host kernel: a name that set-up knows (6.12 6.1 6.12-rt 6.12-16k backports 5.10), or a file: any
+#                    arm64 Image. `backports` is the newest kernel that Debian has for its stable release
 #   INITRD=          a file instead of the project's initramfs; `none` for no initrd at all
 #   APPEND=          added to the host's command line
 #   EXEUNT=          Exeunt's own options
