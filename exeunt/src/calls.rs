@@ -5,18 +5,19 @@
 
 use core::sync::atomic::Ordering;
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ICH_VTR_EL2, Readable};
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, ESR_EL2, ICH_VTR_EL2, Readable};
 use guest_abi::record::{CPU_IN_VIRTUAL_EL2, CPU_LENT_TO_KVM, StatusCpu};
 use guest_abi::stub::{STUB_ERR, SUCCESS};
 use guest_abi::vendor::{CpuState, Error, Policy};
 use hypervisor::features::{Gic, hcr};
 use hypervisor::leave::Cpus;
 use hypervisor::lifecycle::{EntryLevel, LifeCycle, State};
-use hypervisor::own_calls::control::{Control, Restart};
+use hypervisor::own_calls::control::Control;
 use hypervisor::own_calls::log::LogRing;
 use hypervisor::own_calls::status::{self, Machine as Facts};
 use hypervisor::own_calls::{self, Buffer, Outcome, Services, Sink};
 use hypervisor::psci::Environment;
+use hypervisor::restart::{self, Restart};
 use hypervisor::smccc;
 use hypervisor::stub::{self, Answer};
 use hypervisor::syndrome::Esr;
@@ -36,6 +37,7 @@ use crate::{console, depart, enter, leaving, memory};
 pub fn stub(trap: &mut Trap) {
     let (cpu, machine) = (trap.cpu, trap.machine);
     let context = stub::Context {
+        has_vectors: &|| cpu.has_vectors(),
         entry: machine.entry,
         is_host_ram: &|address| machine.is_host_ram(address),
         has_gic_registers: machine.gic == Gic::V3,
@@ -56,7 +58,17 @@ pub fn stub(trap: &mut Trap) {
         }
         Answer::ResetVectors => reset_vectors(trap),
         Answer::SoftRestart { entry, arguments } => soft_restart(trap, entry, arguments),
+        Answer::Vectors => run_vectors(trap),
     }
+}
+
+/// Has the vectors that the host has installed answer its call, in virtual EL2.
+#[cold]
+#[inline(never)]
+fn run_vectors(trap: &mut Trap) {
+    let (cpu, settings, esr) = (trap.cpu, trap.machine.settings(trap.cpu.ids()), Esr::new(ESR_EL2.get()));
+    cpu.with_virtual_el2(|virtual_el2| virtual_el2.call(trap, &settings, esr));
+    debug!("the host's vectors answer, at {:#x}", ELR_EL2.get());
 }
 
 #[cold]
@@ -79,8 +91,7 @@ fn reset_vectors(trap: &mut Trap) {
 #[cold]
 #[inline(never)]
 fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
-    let installed = trap.cpu.with_virtual_el2(|virtual_el2| virtual_el2.installed());
-    let why = Restart::of(installed.is_some());
+    let why = why_restart(trap, arguments[0]);
     match FAST.control.restart(why) {
         Ok(policy) => {
             info!("CPU {}: SOFT_RESTART to {entry:#x} ({why:?}, {})", trap.cpu.index(), policy.words());
@@ -101,6 +112,20 @@ fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
         // Only a LEAVE stands in the way. The call is made again after it.
         Err(_) => leaving::wait_for_leave(trap),
     }
+}
+
+/// Whether a SOFT_RESTART with this x2 is a kexec or a crash.
+fn why_restart(trap: &Trap, x2: u64) -> Restart {
+    let (cpu, machine) = (trap.cpu, trap.machine);
+    let word = |address| {
+        // SAFETY: this CPU, and the host's RAM.
+        machine.is_host_ram(address).then(|| unsafe { memory::fetch(cpu, address) })?.ok()
+    };
+    let has_vectors = cpu.with_virtual_el2(|virtual_el2| virtual_el2.installed()).is_some();
+    let why = Restart::of(&restart::Signs { x2, has_vectors, word: &word });
+    // SAFETY: this CPU.
+    unsafe { memory::hide_all(cpu) };
+    why
 }
 
 /// Answers the call of Exeunt's own in x0 to x3.
@@ -181,7 +206,7 @@ impl Facts for Own {
         record.flags =
             flag(cpu.lent.load(Ordering::Relaxed), CPU_LENT_TO_KVM) | flag(cpu.in_window(), CPU_IN_VIRTUAL_EL2);
         record.exits = status::exits(&cpu.counters);
-        record.host_vectors = cpu.host_vectors.load(Ordering::Relaxed);
+        record.host_vectors = cpu.host_vectors();
         record.departures = cpu.departures.load(Ordering::Relaxed);
         record.returns = cpu.returns.load(Ordering::Relaxed);
         record

@@ -10,7 +10,7 @@ use aarch64_cpu::registers::{CurrentEL, Readable, TPIDR_EL2};
 use boot::CpuBoot;
 use hypervisor::counters::{Counters, Exit};
 use hypervisor::features::{IdRegisters, Units};
-use hypervisor::lifecycle::LifeCycle;
+use hypervisor::lifecycle::{EntryLevel, LifeCycle};
 use hypervisor::psci;
 use hypervisor::virtual_el2::VirtualEl2;
 
@@ -58,10 +58,14 @@ pub struct PerCpu {
     boot: UnsafeCell<CpuBoot>,
     /// Registers at an exception from EL2, for the panic. Written by `vectors`.
     exception: UnsafeCell<ExceptionFrame>,
-    /// VBAR_EL2 as the host has set it, 0 if it has not; for other CPUs to read. `vectors` writes it for SET_VECTORS.
-    pub host_vectors: AtomicU64,
-    /// The same, until [`Self::with_virtual_el2`] hears of it; else 0. Behind `host_vectors`, for one store to both.
-    pub new_vectors: AtomicU64,
+    /// VBAR_EL2 as the host has set it, 0 if it has not, as far as [`Self::with_virtual_el2`] has heard.
+    host_vectors: AtomicU64,
+    /// What the host has given to SET_VECTORS, plus 1, until [`Self::with_virtual_el2`] hears of it; else 0. `vectors`
+    /// writes it.
+    new_vectors: AtomicU64,
+    /// Not 0 if EL2 would run vectors that are not the host's own stub's, or if that is not known yet. Behind
+    /// `new_vectors`, for one store to both.
+    has_vectors: AtomicU64,
     /// Position in the device tree's list of CPUs.
     index: AtomicUsize,
     /// What the CPU says of itself, read once.
@@ -117,6 +121,7 @@ impl PerCpu {
             in_window: AtomicBool::new(false),
             host_vectors: AtomicU64::new(0),
             new_vectors: AtomicU64::new(0),
+            has_vectors: AtomicU64::new(0),
             departures: AtomicU32::new(0),
             returns: AtomicU32::new(0),
             started: AtomicU64::new(0),
@@ -182,6 +187,21 @@ impl PerCpu {
         self.in_window.load(Ordering::Relaxed)
     }
 
+    /// VBAR_EL2 as the host has set it, 0 if it has not; for other CPUs to read.
+    pub fn host_vectors(&self) -> u64 {
+        match self.new_vectors.load(Ordering::Relaxed) {
+            0 => self.host_vectors.load(Ordering::Relaxed),
+            new => new & !1,
+        }
+    }
+
+    /// Whether EL2 would run vectors that the host has installed and that are not its own stub's, and virtual EL2 can:
+    /// the host was entered there. For this CPU itself.
+    pub fn has_vectors(&self) -> bool {
+        self.entered.load(Ordering::Relaxed) != EntryLevel::El1 as u8
+            && self.with_virtual_el2(|virtual_el2| virtual_el2.installed()).is_some()
+    }
+
     /// Lets `work` use this CPU's virtual EL2.
     #[inline]
     pub fn with_virtual_el2<T>(&self, work: impl FnOnce(&mut VirtualEl2) -> T) -> T {
@@ -194,6 +214,11 @@ impl PerCpu {
                 let virtual_el2 = unsafe { &*self.0.virtual_el2.get() };
                 self.0.in_window.store(virtual_el2.in_window(), Ordering::Relaxed);
                 self.0.host_vectors.store(virtual_el2.vectors().unwrap_or(0), Ordering::Relaxed);
+                // No call comes out of the window.
+                if !virtual_el2.in_window() {
+                    let installed = virtual_el2.installed().map_or(0, |vectors| vectors | 1);
+                    self.0.has_vectors.store(installed, Ordering::Relaxed);
+                }
             }
         }
 
@@ -203,7 +228,7 @@ impl PerCpu {
         let virtual_el2 = unsafe { &mut *self.virtual_el2.get() };
         let new_vectors = self.new_vectors.load(Ordering::Relaxed);
         if new_vectors != 0 {
-            virtual_el2.set_vectors(new_vectors);
+            virtual_el2.set_vectors(new_vectors & !1);
             self.new_vectors.store(0, Ordering::Relaxed);
         }
         work(virtual_el2)
@@ -277,7 +302,7 @@ pub const SMC_COUNTER: usize = core::mem::offset_of!(PerCpu, counters) + Counter
 /// Byte offset of the counter of HVCs, for `vectors`.
 pub const HVC_COUNTER: usize = core::mem::offset_of!(PerCpu, counters) + Counters::offset(Exit::Hvc);
 
-/// Byte offset of `host_vectors` and `new_vectors`, for `vectors`.
-pub const HOST_VECTORS: usize = core::mem::offset_of!(PerCpu, host_vectors);
+/// Byte offset of `new_vectors` and `has_vectors`, for `vectors`.
+pub const NEW_VECTORS: usize = core::mem::offset_of!(PerCpu, new_vectors);
 
-const _: () = assert!(core::mem::offset_of!(PerCpu, new_vectors) == HOST_VECTORS + 8);
+const _: () = assert!(core::mem::offset_of!(PerCpu, has_vectors) == NEW_VECTORS + 8);

@@ -4,7 +4,7 @@
 //! and VERSION. Saving and restoring the host's registers for Rust takes more than the forty instructions that such a
 //! call may cost. What each answers, and when, is `hypervisor::stub`'s and `hypervisor::own_calls`'s; the conformance
 //! tests compare the two ways. Not with `log=debug`, where each call gets its line, nor during a LEAVE: the vector sees
-//! to that.
+//! to that. Nor is a call answered here while the host has vectors on this CPU that would have to answer it.
 //!
 //! | register | holds, where the vector for an HVC comes here |
 //! |---|---|
@@ -22,36 +22,12 @@ use hypervisor::smccc;
 use crate::frame::HostFrame;
 use crate::{cpu, exits, resident};
 
+// What a call leaves when it has to be answered by Rust after all: the number in x0.
+const _: () = assert!(stub::SUCCESS == stub::SET_VECTORS);
+
 global_asm!(
-    ".pushsection .text.beside_tables, \"ax\"",
-    ".global exeunt_fast_call",
-    "exeunt_fast_call:",
-    "tbnz w0, #31, .Lfast_smccc",
-    "cmp x0, #{get_ich_vtr}",
-    "b.hi .Lfast_refused",
-    "b.eq .Lfast_ich_vtr",
-    "cmp x0, #{finalise}",
-    "b.eq .Lfast_refused",
-    "cbz x0, .Lfast_set_vectors",
-    "b exeunt_slow_hvc",
-    ".Lfast_smccc:",
-    "tst w2, #0xffff", // the immediate
-    "b.ne exeunt_slow_hvc",
-    "mov w3, #{version} & 0xffff",
-    "movk w3, #{version} >> 16, lsl #16",
-    "cmp w0, w3",
-    "b.ne exeunt_slow_hvc",
-    "mov w0, #{abi_version} & 0xffff",
-    "movk w0, #{abi_version} >> 16, lsl #16",
-    "mov w1, #{exeunt_version} & 0xffff",
-    "movk w1, #{exeunt_version} >> 16, lsl #16",
-    "b .Lfast_done",
-    ".Lfast_ich_vtr:",
-    "tbz x3, #{fast_ich_vtr}, .Lfast_refused",
-    "mov x0, #{success}",
-    "mrs x1, S3_4_C12_C11_1", // ICH_VTR_EL2
-    ".Lfast_done:",
-    "mrs x3, tpidr_el2",
+    // Counts a call that is answered, and goes back. x3: `PerCpu`.
+    ".macro FAST_RETURN",
     "ldr x2, [x3, #{hvc_counter}]",
     "add x2, x2, #1",
     "str x2, [x3, #{hvc_counter}]",
@@ -59,6 +35,38 @@ global_asm!(
     "eret",
     "dsb nsh",
     "isb",
+    ".endm",
+    ".pushsection .text.beside_tables, \"ax\"",
+    ".global exeunt_fast_call",
+    "exeunt_fast_call:",
+    "tbnz w0, #31, .Lfast_smccc",
+    "cmp x0, #{get_ich_vtr}",
+    "b.hi .Lfast_unknown",
+    "b.eq .Lfast_ich_vtr",
+    "cbz x0, .Lfast_set_vectors",
+    "cmp x0, #{finalise}",
+    "b.eq .Lfast_refused",
+    "b exeunt_slow_hvc",
+    ".Lfast_smccc:",
+    "tst w2, #0xffff", // the immediate
+    "b.ne exeunt_slow_hvc",
+    "mov w3, #{version} & 0xffff",
+    "movk w3, #{version} >> 16, lsl #16",
+    "cmp x0, x3", // with a high word it may be for the host's vectors
+    "b.ne exeunt_slow_hvc",
+    "mrs x3, tpidr_el2",
+    "mov w0, #{abi_version} & 0xffff",
+    "movk w0, #{abi_version} >> 16, lsl #16",
+    "mov w1, #{exeunt_version} & 0xffff",
+    "movk w1, #{exeunt_version} >> 16, lsl #16",
+    "FAST_RETURN",
+    ".Lfast_ich_vtr:",
+    "tbz x3, #{fast_ich_vtr}, .Lfast_refused",
+    "mrs x3, tpidr_el2",
+    "mov x0, #{success}",
+    "mrs x1, S3_4_C12_C11_1", // ICH_VTR_EL2
+    "FAST_RETURN",
+    // It is recorded until somebody asks; the one before must have been heard of.
     ".Lfast_set_vectors:",
     "tbz x3, #{fast_vectors}, .Lfast_refused",
     "tst x1, #0x7ff",
@@ -72,13 +80,25 @@ global_asm!(
     "cmp x1, x3",
     "b.hs 1b",
     "mrs x3, tpidr_el2",
-    "stp x1, x1, [x3, #{host_vectors}]",
-    "mov x0, #{success}",
-    "b .Lfast_done",
-    ".Lfast_refused:",
+    "ldr x2, [x3, #{new_vectors}]",
+    "mov x0, #{success}", // SET_VECTORS has the same number
+    "cbnz x2, exeunt_slow_hvc",
+    "orr x2, x1, #1",
+    "stp x2, x2, [x3, #{new_vectors}]",
+    "FAST_RETURN",
+    // No number of a stub's. If the host has vectors that EL2 would run, they answer.
+    ".Lfast_unknown:",
+    "mrs x3, tpidr_el2",
+    "ldr x2, [x3, #{has_vectors}]",
+    "cbnz x2, exeunt_slow_hvc",
     "mov w0, #{stub_err} & 0xffff",
     "movk w0, #{stub_err} >> 16, lsl #16",
-    "b .Lfast_done",
+    "FAST_RETURN",
+    ".Lfast_refused:",
+    "mrs x3, tpidr_el2",
+    "mov w0, #{stub_err} & 0xffff",
+    "movk w0, #{stub_err} >> 16, lsl #16",
+    "FAST_RETURN",
     // Any other HVC.
     ".global exeunt_slow_hvc",
     "exeunt_slow_hvc:",
@@ -151,5 +171,6 @@ global_asm!(
     abi_version = const vendor::ABI_VERSION,
     exeunt_version = const EXEUNT_VERSION.to_bits(),
     hvc_counter = const cpu::HVC_COUNTER,
-    host_vectors = const cpu::HOST_VECTORS,
+    new_vectors = const cpu::NEW_VECTORS,
+    has_vectors = const cpu::NEW_VECTORS + 8,
 );

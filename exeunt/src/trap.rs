@@ -141,6 +141,10 @@ impl Vcpu for Trap<'_> {
         }
     }
 
+    fn has_vectors(&self) -> bool {
+        self.cpu.has_vectors()
+    }
+
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8> {
         let registers =
             stage1_walk::Registers { tcr_el1: TCR_EL1.get(), ttbr0_el1: TTBR0_EL1.get(), ttbr1_el1: TTBR1_EL1.get() };

@@ -448,34 +448,111 @@ pub const CALLS: &[CallDoc] = &[
     },
 ];
 
-/// What other values of x0 get: the values, and the answer by [`State::ALL`].
-pub const OTHERS: &[(&str, [&str; 5])] = &[
-    (
-        "any other with bit 31 clear",
-        [
+/// A kind of number that is none of [`CALLS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Other {
+    /// The stub ABI's, all 64 bits of x0, and unknown to every stub.
+    Stub,
+    /// From Linux to its own KVM at EL2 (`arch/arm64/include/asm/kvm_asm.h`).
+    Kvm,
+    /// PSCI's.
+    Psci,
+    /// The architecture's.
+    Architecture,
+    /// All other fast calls.
+    Fast,
+}
+
+/// A row of numbers that are none of [`CALLS`].
+#[derive(Clone, Copy, Debug)]
+pub struct OtherDoc {
+    /// Which.
+    pub kind: Other,
+    /// The same in words.
+    pub what: &'static str,
+    /// First and last of each range: of the low word of x0 without the hint about SVE. A number in several rows is the
+    /// first one's.
+    pub numbers: &'static [(u32, u32)],
+    /// The answer by [`State::ALL`].
+    pub answers: [&'static str; 5],
+}
+
+const NOT_SUPPORTED: &str = Error::NotSupported.name();
+
+/// What other values of x0 get.
+pub const OTHERS: &[OtherDoc] = &[
+    OtherDoc {
+        kind: Other::Stub,
+        what: "any other with bit 31 clear",
+        numbers: &[(0, smccc::FAST - 1)],
+        answers: [
             STUB_ERR,
             STUB_ERR,
-            "STUB_ERR; with `kvm=lend` and vectors set by SET_VECTORS: EL2 goes to these vectors, and they answer",
+            "STUB_ERR; while vectors are installed by SET_VECTORS that are not the host's own stub's: whatever they \
+             answer, in virtual EL2",
             STUB_ERR,
             STUB_ERR,
         ],
-    ),
-    ("PSCI, 0x84000000 to 0x8400001f and 0xc4000000 to 0xc400001f", [STUB_ERR, "PSCI", "PSCI", STUB_ERR, STUB_ERR]),
-    (
-        "the architecture's calls, owner 0 (SMCCC_VERSION and others)",
-        [STUB_ERR, "firmware's answer", "firmware's answer", STUB_ERR, STUB_ERR],
-    ),
-    (
-        "any other fast call",
-        [
+    },
+    OtherDoc {
+        kind: Other::Kvm,
+        what: "Linux's calls to its own KVM, 0xc6000000 to 0xc60044ff",
+        numbers: &[(0xc600_0000, 0xc600_44ff)],
+        answers: [
             STUB_ERR,
-            "NOT_SUPPORTED",
-            "NOT_SUPPORTED; with `kvm=lend` and vectors set by SET_VECTORS: EL2 goes to these vectors, and they answer",
+            NOT_SUPPORTED,
+            "NOT_SUPPORTED; with `kvm=lend`, while such vectors are installed: EL2 goes to them, and they answer",
             STUB_ERR,
             STUB_ERR,
         ],
-    ),
+    },
+    OtherDoc {
+        kind: Other::Psci,
+        what: "PSCI, 0x84000000 to 0x8400001f and 0xc4000000 to 0xc400001f",
+        numbers: &[(0x8400_0000, 0x8400_001f), (0xc400_0000, 0xc400_001f)],
+        answers: [STUB_ERR, "PSCI", "PSCI", STUB_ERR, STUB_ERR],
+    },
+    OtherDoc {
+        kind: Other::Architecture,
+        what: "the architecture's calls (SMCCC_VERSION and others), 0x80000000 to 0x8000ffff and 0xc0000000 to \
+               0xc000ffff",
+        numbers: &[(0x8000_0000, 0x8000_ffff), (0xc000_0000, 0xc000_ffff)],
+        answers: [STUB_ERR, "firmware's answer", "firmware's answer", STUB_ERR, STUB_ERR],
+    },
+    OtherDoc {
+        kind: Other::Fast,
+        what: "any other fast call: bit 31 set",
+        numbers: &[(smccc::FAST, u32::MAX)],
+        answers: [STUB_ERR, NOT_SUPPORTED, NOT_SUPPORTED, STUB_ERR, STUB_ERR],
+    },
 ];
+
+impl Other {
+    /// The row of [`OTHERS`] that x0 belongs to; nothing for those of [`CALLS`].
+    #[must_use]
+    pub fn of(x0: u64) -> Option<Self> {
+        let low = x0 as u32;
+        let id = if low & smccc::FAST == 0 { low } else { low & !smccc::SVE_HINT };
+        let number = if low & smccc::FAST == 0 { x0 } else { id.into() };
+        if CALLS.iter().any(|call| call.number == number) {
+            return None;
+        }
+        OTHERS.iter().find(|row| row.contains(id)).map(|row| row.kind)
+    }
+}
+
+impl OtherDoc {
+    fn contains(&self, id: u32) -> bool {
+        self.numbers.iter().any(|&(first, last)| first <= id && id <= last)
+    }
+}
+
+/// The numbers at the bounds of all ranges of [`OTHERS`], inside and outside, for a walk through the table. Some of
+/// them are in [`CALLS`]; [`Other::of`] tells each one's row.
+pub fn bounds() -> impl Iterator<Item = u32> {
+    let ranges = OTHERS.iter().flat_map(|row| row.numbers);
+    ranges.flat_map(|&(first, last)| [first.wrapping_sub(1), first, last, last.wrapping_add(1)])
+}
 
 /// A result code: what is in x0, its name, and what it says.
 pub const CODES: &[(u64, &str, &str)] = &[
@@ -569,9 +646,16 @@ pub const CAUTIONS: &[Named] = &[
     ),
     (
         "kexec or crash?",
-        "The stub ABI does not say. Exeunt takes SOFT_RESTART for a kexec if the host has called SET_VECTORS on this \
-         CPU, as Linux 6.1 and 6.12 do before the copy of the new kernel, and for a crash otherwise. Linux 5.10 does \
-         not call it",
+        "The stub ABI does not say. Exeunt goes by x2, which in Linux up to 5.15 is the list of pages to copy, and \
+         from 5.16 on may be the next kernel's device tree, where `linux,elfcorehdr` is for crash kernels; where x2 \
+         says nothing, a host that has called SET_VECTORS on this CPU kexecs, and any other has crashed \
+         ([kexec.md](kexec.md))",
+    ),
+    (
+        "A second SET_VECTORS",
+        "The first one installs vectors beside the host's own stub, the next one with another address puts its own \
+         stub back, wherever it is: so Linux resumes from hibernation. Before 5.16 it makes a call instead that its \
+         temporary vectors answer by a write to VBAR_EL2, and that has the same effect",
     ),
     (
         "The immediate of the HVC",
@@ -581,7 +665,8 @@ pub const CAUTIONS: &[Named] = &[
     (
         "High word of x0",
         "A stub call's number is all of x0. A function identifier is the low word, in which bit 16 is ignored: it is \
-         SMCCC's hint about SVE",
+         SMCCC's hint about SVE. While vectors are installed that are not the host's own stub's, an x0 with a high \
+         word is theirs, whatever its low word",
     ),
     (
         "Buffers",

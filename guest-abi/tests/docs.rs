@@ -6,7 +6,7 @@ mod rendered;
 
 use std::fmt::{Display, Write as _};
 
-use guest_abi::table::{CALLS, CAUTIONS, CODES, CallDoc, Family, OTHERS, RECORDS, SUMMARY, State};
+use guest_abi::table::{CALLS, CAUTIONS, CODES, CallDoc, Family, OTHERS, Other, RECORDS, SUMMARY, State, bounds};
 use guest_abi::vendor::CpuState;
 
 const HEAD: &str = "\
@@ -87,8 +87,9 @@ fn page() -> String {
         let [stub, el1, el2, leaving, gone] = call.answers;
         row(out, [&number(call), &call.name, &stub, &el1, &el2, &leaving, &gone]);
     }
-    for (what, [stub, el1, el2, leaving, gone]) in OTHERS {
-        row(out, [what, &"-", stub, el1, el2, leaving, gone]);
+    for other in OTHERS {
+        let [stub, el1, el2, leaving, gone] = other.answers;
+        row(out, [&other.what, &"-", &stub, &el1, &el2, &leaving, &gone]);
     }
 
     head(out, "Codes", ["x0", "name", "what it says"]);
@@ -161,6 +162,56 @@ fn texts_that_repeat_numbers_repeat_the_right_ones() {
     assert_eq!(output("REVISION", 0), format!("major, {ABI_MAJOR}"));
     assert_eq!(output("REVISION", 1), format!("minor, {ABI_MINOR}"));
     assert!(CALLS.iter().filter(|call| call.family != Family::Stub).all(|call| call.known_to.ends_with("ABI 1.0")));
+}
+
+#[test]
+fn the_other_numbers_are_named_as_they_are() {
+    for row in OTHERS {
+        // The two that say "any other" are told by bit 31.
+        for &(first, last) in row.numbers.iter().filter(|_| !matches!(row.kind, Other::Stub | Other::Fast)) {
+            assert!(row.what.contains(&format!("{first:#x} to {last:#x}")), "{}", row.what);
+        }
+    }
+}
+
+#[test]
+fn every_number_is_in_one_row() {
+    use guest_abi::vendor;
+    let rows = [
+        (4, None),
+        (5, Some(Other::Stub)),
+        (1 << 32, Some(Other::Stub)),
+        (0x7fff_ffff, Some(Other::Stub)),
+        (1 << 63 | 0x7fff_ffff, Some(Other::Stub)),
+        (0x8000_0000, Some(Other::Architecture)),
+        (0x8001_0000, Some(Other::Architecture)),
+        (0x8000_ffff, Some(Other::Architecture)),
+        (0x8002_0000, Some(Other::Fast)),
+        (0x8100_0000, Some(Other::Fast)),
+        (0x83ff_ffff, Some(Other::Fast)),
+        (0x8400_0000, Some(Other::Psci)),
+        (0xdead_8401_001f, Some(Other::Psci)),
+        (0x8400_0020, Some(Other::Fast)),
+        (0x8600_0000, Some(Other::Fast)),
+        (0xc5ff_ffff, Some(Other::Fast)),
+        (0xc600_0000, Some(Other::Kvm)),
+        (0xc601_44ff, Some(Other::Kvm)),
+        (0xc600_4500, Some(Other::Fast)),
+        (u64::from(vendor::STATUS), None),
+        (u64::from(vendor::STATUS) | 1 << 16 | 1 << 40, None),
+        (u64::from(vendor::STATUS) ^ 1 << 30, Some(Other::Fast)),
+        (u64::MAX, Some(Other::Fast)),
+    ];
+    for (x0, row) in rows {
+        assert_eq!(Other::of(x0), row, "{x0:#x}");
+    }
+    for call in CALLS {
+        assert_eq!(Other::of(call.number), None, "{}", call.name);
+    }
+    // A walk along the bounds comes to every row.
+    for kind in [Other::Stub, Other::Kvm, Other::Psci, Other::Architecture, Other::Fast] {
+        assert!(bounds().filter(|&number| Other::of(number.into()) == Some(kind)).count() >= 2, "{kind:?}");
+    }
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub mod paging;
 pub mod placement;
 pub mod psci;
 pub mod ratelimit;
+pub mod restart;
 pub mod smccc;
 pub mod start;
 pub mod stub;

@@ -3,10 +3,10 @@
 //! Owns the answer by number and entry level (the table in `docs/abi.md`), and the arguments' validation. It changes
 //! nothing: what an answer asks for is done by the caller, in the EL2 binary.
 //!
-//! The rule behind every case: a host that was entered at virtual EL2 gets exactly what Linux's own stub would have
-//! given it (`arch/arm64/kernel/hyp-stub.S`), and where Exeunt cannot or must not do that, HVC_STUB_ERR with no
-//! register changed but x0. Linux goes on from there: both of its SOFT_RESTART callers fall through to a plain branch
-//! at EL1 (`cpu-reset.S`, `relocate_kernel.S`).
+//! The rule behind every case: a host that was entered at virtual EL2 gets exactly what EL2 would have given it: its
+//! own stub's answer (`arch/arm64/kernel/hyp-stub.S`), or that of the vectors which it has installed instead. Where
+//! Exeunt cannot or must not do that, HVC_STUB_ERR with no register changed but x0. Linux goes on from there: both of
+//! its SOFT_RESTART callers fall through to a plain branch at EL1 (`cpu-reset.S`, `relocate_kernel.S`).
 
 use guest_abi::stub;
 
@@ -21,6 +21,8 @@ const INSTRUCTION_ALIGNMENT: u64 = 4;
 /// What is known where the call is answered.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
+    /// Whether the host has installed vectors by SET_VECTORS that are not its own stub's, so that EL2 would run them.
+    pub has_vectors: &'a dyn Fn() -> bool,
     /// How the host was entered.
     pub entry: EntryLevel,
     /// Whether an address is RAM of the host's.
@@ -49,6 +51,8 @@ pub enum Answer {
     Finalise,
     /// x0 = 0, x1 = ICH_VTR_EL2.
     IchVtr,
+    /// Whatever the vectors answer that the host has installed: they run in virtual EL2.
+    Vectors,
 }
 
 /// Answers the stub call whose registers are `x` (x0 the number).
@@ -68,6 +72,9 @@ pub fn answer(x: &[u64; 18], context: &Context) -> Answer {
         stub::RESET_VECTORS => Answer::ResetVectors,
         stub::FINALISE_EL2 if owns_el2 => Answer::Finalise,
         stub::GET_ICH_VTR_EL2 if context.has_gic_registers => Answer::IchVtr,
+        // Exeunt stands in for a stub, and Linux's refuses what it does not know. Other vectors are installed to be
+        // run: what they make of a call nobody else can tell.
+        stub::STUB_CALLS_END.. if owns_el2 && (context.has_vectors)() => Answer::Vectors,
         _ => REFUSED,
     }
 }
@@ -82,12 +89,17 @@ mod tests {
     use super::*;
 
     fn ask(entry: EntryLevel, has_gic_registers: bool, number: u64, x1: u64) -> Answer {
+        ask_with(entry, has_gic_registers, false, number, x1)
+    }
+
+    fn ask_with(entry: EntryLevel, has_gic_registers: bool, has_vectors: bool, number: u64, x1: u64) -> Answer {
         let mut x = core::array::from_fn(|n| 0x1000 + n as u64);
         (x[0], x[1]) = (number, x1);
         let ram = 0x4000_0000..0x8000_0000;
         let own = 0x4020_0000..0x4040_0000;
         let is_host_ram = |address| ram.contains(&address) && !own.contains(&address);
-        answer(&x, &Context { entry, is_host_ram: &is_host_ram, has_gic_registers })
+        let has_vectors = || has_vectors;
+        answer(&x, &Context { entry, has_vectors: &has_vectors, is_host_ram: &is_host_ram, has_gic_registers })
     }
 
     const BOTH: [EntryLevel; 2] = [EntryLevel::El1, EntryLevel::VirtualEl2];
@@ -129,6 +141,33 @@ mod tests {
         fn any_other_number_is_refused(number in STUB_CALLS_END.., x1: u64, at_el1: bool) {
             let entry = BOTH[usize::from(!at_el1)];
             prop_assert_eq!(ask(entry, true, number, x1), REFUSED);
+        }
+
+        #[test]
+        fn installed_vectors_answer_what_no_stub_knows(number: u64, x1: u64, has_gic_registers: bool) {
+            let entry = EntryLevel::VirtualEl2;
+            let answer = ask_with(entry, has_gic_registers, true, number, x1);
+            if number < STUB_CALLS_END {
+                prop_assert_eq!(answer, ask(entry, has_gic_registers, number, x1));
+            } else {
+                prop_assert_eq!(answer, Answer::Vectors);
+            }
+            // A host that was entered at EL1 has none.
+            prop_assert_eq!(
+                ask_with(EntryLevel::El1, has_gic_registers, true, number, x1),
+                ask(EntryLevel::El1, has_gic_registers, number, x1)
+            );
+        }
+    }
+
+    /// The small numbers are rare among random ones.
+    #[test]
+    fn installed_vectors_change_nothing_for_the_calls_of_a_stub() {
+        for number in 0..STUB_CALLS_END {
+            for x1 in [0, 7, 0x4100_0000, 0x4100_0800] {
+                let entry = EntryLevel::VirtualEl2;
+                assert_eq!(ask_with(entry, true, true, number, x1), ask(entry, true, number, x1));
+            }
         }
     }
 }

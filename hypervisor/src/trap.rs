@@ -72,6 +72,8 @@ pub trait Vcpu {
     fn read_id(&self, register: Encoding) -> Option<u64>;
     /// Lets the host execute at FAR_EL2, where stage 2 does not let it yet, or finds that it need not any more.
     fn allow_execution(&mut self);
+    /// Whether the host has installed vectors that EL2 would run, and that virtual EL2 can ([`crate::stub`]).
+    fn has_vectors(&self) -> bool;
     /// At which level the host's stage 1 walk for `far` reads its descriptor at `ipa`, if a walk finds that out. Asked
     /// for faults on such a walk only. `ipa` is known to the 4 KiB page.
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8>;
@@ -281,10 +283,16 @@ pub fn smc_call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, immediate: u16) {
 #[inline]
 fn call<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, conduit: Conduit, immediate: u16) -> Next {
     let index = cpu.index();
+    // With a high word it may be a function identifier all the same, or no number at all: what Linux 5.10 has in x0
+    // when it calls the vectors of its resume from hibernation is an address (`hibernate-asm.S`).
+    if conduit == Conduit::Hvc && cpu.registers()[0] >> 32 != 0 && cpu.has_vectors() {
+        return Next::Stub;
+    }
     let registers = cpu.registers();
     match smccc::classify(conduit, registers[0], immediate) {
         Call::Stub => return Next::Stub,
-        Call::Own if smccc::is_kvm(registers[0]) => return Next::Kvm,
+        // Exeunt's own by the 32-bit convention are none of KVM's.
+        Call::Own if registers[0] & u64::from(smccc::CALL_64) != 0 && smccc::is_kvm(registers[0]) => return Next::Kvm,
         Call::Own => return Next::Own,
         Call::Psci => machine.psci().call(index, registers, machine, machine.firmware()),
         Call::Firmware => machine.firmware().call(registers),

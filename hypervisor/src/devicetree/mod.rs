@@ -1,7 +1,8 @@
 //! The flattened device tree: what Exeunt reads from it, and the changes that it makes before the host sees it.
 //!
 //! Owns: [`scan()`], one pass that checks the whole structure and fills a [`Platform`]; [`edit()`], which changes the
-//! tree in place. Works on byte slices alone and never touches the memory that a tree describes.
+//! tree in place; [`chosen_has`], a question to the tree of the next kernel. Works on byte slices alone, the last on
+//! words that it is given, and never touches the memory that a tree describes.
 //!
 //! Terms and layout are those of the Devicetree Specification v0.4, chapter 5 ("DTSpec" in comments here).
 //!
@@ -26,6 +27,7 @@
 
 mod edit;
 mod names;
+mod peek;
 mod platform;
 mod scan;
 #[cfg(test)]
@@ -35,6 +37,7 @@ mod words;
 use core::fmt;
 
 pub use edit::{Edits, edit};
+pub use peek::chosen_has;
 pub use platform::{Conduit, Gic, Gicv2, List, Module, Platform, Region};
 pub use scan::scan;
 

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::*;
-use crate::own_calls::control::Restart;
+use crate::restart::Restart;
 use guest_abi::vendor::Policy;
 
 const CPUS: usize = 3;

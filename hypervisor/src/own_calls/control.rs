@@ -23,6 +23,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use guest_abi::vendor::{Error, Policy, RESTART_CRASH, RESTART_KEXEC};
 
 use crate::lifecycle::Round;
+use crate::restart::Restart;
 
 /// LOCK was called.
 const LOCKED: u32 = 1 << 0;
@@ -65,26 +66,6 @@ pub struct UnderWay {
     pub round: Round,
     /// What has been decided.
     pub verdict: Verdict,
-}
-
-/// Why the host restarts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Restart {
-    /// On purpose.
-    Kexec,
-    /// It has crashed.
-    Crash,
-}
-
-impl Restart {
-    /// Takes a SOFT_RESTART for one or the other, by whether the host has called SET_VECTORS on this CPU since EL2 was
-    /// set up for it. Linux 6.1 and 6.12 do so in a kexec, to get their vectors out of the way of the copy
-    /// (`machine_kexec.c`), and never in a crash; a KVM that installs its vectors by the same call is not under Exeunt
-    /// any longer when it restarts.
-    #[must_use]
-    pub const fn of(host_set_vectors: bool) -> Self {
-        if host_set_vectors { Self::Kexec } else { Self::Crash }
-    }
 }
 
 /// The word. Shared by all CPUs.

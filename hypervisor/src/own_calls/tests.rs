@@ -7,10 +7,11 @@ use guest_abi::record::{EXIT_NAMES, StatusCpu, StatusHeader};
 use guest_abi::vendor::{CpuState, Failure, Summary, is_exeunt, results};
 use proptest::prelude::*;
 
-use super::control::{Restart, UnderWay, Verdict};
+use super::control::{UnderWay, Verdict};
 use super::*;
 use crate::counters::{Counters, Exit};
 use crate::lifecycle::{EntryLevel, Round};
+use crate::restart::Restart;
 
 const RAM: core::ops::Range<u64> = 0x4000_0000..0x8000_0000;
 const OWN: core::ops::Range<u64> = 0x4020_0000..0x4040_0000;

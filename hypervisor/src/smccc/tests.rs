@@ -84,8 +84,40 @@ fn sdei_would_run_the_hosts_handlers_at_el2() {
     }
 }
 
+/// The rows of docs/abi.md, against who answers.
+fn agrees(x0: u64) {
+    use guest_abi::table::Other;
+    let call = classify(Hvc, x0, 0);
+    let agrees = match Other::of(x0) {
+        None => matches!(call, Call::Stub | Call::Own) && !is_kvm(x0),
+        Some(Other::Stub) => call == Call::Stub,
+        Some(Other::Kvm) => call == Call::Own && is_kvm(x0),
+        Some(Other::Psci) => call == Call::Psci,
+        Some(Other::Architecture) => call == Call::Firmware,
+        Some(Other::Fast) => matches!(call, Call::Unknown | Call::Own) && !is_kvm(x0),
+    };
+    assert!(agrees, "{x0:#x}: {:?} in the table, {call:?} here", Other::of(x0));
+}
+
+#[test]
+fn the_table_of_numbers_says_who_answers() {
+    for bound in guest_abi::table::bounds() {
+        for x0 in [0, 1 << 16, 1 << 32, 1 << 63].map(|bits| u64::from(bound) ^ bits) {
+            agrees(x0);
+        }
+    }
+    for call in guest_abi::table::CALLS {
+        agrees(call.number);
+    }
+}
+
 proptest! {
     #![proptest_config(cases(4000, 16))]
+
+    #[test]
+    fn the_table_of_numbers_says_who_answers_any(x0: u64, mask in 0_usize..3) {
+        agrees([x0, x0 | 1 << 31, x0 & !(0xff << 16) | 1 << 31][mask]);
+    }
 
     #[test]
     fn only_the_stub_and_immediate_0_are_answered(smc: bool, x0: u64, immediate in 1_u16..) {

@@ -22,6 +22,7 @@ struct FakeCpu {
     allowed: u32,
     asked: Vec<Encoding>,
     next: Next,
+    has_vectors: bool,
 }
 
 impl FakeCpu {
@@ -39,6 +40,7 @@ impl FakeCpu {
             allowed: 0,
             asked: vec![],
             next: Next::Host,
+            has_vectors: false,
         }
     }
 }
@@ -97,6 +99,9 @@ impl Vcpu for FakeCpu {
     }
     fn allow_execution(&mut self) {
         self.allowed += 1;
+    }
+    fn has_vectors(&self) -> bool {
+        self.has_vectors
     }
     fn stage1_level(&self, far: u64, ipa: u64) -> Option<i8> {
         assert_eq!((far, ipa), (self.far, 0x4000_0000));
@@ -221,6 +226,29 @@ fn numbers_below_the_smccc_range_are_stub_calls_of_hvc_whatever_the_immediate() 
         let (cpu, machine) = trap(number, HVC | 0xea1);
         assert_eq!((cpu.next, cpu.registers), (Next::Stub, FakeCpu::new(number).registers));
         assert!(cpu.el1.is_none() && machine.firmware.0.borrow().is_empty());
+    }
+}
+
+/// While it has vectors installed, an address in x0 is theirs, whatever its low word looks like.
+#[test]
+fn an_address_is_for_the_hosts_vectors() {
+    for (low, without) in [
+        (0x0012_3000, Next::Stub),
+        (0x8000_0000, Next::Host),
+        (0x8123_4000, Next::Host),
+        (0x8400_0000, Next::Host),
+        (0x8600_4500, Next::Own),
+        (0xc600_0000, Next::Kvm),
+    ] {
+        for (high, has_vectors, next) in
+            [(0, true, without), (0xffff_0000 << 32, false, without), (0xffff_0000 << 32, true, Next::Stub)]
+        {
+            let (mut cpu, machine) = (FakeCpu::new(high | low), FakeMachine::new());
+            cpu.has_vectors = has_vectors;
+            assert_eq!(hvc(&mut cpu, &machine, Esr::new(HVC)), next, "{low:#x}");
+            // By SMC there is nobody at EL2.
+            assert_eq!(smc(&mut cpu, &machine, Esr::new(SMC)), Next::Host, "{low:#x}");
+        }
     }
 }
 

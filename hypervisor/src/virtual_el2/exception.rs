@@ -156,6 +156,16 @@ pub fn take(ids: &IdRegisters, state: &State, cause: Cause) -> Taken {
     }
 }
 
+/// Takes the synchronous exception of EL1 that `esr` tells of to virtual EL2. `state` has PSTATE and PC as EL1 left
+/// them, M included.
+#[must_use]
+pub fn take_from_el1(ids: &IdRegisters, state: &State, esr: Esr) -> Taken {
+    // A vector of the group for lower levels, as from EL0. SPSR_EL2 has what hardware has put there.
+    let lower = State { pstate: state.pstate & !pstate::MODE_MASK | pstate::EL0T, ..*state };
+    let taken = take(ids, &lower, Cause::Undefined);
+    Taken { esr: esr.bits(), spsr: state.pstate, ..taken }
+}
+
 /// The syndrome of an exception that did not change the Exception level: the aborts and the debug exceptions, which
 /// have two classes each, get the other one, whose number is one more.
 fn same_level(esr: Esr) -> u64 {

@@ -372,6 +372,7 @@ struct Borrowed {
 
 /// The virtual EL2 of one CPU. Only that CPU uses it.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each says a thing of its own")]
 pub struct VirtualEl2 {
     /// The values of [`El2`], in its order.
     values: [u64; El2::ALL.len()],
@@ -384,8 +385,11 @@ pub struct VirtualEl2 {
     in_window: bool,
     /// VBAR_EL2, once the host has written it or called SET_VECTORS.
     vectors: Option<u64>,
-    /// VBAR_EL2 as it was at the exception return to EL1: the host's own stub.
+    /// The host's own stub: VBAR_EL2 as an instruction at virtual EL2 has written it, or as SET_VECTORS has put it
+    /// back.
     stub: Option<u64>,
+    /// [`Self::values`] and [`Self::chosen`] are those of the payload that runs here.
+    is_set_up: bool,
     /// PSTATE.SP is 0. This way round, a CPU that was never in virtual EL2 is all zeroes, and takes no room in the
     /// image.
     sp_el0: bool,
@@ -409,6 +413,7 @@ impl VirtualEl2 {
             in_window: false,
             vectors: None,
             stub: None,
+            is_set_up: false,
             sp_el0: false,
             noted_stage1: false,
             serror: None,
@@ -435,7 +440,20 @@ impl VirtualEl2 {
     }
 
     /// Records vectors that the host has installed by SET_VECTORS, from EL1.
-    pub const fn set_vectors(&mut self, address: u64) {
+    ///
+    /// The first ones replace its own stub for a while; the next ones, if they are others, are its own stub again,
+    /// wherever that is now: Linux from 5.16 on gives EL2 back in this way when it resumes from hibernation, maybe to
+    /// the stub of a kernel that lies elsewhere (`arch/arm64/kernel/hibernate-asm.S`).
+    pub fn set_vectors(&mut self, address: u64) {
+        let installed = self.installed();
+        self.write_vectors(address);
+        if installed.is_some() && installed != self.vectors {
+            self.stub = self.vectors;
+        }
+    }
+
+    /// VBAR_EL2 becomes `address`.
+    const fn write_vectors(&mut self, address: u64) {
         let vectors = address & !VBAR_RES0;
         self.set(El2::Vbar, vectors);
         self.vectors = Some(vectors);
@@ -445,6 +463,7 @@ impl VirtualEl2 {
     /// its own.
     pub const fn come_back(&mut self) {
         self.in_window = false;
+        self.is_set_up = false;
         self.forget_vectors();
     }
 
@@ -479,7 +498,30 @@ impl VirtualEl2 {
     pub fn enter(&mut self, cpu: &mut impl Cpu, settings: &Settings, pc: u64) {
         // As a constant, so that it is not put together on the stack first.
         *self = const { Self::new() };
-        self.in_window = true;
+        self.set_up(settings);
+        self.open(cpu, settings, 0);
+        cpu.set_return(pc, pstate::DAIF | pstate::EL0T);
+    }
+
+    /// Takes the HVC of EL1 that `esr` tells of to the vectors that the host has installed by SET_VECTORS, as EL2
+    /// would: they run in virtual EL2, until their exception return. `elr` and `spsr` of the CPU are what the call has
+    /// left there.
+    pub fn call(&mut self, cpu: &mut impl Cpu, settings: &Settings, esr: Esr) {
+        if !self.is_set_up {
+            self.set_up(settings);
+        }
+        let state = exception::State { pstate: cpu.spsr(), pc: cpu.elr(), ..self.state() };
+        self.open(cpu, settings, self.borrowed.other_sp);
+        let taken = exception::take_from_el1(settings.ids, &state, esr);
+        self.arrive(cpu, &taken);
+    }
+
+    /// Gives the registers of EL2 the values that a payload finds at its entry. Those of its vectors stay.
+    fn set_up(&mut self, settings: &Settings) {
+        self.is_set_up = true;
+        let vbar = self.get(El2::Vbar);
+        self.values = const { [0; El2::ALL.len()] };
+        self.chosen = const { [None; registers::FILTERED] };
         features::set_up(settings.ids, settings.gic, Units::NONE, |step| {
             if let Step::Write(written, value) = step {
                 self.choose(written, value);
@@ -487,11 +529,19 @@ impl VirtualEl2 {
         });
         // The host that writes one of these asks for it, and hardware gets it then.
         features::on_demand(settings.ids, |register, value| self.choose(register, value));
+        self.set(El2::Vbar, vbar);
         self.set(El2::Sctlr, SCTLR_EL2_AT_ENTRY);
         self.set(El2::Hcr, hcr::RW);
         self.set(El2::Tcr, TCR_EL2_RES1);
         self.set(El2::Vtcr, VTCR_EL2_RES1);
         self.set(El2::Rmr, RMR_AA64);
+    }
+
+    /// Begins a window, with SP_EL2 selected: borrows the registers that the trick needs, whose values it takes from
+    /// hardware, and changes HCR_EL2. Where the CPU goes on is the caller's.
+    fn open(&mut self, cpu: &mut impl Cpu, settings: &Settings, sp_el2: u64) {
+        self.in_window = true;
+        self.sp_el0 = false;
         self.borrowed = Borrowed {
             sctlr_el1: borrow(cpu, Register::SctlrEl1),
             cpacr_el1: borrow(cpu, Register::CpacrEl1),
@@ -503,11 +553,10 @@ impl VirtualEl2 {
         // No breakpoint, watchpoint or step of the host's EL0 may hit while something else runs there.
         cpu.write(Register::MdscrEl1, 0);
         self.interrupts = Interrupts::hold(cpu, settings);
-        cpu.write(Register::SpEl0, 0);
+        cpu.write(Register::SpEl0, sp_el2);
         cpu.write_el2(features::Register::HcrEl2, settings.window_hcr());
         // What EL1 had with its MMU on is stale now, and TGE is one of the bits that a TLB may keep.
         cpu.maintain(Maintenance::TlbiAlle1);
-        cpu.set_return(pc, pstate::DAIF | pstate::EL0T);
     }
 
     /// Takes what Exeunt has chosen for a register for what it holds when the host comes.
@@ -670,26 +719,36 @@ impl VirtualEl2 {
 
     /// Takes an exception to virtual EL2 itself, with this preferred return address.
     fn take(&mut self, cpu: &mut impl Cpu, settings: &Settings, cause: Cause, pc: u64) -> Outcome {
-        let state = exception::State {
-            pstate: self.pstate(cpu),
-            pc,
+        let state = exception::State { pstate: self.pstate(cpu), pc, ..self.state() };
+        let taken = exception::take(settings.ids, &state, cause);
+        if self.vectors.is_none() {
+            return Outcome::NoVectors { pc, esr: taken.esr };
+        }
+        self.arrive(cpu, &taken);
+        Outcome::Continue
+    }
+
+    /// What an exception to virtual EL2 depends on, but for the PC and PSTATE that it comes from.
+    const fn state(&self) -> exception::State {
+        exception::State {
+            pstate: 0,
+            pc: 0,
             vbar: self.get(El2::Vbar),
             sctlr: self.get(El2::Sctlr),
             sctlr2: self.get(El2::Sctlr2),
             gcscr: self.get(El2::Gcscr),
-        };
-        let Taken { esr, far, spsr, elr, pc: vector, pstate } = exception::take(settings.ids, &state, cause);
-        if self.vectors.is_none() {
-            return Outcome::NoVectors { pc, esr };
         }
-        self.set(El2::Esr, esr);
-        self.set(El2::Spsr, spsr);
-        self.set(El2::Elr, elr);
-        if let Some(far) = far {
+    }
+
+    /// Goes on in a vector.
+    fn arrive(&mut self, cpu: &mut impl Cpu, taken: &Taken) {
+        self.set(El2::Esr, taken.esr);
+        self.set(El2::Spsr, taken.spsr);
+        self.set(El2::Elr, taken.elr);
+        if let Some(far) = taken.far {
             self.set(El2::Far, far);
         }
-        self.resume(cpu, vector, pstate);
-        Outcome::Continue
+        self.resume(cpu, taken.pc, taken.pstate);
     }
 
     /// ERET.
@@ -746,7 +805,6 @@ impl VirtualEl2 {
         // TGE is one of the bits that a TLB may keep, and must be clear in effect before the ERET, which would be
         // illegal.
         cpu.maintain(Maintenance::TlbiAlle1);
-        self.stub = self.vectors;
         self.in_window = false;
     }
 
@@ -844,7 +902,10 @@ impl VirtualEl2 {
                     return Done::Noted(Note::Stage1);
                 }
             }
-            (El2::Vbar, _) => self.set_vectors(value),
+            (El2::Vbar, _) => {
+                self.write_vectors(value);
+                self.stub = self.vectors;
+            }
             (El2::Rmr, _) => return Done::Noted(Note::Reset),
             (_, Policy::Filtered { free, open }) => {
                 if let Some(target) = register.set_up()

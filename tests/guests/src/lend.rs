@@ -6,6 +6,11 @@
 
 use core::arch::{asm, global_asm};
 
+use guest_abi::call;
+use guest_abi::stub::STUB_ERR;
+use guest_abi::table::{Other, bounds};
+use guest_abi::vendor::{STATUS as FIRST_OF_EXEUNT, Summary};
+
 use crate::firmware::PSCI_VERSION;
 use crate::level;
 use crate::machine::machine;
@@ -13,9 +18,8 @@ use crate::start::Start;
 
 /// The first call of Linux to its KVM at EL2, `__kvm_hyp_init` (`arch/arm64/include/asm/kvm_asm.h`).
 const KVM_INIT: u64 = 0xc600_0000;
-/// The highest number below Exeunt's own in the same range, and Exeunt's first.
+/// The highest number below Exeunt's own in the same range.
 const LAST_OF_KVM: u64 = 0xc600_44ff;
-const FIRST_OF_EXEUNT: u64 = 0xc600_4500;
 /// A call of the same form to another owner.
 const STANDARD_HYPERVISOR: u64 = 0xc500_0000;
 const NOT_SUPPORTED: u64 = u64::MAX;
@@ -27,7 +31,8 @@ const HCR_OF_A_HYPERVISOR: u64 = 1 << 0 | 1 << 18 | 1 << 19 | 1 << 27 | 1 << 34;
 /// SCTLR_EL2: M, C, I.
 const SCTLR_ON: u64 = 1 << 0 | 1 << 2 | 1 << 12;
 
-// Synchronous exceptions from EL1 in AArch64, at 0x400; in all others the CPU stays.
+// Synchronous exceptions from EL1 in AArch64, at 0x400; in all others the CPU stays. They do SET_VECTORS: a table that
+// does not is the last one.
 global_asm!(
     ".pushsection .text.lend, \"ax\"",
     ".balign 0x800",
@@ -37,7 +42,10 @@ global_asm!(
     "b .",
     ".balign 0x80",
     ".endr",
-    "mrs x0, CurrentEL",
+    "cbnz x0, 1f",
+    "msr vbar_el2, x1",
+    "eret",
+    "1: mrs x0, CurrentEL",
     "mrs x2, elr_el2",
     "mrs x3, hcr_el2",
     "mrs x4, sctlr_el2",
@@ -72,40 +80,85 @@ fn hvc(number: u64, argument: u64) -> ([u64; 7], u64) {
     (x, behind)
 }
 
+/// A call whose answer changes nothing but x0.
+fn gives(what: &str, number: u64, answer: u64) {
+    let ([x0, x1, ..], _) = hvc(number, 0x1234);
+    check!((x0, x1) == (answer, 0x1234), "{what}: {number:#x} gives {x0:#x}, {x1:#x}");
+}
+
+/// A call that the vectors answer, at real or virtual EL2: both look the same from there.
+fn is_answered_by_vectors(number: u64) {
+    let vectors = (&raw const guest_lend_vectors) as u64;
+    let ([x0, x1, elr, hcr, sctlr, vttbr, vbar], behind) = hvc(number, 0x1234);
+    check!((x0, x1) == (EL2, 0x1234), "{number:#x} gives {x0:#x}, {x1:#x}");
+    check!(elr == behind, "{number:#x}: ELR_EL2 {elr:#x}, and the next instruction is at {behind:#x}");
+    check!(hcr & HCR_OF_A_HYPERVISOR == 0, "HCR_EL2 {hcr:#x}");
+    check!(sctlr & SCTLR_ON == 0, "SCTLR_EL2 {sctlr:#x}");
+    check!(vttbr == 0, "VTTBR_EL2 {vttbr:#x}");
+    check!(vbar == vectors, "VBAR_EL2 {vbar:#x}, not {vectors:#x}");
+}
+
+/// CPUs under Exeunt, as it tells itself; none where it is not.
+fn live() -> u16 {
+    // SAFETY: without a buffer nothing is written.
+    unsafe { call::summary() }.map_or(0, Summary::live_cpus)
+}
+
+/// The bounds of the table's rows that make EL2 go to nobody, with the vectors installed or not.
+fn walk(installed: bool) {
+    for bound in bounds() {
+        let number = u64::from(bound);
+        match Other::of(number) {
+            Some(Other::Stub) if installed => is_answered_by_vectors(number),
+            Some(Other::Stub) => gives("a stub's", number, STUB_ERR),
+            Some(Other::Fast) => gives("a fast call", number, NOT_SUPPORTED),
+            Some(Other::Kvm) if !installed => gives("KVM's", number, NOT_SUPPORTED),
+            _ => {}
+        }
+    }
+    gives("another owner's", STANDARD_HYPERVISOR, NOT_SUPPORTED);
+    check!(live() == 1, "a call that is not KVM's made Exeunt leave");
+}
+
 /// Runs the test, on the boot CPU.
 pub fn run(_: &Start) {
     let refused = machine().words().any(|word| word == "refused");
     let vectors = (&raw const guest_lend_vectors) as u64;
     check!(level::entry_level() == 2, "entered at EL{}", level::entry_level());
-    let unknown = |what: &str, number: u64| {
-        let ([x0, x1, ..], _) = hvc(number, 0x1234);
-        check!((x0, x1) == (NOT_SUPPORTED, 0x1234), "{what}: {number:#x} gives {x0:#x}, {x1:#x}");
+    // SAFETY: says where the way back is.
+    let way = unsafe { call::way_back() };
+    let Ok(way) = way else {
+        check!(false, "REENTER: {way:?}");
+        crate::report::finish("lend")
     };
-    unknown("without vectors", KVM_INIT);
-    let ([x0, ..], _) = hvc(0, vectors);
-    check!(x0 == 0, "SET_VECTORS gives {x0:#x}");
-    unknown("with vectors", STANDARD_HYPERVISOR);
-    // Whatever Exeunt answers, the vectors do not.
-    let ([x0, ..], _) = hvc(FIRST_OF_EXEUNT, 0);
-    check!(x0 != EL2, "a number of Exeunt's went to the vectors");
-    if refused {
-        unknown("refused", KVM_INIT);
-        crate::report::finish("lend");
+    walk(false);
+    for number in [KVM_INIT, LAST_OF_KVM] {
+        gives("SET_VECTORS", 0, STUB_ERR);
+        let ([x0, ..], _) = hvc(0, vectors);
+        check!(x0 == 0, "SET_VECTORS gives {x0:#x}");
+        walk(true);
+        if refused {
+            gives("refused", number, NOT_SUPPORTED);
+            check!(live() == 1, "refused, and Exeunt has left");
+            continue;
+        }
+        is_answered_by_vectors(number);
+        check!(live() == 0, "Exeunt is still there after {number:#x}");
+        // From now on it is all theirs.
+        for number in [LAST_OF_KVM, KVM_INIT, STANDARD_HYPERVISOR, 0x7f, u64::from(FIRST_OF_EXEUNT)] {
+            is_answered_by_vectors(number);
+        }
+        let version: u64;
+        // SAFETY: a call to firmware that changes nothing but x0 to x3.
+        unsafe {
+            asm!(
+                "smc #0", inout("x0") PSCI_VERSION => version, out("x1") _, out("x2") _, out("x3") _, options(nostack)
+            );
+        };
+        check!(version >> 16 == 1, "firmware says PSCI {version:#x}");
+        // SAFETY: the vectors do SET_VECTORS, and what is told of the way back is true.
+        let back = unsafe { call::reenter(way) };
+        check!(back.is_ok() && live() == 1, "REENTER: {back:?}");
     }
-    for number in [LAST_OF_KVM, KVM_INIT, STANDARD_HYPERVISOR, 0x7f] {
-        let ([x0, x1, elr, hcr, sctlr, vttbr, vbar], behind) = hvc(number, 0x1234);
-        check!((x0, x1) == (EL2, 0x1234), "{number:#x} gives {x0:#x}, {x1:#x}");
-        check!(elr == behind, "{number:#x}: ELR_EL2 {elr:#x}, and the next instruction is at {behind:#x}");
-        check!(hcr & HCR_OF_A_HYPERVISOR == 0, "HCR_EL2 {hcr:#x}");
-        check!(sctlr & SCTLR_ON == 0, "SCTLR_EL2 {sctlr:#x}");
-        check!(vttbr == 0, "VTTBR_EL2 {vttbr:#x}");
-        check!(vbar == vectors, "VBAR_EL2 {vbar:#x}, not {vectors:#x}");
-    }
-    let version: u64;
-    // SAFETY: a call to firmware that changes nothing but x0 to x3.
-    unsafe {
-        asm!("smc #0", inout("x0") PSCI_VERSION => version, out("x1") _, out("x2") _, out("x3") _, options(nostack));
-    };
-    check!(version >> 16 == 1, "firmware says PSCI {version:#x}");
     crate::report::finish("lend");
 }

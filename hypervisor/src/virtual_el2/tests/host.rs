@@ -544,6 +544,14 @@ impl Host {
         self.check();
     }
 
+    /// Makes a call from EL1 to the vectors that it has installed: HVC with this immediate, ELR_EL2 and SPSR_EL2 as
+    /// they are.
+    pub fn call(&mut self, immediate: u16) {
+        let esr = Esr::new(0x16 << EC_SHIFT | IL | u64::from(immediate));
+        self.el2.call(&mut self.cpu, &self.model.settings(), esr);
+        self.check();
+    }
+
     /// Executes an instruction that is undefined at EL0.
     pub fn execute(&mut self, word: u32) -> Answer {
         self.cpu.instruction = word;

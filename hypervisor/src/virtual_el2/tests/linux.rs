@@ -6,9 +6,9 @@
 
 use super::super::ids::TRAPPED_READS;
 use super::super::registers::{El2, Register};
-use super::super::{Answer, Outcome, TID3};
+use super::super::{Answer, Cpu, Outcome, TID3};
 use super::host::{ENTRY, ERET, Hardware, Host, Model, mrs, msr};
-use crate::features::{self, SCTLR_EL1_AT_ENTRY, Step};
+use crate::features::{self, Gic, SCTLR_EL1_AT_ENTRY, Step};
 use crate::syndrome::Encoding;
 
 const CURRENT_EL: Encoding = Encoding::new(3, 0, 4, 2, 2);
@@ -401,6 +401,134 @@ fn installed_vectors_are_not_the_stubs() {
     assert_eq!(host.el2.installed(), Some(0x4567_8000));
     host.el2.set_vectors(stub);
     assert_eq!(host.el2.installed(), None);
+}
+
+/// The first table that is not the stub's is installed, the next other one is the stub again: Linux 6.1's resume from
+/// hibernation, in a kernel that lies elsewhere than the one that resumes it. A kexec later installs one more.
+#[test]
+fn a_second_table_is_the_stub_again() {
+    let mut host = Host::new(Model::cortex_a57());
+    boot(&mut host, Kernel::V6_1);
+    for (address, installed) in [
+        (0x4567_8000, Some(0x4567_8000)),
+        (0x4567_8000, Some(0x4567_8000)),
+        (STUB + 0x10_0000, None),
+        (STUB + 0x10_0000, None),
+        (0x4777_0000, Some(0x4777_0000)),
+    ] {
+        host.el2.set_vectors(address);
+        assert_eq!((host.el2.vectors(), host.el2.installed()), (Some(address), installed));
+    }
+}
+
+/// `swsusp_arch_suspend_exit` and `hibernate_el2_vectors` of Linux before 5.16: SET_VECTORS with a table in a page of
+/// its own, then an HVC with whatever is in x0, at which the table has EL2 take its vectors from x24.
+#[test]
+fn a_resume_before_5_16_puts_its_stub_back_itself() {
+    const PAGE: u64 = 0x4ef2_b800;
+    const RESUMED: u64 = STUB + 0x20_0000;
+    for model in [Model::cortex_a57(), Model::cortex_a57_gicv2(), Model::max(), Model::armv9()] {
+        let mut host = Host::new(model);
+        boot(&mut host, Kernel::V5_10);
+        let el1 = [
+            (Register::SctlrEl1, 0x30d0_199d),
+            (Register::CpacrEl1, 3 << 20),
+            (Register::MdscrEl1, 1 << 12),
+            (Register::SpEl0, 0xffff_8000_1234_5670),
+            (Register::SpEl1, 0xffff_8000_8888_0000),
+            (Register::TcrEl1, 0xf5_b550_3510),
+        ];
+        let gic = [(Register::IccPmrEl1, 0xf0), (Register::IccIgrpen1El1, 1)];
+        let el1 = el1.iter().chain(gic.iter().filter(|_| model.gic == Gic::V3));
+        for &(register, value) in el1.clone() {
+            host.cpu.set(register, value);
+        }
+        let (gicc_pmr, hcr) = (host.cpu.gicc_pmr, host.cpu.hcr());
+        host.el2.set_vectors(PAGE);
+        // An HVC of EL1h, interrupts masked but for F, Z and C set; the address behind it.
+        (host.cpu.pc, host.cpu.spsr) = (0x10dc, 0x6000_0385);
+        host.cpu.x = core::array::from_fn(|number| 0xffff_0000_0000_1000 + number as u64);
+        host.cpu.x[24] = RESUMED;
+        let x = host.cpu.x;
+
+        host.call(0);
+        assert!(host.el2.in_window());
+        assert_eq!(host.cpu.pc, PAGE + 0x400);
+        assert_eq!(host.read(CURRENT_EL), 8);
+        assert_eq!(host.read(Encoding::new(3, 3, 4, 2, 1)), 0x3c0, "DAIF");
+        assert_eq!(host.read_el2(El2::Elr), 0x10dc);
+        assert_eq!(host.read_el2(El2::Spsr), 0x6000_0385);
+        assert_eq!(host.read_el2(El2::Esr), 0x5a00_0000);
+        assert_eq!(host.read_el2(El2::Vbar), PAGE);
+        assert_eq!(host.read_el2(El2::Hcr), HCR | 1 << 31);
+        for &(register, value) in el1.clone() {
+            assert_eq!(host.read(register.encoding()), value, "{}", register.name());
+        }
+
+        host.cpu.x = x;
+        host.plainly(msr(El2::Vbar.encoding(), 24));
+        let answer = host.execute(ERET);
+        assert_eq!(answer.outcome, Outcome::GoNative { pc: 0x10dc, pstate: 0x6000_0385 });
+        assert_eq!((host.cpu.pc, host.cpu.spsr, host.cpu.x), (0x10dc, 0x6000_0385, x));
+        assert_eq!((host.cpu.gicc_pmr, host.cpu.hcr()), (gicc_pmr, hcr));
+        for &(register, value) in el1 {
+            assert_eq!(host.cpu.get(register), value, "{}", register.name());
+        }
+        // It is the resumed kernel's own, as if that had just booted.
+        assert_eq!((host.el2.vectors(), host.el2.installed()), (Some(RESUMED), None));
+    }
+}
+
+/// Vectors that only answer stay installed, from either stack pointer of EL1, and EL2's own stack is the same each
+/// time.
+#[test]
+fn vectors_that_only_answer_stay_installed() {
+    let mut host = Host::new(Model::cortex_a57());
+    host.cpu.set(Register::SpEl0, 0x4200_0000);
+    boot(&mut host, Kernel::V6_12);
+    host.el2.set_vectors(0x4567_8000);
+    host.cpu.set(Register::SpEl0, 0x1111_0000);
+    for (immediate, spsr) in [(0, 0x3c5), (0x4a48, 0x3c4), (0xffff, 0x8000_0004), (1, 5)] {
+        (host.cpu.pc, host.cpu.spsr) = (0xffff_8000_1000_0004, spsr);
+        host.call(immediate);
+        assert_eq!(host.cpu.pc, 0x4567_8400);
+        assert_eq!(host.read_el2(El2::Esr), 0x5a00_0000 | u64::from(immediate));
+        // SP_EL2 is selected, and what the stack was when the kernel went to EL1.
+        assert_eq!(host.cpu.get(Register::SpEl0), 0x4200_0000);
+        assert_eq!(host.read(Register::SpEl0.encoding()), 0x1111_0000);
+        host.execute(ERET);
+        assert_eq!((host.cpu.pc, host.cpu.spsr), (0xffff_8000_1000_0004, spsr));
+        assert_eq!(host.cpu.get(Register::SpEl0), 0x1111_0000);
+        assert_eq!(host.el2.installed(), Some(0x4567_8000));
+    }
+}
+
+/// After REENTER nobody knows the kernel: its virtual EL2 is as at an entry, but for the vectors that it installs.
+#[test]
+fn vectors_run_after_a_way_back() {
+    let mut host = Host::new(Model::max());
+    boot(&mut host, Kernel::V6_12);
+    let new = Host::new(Model::max());
+    // What LEAVE and REENTER do to EL2's registers in hardware.
+    let (el2, native) = (core::mem::take(&mut host.el2), host.cpu.hcr());
+    host = Host { model: host.model, cpu: Hardware::new(host.model), el2, traps: 0 };
+    host.cpu.write_el2(features::Register::HcrEl2, native);
+    host.el2.come_back();
+    assert_eq!((host.el2.vectors(), host.el2.installed()), (None, None));
+    host.el2.set_vectors(0x4567_8000);
+    (host.cpu.pc, host.cpu.spsr) = (0x4100_0004, 0x3c5);
+    host.call(0);
+    assert_eq!(host.cpu.pc, 0x4567_8400);
+    for &register in El2::ALL {
+        match register {
+            El2::Vbar => assert_eq!(host.el2.get(register), 0x4567_8000),
+            El2::Elr => assert_eq!(host.el2.get(register), 0x4100_0004),
+            El2::Spsr => assert_eq!(host.el2.get(register), 0x3c5),
+            El2::Esr => assert_eq!(host.el2.get(register), 0x5a00_0000),
+            _ => assert_eq!(host.el2.get(register), new.el2.get(register), "{register:?}"),
+        }
+    }
+    assert_eq!(host.execute(ERET).outcome, Outcome::GoNative { pc: 0x4100_0004, pstate: 0x3c5 });
 }
 
 /// A payload that a SOFT_RESTART has given EL2 to, and that brings Exeunt back, has no vectors of the last kernel's.

@@ -38,6 +38,7 @@ enum Act {
     /// So many interrupts in a row.
     Interrupts(u8),
     Enter,
+    Call(u64),
 }
 
 fn values() -> impl Strategy<Value = u64> {
@@ -68,11 +69,19 @@ fn acts() -> impl Strategy<Value = Act> {
         1 => any::<u64>().prop_map(Act::SError),
         1 => (0_u8..40).prop_map(Act::Interrupts),
         1 => Just(Act::Enter),
+        2 => any::<u64>().prop_map(Act::Call),
     ]
 }
 
-/// Does it, unless the host is gone to EL1: then it enters again.
+/// Does it, unless the host is gone to EL1: then it enters again, or calls vectors that it has installed.
 fn act(host: &mut Host, act: &Act) {
+    if let Act::Call(vectors) = act {
+        if !host.el2.in_window() {
+            host.el2.set_vectors(*vectors);
+            host.call(*vectors as u16);
+        }
+        return;
+    }
     if !host.el2.in_window() {
         host.enter();
     }
@@ -114,6 +123,7 @@ fn act(host: &mut Host, act: &Act) {
             host.enter();
             return;
         }
+        Act::Call(_) => return,
     };
     if let Outcome::GoNative { pc, pstate } = answer.outcome {
         assert_eq!((host.cpu.pc, host.cpu.spsr), (pc, pstate));

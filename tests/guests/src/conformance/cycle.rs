@@ -12,9 +12,10 @@ use guest_abi::vendor::{self, CpuState, Error, Failure, Policy, RESTART_CRASH, R
 
 use super::case::{self, Case, End, VARIATIONS, Want};
 use super::lists::{self, Setting};
+use super::resume;
 use super::stub;
 use super::tally::{self, Call, State};
-use super::{ALL, change, everywhere, is_quick, on, restart, stub_call};
+use super::{ALL, change, everywhere, is_quick, on, restart, restart_with, stub_call};
 use crate::level;
 use crate::machine::machine;
 use crate::random::Random;
@@ -82,12 +83,21 @@ pub fn run(host: Host) {
     by_reset_vectors(host);
     by_soft_restart(host);
     kexec_and_crash(host);
+    if host.sets_vectors {
+        // Whatever was installed and is gone, LEAVE after it leaves the host's own stub behind.
+        resume::run(host);
+    }
     by_leave(host);
     leave_at_once(host);
     if machine().words().any(|word| word == "slow-leave") {
         during_leave(host);
     }
     lock(host);
+}
+
+/// The vectors that each CPU's host has set, as STATUS tells.
+pub fn vectors_of_all() -> Option<[u64; super::CPUS]> {
+    record().map(|(_, cpus)| cpus.map(|cpu| cpu.host_vectors))
 }
 
 /// A record of all CPUs, as STATUS writes it.
@@ -206,9 +216,11 @@ fn resident(host: Host) {
     own_vectors(host);
 }
 
-/// Vectors do not survive a payload under Exeunt, nor EL2's time outside.
+/// Vectors do not survive a payload under Exeunt, nor EL2's time outside. Which table is the stub's Exeunt learns again
+/// from the second that is set.
 fn own_vectors(host: Host) {
     if host.sets_vectors {
+        resume::install(host.live);
         change(host.live, stub_call(Call::SetVectors, "the host's own table", SET_VECTORS, stub::vectors()), false);
     }
 }
@@ -270,10 +282,10 @@ fn by_reset_vectors(host: Host) {
     host.setting(State::Table, LEAVE_LEAVE).fill();
     everywhere(State::Table);
     come_in(ALL);
+    own_vectors(host);
     host.setting(host.live, LEAVE_LEAVE).fill();
     on(ALL, host.live, 0, VARIATIONS);
     tally::print(host.live);
-    own_vectors(host);
 }
 
 /// By SOFT_RESTART, under all conditions; what is left is the resident stub.
@@ -288,34 +300,96 @@ fn by_soft_restart(host: Host) {
     }
 }
 
-/// Which policy counts: a kexec is a SOFT_RESTART of a CPU whose host has called SET_VECTORS.
+/// How a host restarts: in words, what it has done before, x2, and whether that is a kexec.
+struct Sign {
+    what: &'static str,
+    before: Before,
+    x2: u64,
+    kexec: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    /// SET_VECTORS to a table that is not the stub's.
+    Vectors,
+    /// The same, and the call by which Linux 5.10 puts its stub back.
+    Resume,
+}
+
+/// Flattened trees (DTSpec 5), big-endian words: `/chosen` has one property, of this name.
+const fn tree(name: [u8; 20]) -> [u32; 31] {
+    let mut words = [0; 31];
+    let head = [0xd00d_feed, 31 * 4, 14 * 4, 26 * 4, 40, 17, 16, 0, 20, 12 * 4];
+    let chosen = [1, 0, 1, u32::from_be_bytes(*b"chos"), u32::from_be_bytes(*b"en\0\0"), 3, 4, 0, 0x5000_0000, 2, 2, 9];
+    let mut at = 0;
+    while at < 31 {
+        let word = match at {
+            0..10 => head[at],
+            14..26 => chosen[at - 14],
+            26.. => {
+                let byte = 4 * (at - 26);
+                u32::from_be_bytes([name[byte], name[byte + 1], name[byte + 2], name[byte + 3]])
+            }
+            _ => 0,
+        };
+        words[at] = word.to_be();
+        at += 1;
+    }
+    words
+}
+
+#[repr(align(8))]
+struct Tree([u32; 31]);
+
+static KEXECS_TREE: Tree = Tree(tree(*b"linux,initrd-start\0\0"));
+static CRASH_KERNELS_TREE: Tree = Tree(tree(*b"linux,elfcorehdr\0\0\0\0"));
+
+/// Which policy counts, by what tells a kexec from a crash (docs/kexec.md).
 fn kexec_and_crash(host: Host) {
+    let [kexecs, crash_kernels] =
+        [&KEXECS_TREE, &CRASH_KERNELS_TREE].map(|tree| core::ptr::from_ref(&tree.0).addr() as u64);
+    let sign = |what, before, x2, kexec| Sign { what, before, x2, kexec };
+    let signs = [
+        sign("in a crash", Before::Nothing, 0, false),
+        sign("in a kexec", Before::Vectors, 0, true),
+        sign("in a crash after a resume", Before::Resume, 0, false),
+        sign("in a kexec of Linux 5.10", Before::Nothing, 0x5e8f_3002, true),
+        sign("in a crash of Linux 5.10, with stale vectors", Before::Vectors, 4, false),
+        sign("in a kexec without a copy", Before::Nothing, kexecs, true),
+        sign("in a crash with a tree, with stale vectors", Before::Vectors, crash_kernels, false),
+    ];
     for [kexec, crash] in [[Policy::Leave, Policy::Resident], [Policy::Resident, Policy::Leave]] {
         check!(set_policies(kexec, crash), "the policies cannot be set");
-        let end = |policy| if policy == Policy::Leave { End::El2 } else { host.under_exeunt };
-        tally::clear();
-        tally::add(restart("in a crash", end(crash)));
-        on(ALL, host.live, 4, 5);
-        tally::print(host.live);
-        if crash == Policy::Leave {
-            back(ALL, State::Stub);
-        }
-        if host.live == State::LiveEl1 {
-            continue;
-        }
-        // As Linux does: not to the stub that it has set up for itself at first.
-        let other = stub::vectors() + 0x800;
-        change(host.live, stub_call(Call::SetVectors, "before a kexec", SET_VECTORS, other), false);
-        tally::clear();
-        tally::add(restart("in a kexec", end(kexec)));
-        on(ALL, host.live, 4, 5);
-        tally::print(host.live);
-        if kexec == Policy::Leave {
-            back(ALL, State::Stub);
+        for sign in &signs {
+            let policy = if sign.kexec { kexec } else { crash };
+            kexec_or_crash(host, sign, policy);
         }
     }
     check!(set_policies(Policy::Leave, Policy::Leave), "the policies cannot be set back");
     own_vectors(host);
+}
+
+fn kexec_or_crash(host: Host, sign: &Sign, policy: Policy) {
+    // A host that was entered at EL1 has no vectors to install. Without a stub of its own none can be put back.
+    match sign.before {
+        Before::Nothing => {}
+        _ if host.live == State::LiveEl1 => return,
+        // As Linux does: not to the stub that it has set up for itself at first.
+        Before::Vectors => {
+            let other = stub::vectors() + 0x800;
+            change(host.live, stub_call(Call::SetVectors, "before a restart", SET_VECTORS, other), false);
+        }
+        Before::Resume => resume::install_and_resume(host.live),
+    }
+    let end = if policy == Policy::Leave { End::El2 } else { host.under_exeunt };
+    tally::clear();
+    tally::add(restart_with(sign.what, sign.x2, end));
+    on(ALL, host.live, 4, 5);
+    tally::print(host.live);
+    if policy == Policy::Leave {
+        back(ALL, State::Stub);
+    }
 }
 
 /// The CPU that calls LEAVE.

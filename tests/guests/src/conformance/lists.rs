@@ -6,6 +6,7 @@ use guest_abi::record::{STATUS_VERSION, StatusCpu, StatusHeader, status_size};
 use guest_abi::stub::{
     FINALISE_EL2, GET_ICH_VTR_EL2, RESET_VECTORS, SET_VECTORS, SOFT_RESTART, STUB_CALLS_END, STUB_ERR,
 };
+use guest_abi::table::{Other, bounds};
 use guest_abi::vendor::{self, Error, Policy};
 
 use super::case::{Case, End, OWN_ENTRY, OWN_PAGE, Want};
@@ -64,6 +65,7 @@ impl Setting {
         self.other_stub_calls();
         self.own_calls();
         self.other_numbers();
+        self.bounds();
         self.immediates();
     }
 
@@ -292,6 +294,33 @@ impl Setting {
             let want = if live { [Is(answer), Any, Any, Any] } else { refused(STUB_ERR) };
             returns(Call::Architecture, what, arguments(number, [SMCCC_VERSION, 2, 3]), want);
         }
+    }
+
+    /// The bounds of each row of the table's other numbers; of fast calls with the hint and a high word, too.
+    fn bounds(&self) {
+        for bound in bounds() {
+            self.bound(u64::from(bound));
+            if u64::from(bound) & 1 << 31 != 0 {
+                self.bound(u64::from(bound) ^ 1 << 16 | 0xdead_beef << 32);
+            }
+        }
+    }
+
+    fn bound(&self, x0: u64) {
+        let Some(kind) = Other::of(x0) else { return };
+        let x = arguments(x0, [1, 2, 3]);
+        let (call, answer) = match kind {
+            Other::Psci => (Call::Psci, None),
+            Other::Architecture => (Call::Architecture, None),
+            Other::Stub => (Call::OtherNumber, Some(STUB_ERR)),
+            Other::Kvm | Other::Fast => (Call::OtherNumber, Some(Error::NotSupported.to_register())),
+        };
+        let want = match answer {
+            _ if !self.is_live() => refused(STUB_ERR),
+            Some(answer) => refused(answer),
+            None => [Is(call_by(Conduit::Smc, x0, [1, 2, 3])), Any, Any, Any],
+        };
+        returns(call, "at a bound of the table's", x, want);
     }
 
     /// Stubs do not look at the immediate; Exeunt's fast calls have the immediate 0.

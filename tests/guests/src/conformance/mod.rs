@@ -18,6 +18,7 @@ mod case;
 mod cycle;
 pub(crate) mod landing;
 mod lists;
+mod resume;
 pub(crate) mod stub;
 mod tally;
 
@@ -127,12 +128,16 @@ fn stub_call(call: Call, what: &'static str, number: u64, x1: u64) -> Case {
 }
 
 fn restart(what: &'static str, end: End) -> Case {
+    restart_with(what, 0x2222, end)
+}
+
+fn restart_with(what: &'static str, x2: u64, end: End) -> Case {
     Case {
         call: Call::SoftRestart,
         what,
         immediate: 0,
-        x: [SOFT_RESTART, OWN_ENTRY, 0x2222, 0x3333, 0x4444],
-        want: [Want::Is(0x2222), Want::Is(0x3333), Want::Is(0x4444), Want::Same],
+        x: [SOFT_RESTART, OWN_ENTRY, x2, 0x3333, 0x4444],
+        want: [Want::Is(x2), Want::Is(0x3333), Want::Is(0x4444), Want::Same],
         end,
     }
 }

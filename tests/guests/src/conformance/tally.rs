@@ -112,7 +112,7 @@ static WRONG: AtomicUsize = AtomicUsize::new(0);
 const DESCRIBED: usize = 30;
 
 /// The most cases in a list.
-const MOST: usize = 256;
+const MOST: usize = 512;
 
 struct Shared(UnsafeCell<[Option<Case>; MOST]>);
 
