@@ -461,6 +461,11 @@ proptest! {
                 prop_assert_eq!(Esr::new(esr).class_bits(), 0x20);
                 prop_assert_eq!((cpu.elr, cpu.spsr, cpu.registers), (elr, spsr, registers));
             }
+            // An access to a unit that was shut is made again.
+            None if cpu.asked.first().is_some_and(|&access| Unit::of(access).is_some()) => {
+                prop_assert_eq!(Esr::new(esr).class_bits(), 0x18);
+                prop_assert_eq!((cpu.elr, cpu.spsr, cpu.registers), (elr, spsr, registers));
+            }
             None => prop_assert!([0x01, 0x16, 0x17].contains(&Esr::new(esr).class_bits())),
         }
     }
