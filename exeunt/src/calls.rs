@@ -239,7 +239,7 @@ impl Services for Own {
     }
 
     fn is_host_ram(&self, address: u64) -> bool {
-        self.machine.is_host_ram(address)
+        self.machine.ram.is_open(address)
     }
 
     fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) -> Result<(), Esr> {

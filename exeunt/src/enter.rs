@@ -5,6 +5,7 @@
 use core::arch::naked_asm;
 use core::sync::atomic::Ordering;
 
+use ::smccc::psci::PSCI_CPU_OFF;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTPCT_EL0, ELR_EL2, Readable, SCTLR_EL2, SPSR_EL2, Writeable};
 use guest_abi::vendor::Policy;
@@ -37,10 +38,18 @@ pub fn arrive() -> ! {
     }
     // Before the proxy has it on again: a CPU that is on and was left is asked for at firmware.
     cpu.life.begin();
-    if let Some(entry) = psci().arrive(cpu.index(), was_left) {
-        enter(entry)
+    match psci().arrive(cpu.index(), was_left) {
+        Some(_) if !machine().stage2.fits(memory::pa_range()) => {
+            let (has, needs) = (memory::pa_range().bits(), machine().stage2.bits());
+            error!("CPU {} has {has} bits of address, and the host's memory {needs}: it goes off again", cpu.index());
+            // As if its host had called it: the proxy knows then that it is off.
+            let mut call = [0; 18];
+            call[0] = u64::from(PSCI_CPU_OFF);
+            psci().call(cpu.index(), &mut call, machine(), &machine::Below);
+        }
+        Some(entry) => enter(entry),
+        None => error!("CPU {} came up and nobody asked for it", cpu.index()),
     }
-    error!("CPU {} came up and nobody asked for it", cpu.index());
     firmware::cpu_off()
 }
 

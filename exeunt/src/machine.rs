@@ -4,10 +4,11 @@
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use hypervisor::counters::Counters;
-use hypervisor::devicetree::{Gicv2, Region};
+use hypervisor::devicetree::Gicv2;
 use hypervisor::features::{Gic, IdRegisters};
 use hypervisor::lifecycle::EntryLevel;
 pub use hypervisor::options::Kvm;
+use hypervisor::placement::HostRam;
 use hypervisor::psci::{Environment, Firmware, Psci};
 use hypervisor::ratelimit::RateLimit;
 use hypervisor::trap;
@@ -21,8 +22,8 @@ use crate::{firmware, memory};
 
 /// What all CPUs share while the host runs.
 pub struct Machine {
-    /// RAM, Exeunt's own included.
-    pub memory: &'static [Region],
+    /// The host's RAM.
+    pub ram: HostRam<'static>,
     /// The kind of GIC, as the boot CPU can use it.
     pub gic: Gic,
     /// Where a GICv2 has its registers, which are mapped.
@@ -88,8 +89,7 @@ impl Environment for Machine {
     }
 
     fn is_host_ram(&self, address: u64) -> bool {
-        let inside = |region: &Region| region.start <= address && address < region.end;
-        self.memory.iter().any(inside) && !inside(&memory::reservation())
+        self.ram.contains(address)
     }
 
     fn is_left(&self, cpu: usize) -> bool {

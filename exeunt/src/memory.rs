@@ -252,6 +252,12 @@ pub fn map_for_reading(region: Region) -> Result<(), Error> {
     extend(|stage1, tables| stage1.map_identity(tables, pages, Attributes::Rodata))
 }
 
+/// Maps what `tree`, of which `mapped` is mapped already, has beyond that.
+pub fn map_tree_further(mapped: Region, tree: Region) -> Result<(), Error> {
+    let pages = mapped.end.next_multiple_of(PAGE)..tree.end.next_multiple_of(PAGE);
+    extend(|stage1, tables| stage1.map_identity(tables, pages, Attributes::Data))
+}
+
 /// Makes the structure of CPU `index`, which is not the boot CPU.
 pub fn place_cpu(index: usize) -> Result<&'static PerCpu, Error> {
     let place = allocate(size_of::<PerCpu>() as u64, align_of::<PerCpu>() as u64)

@@ -8,10 +8,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use boot::stub::{CpuList, HostRam, MAX_CPUS, MAX_RANGES};
 use guest_abi::vendor::{Policy, RESTART_CRASH, RESTART_KEXEC};
-use hypervisor::devicetree::Region;
+use hypervisor::devicetree::{Platform, Region};
 use hypervisor::features::Gic;
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::own_calls::control::Control;
+use hypervisor::psci;
 use log::LevelFilter;
 
 use crate::machine::Machine;
@@ -58,6 +59,9 @@ static HOST_RAM: Shared<HostRam> = Shared(UnsafeCell::new(HostRam([[0; 2]; MAX_R
 /// The CPUs, for the table of REENTER.
 #[unsafe(export_name = "exeunt_cpu_list")]
 static CPU_LIST: Shared<CpuList> = Shared(UnsafeCell::new(CpuList([[0; 2]; MAX_CPUS + 1])));
+
+// Exeunt's 2 MiB cut one range of RAM in two, at most; and these two are the same.
+const _: () = assert!(MAX_RANGES > Platform::MAX_MEMORY && MAX_CPUS == psci::MAX_CPUS);
 
 /// What [`prepare`] writes once.
 #[repr(transparent)]

@@ -5,6 +5,7 @@
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{PAR_EL1, Readable, VTCR_EL2, VTTBR_EL2, Writeable};
+use hypervisor::paging::registers::PaRange;
 use hypervisor::paging::stage2::{self, Hidden};
 
 use crate::memory::TablePages;
@@ -19,6 +20,16 @@ impl Stage2 {
     pub fn install(self) {
         VTCR_EL2.set(self.0.vtcr_el2());
         VTTBR_EL2.set(self.0.vttbr_el2());
+    }
+
+    /// Whether a CPU with this range can use it.
+    pub fn fits(self, pa_range: PaRange) -> bool {
+        self.0.layout().fits(pa_range)
+    }
+
+    /// The size of the host's addresses in bits.
+    pub fn bits(self) -> u32 {
+        self.0.layout().ipa_bits()
     }
 
     /// Takes the host's memory away from every CPU that runs it: the tables end at their root, and no TLB holds

@@ -8,11 +8,11 @@ use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, MPIDR_EL1, Readable};
 use boot::CpuBoot;
-use hypervisor::devicetree::{self, Edits, Platform, Region};
+use hypervisor::devicetree::{self, Edits, Platform, Region, TreeError};
 use hypervisor::features::Gic;
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::options::{GicTaken, Kvm, Options};
-use hypervisor::placement::AddressMap;
+use hypervisor::placement::{AddressMap, HostRam};
 use hypervisor::psci::HostEntry;
 use hypervisor::start::{self, Refusal};
 use log::{LevelFilter, debug, info, warn};
@@ -55,6 +55,8 @@ extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64) -> *const CpuB
         cannot_start(refusal);
     }
     let tree = find_tree(tree);
+    // Its header says how long it is, and not whether that much is there.
+    read_of_tree(tree.end - 1, &mut [0]);
     match memory::map_early(tree) {
         // SAFETY: this is the boot CPU, before any other runs, once.
         Ok(settings) => unsafe { cpu::set_boot_settings(settings) },
@@ -67,13 +69,19 @@ extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64) -> *const CpuB
 fn find_tree(address: u64) -> Region {
     let place = start::tree_header(address, memory::pa_range()).unwrap_or_else(|error| cannot_start(error));
     let mut header = [0; devicetree::HEADER_SIZE];
-    // SAFETY: with the MMU off any address can be read; what answers is looked at as if anybody had written it.
-    if let Err(esr) = unsafe { guarded::read_bytes(place.start, &mut header) } {
+    read_of_tree(place.start, &mut header);
+    start::tree(address, &header, memory::reservation(), memory::pa_range()).unwrap_or_else(|error| cannot_start(error))
+}
+
+/// Reads what should be the device tree's, at an address that nobody vouches for.
+fn read_of_tree(address: u64, bytes: &mut [u8]) {
+    // SAFETY: with the MMU off any address can be read, and with it on the tree's can; what answers is looked at as if
+    // anybody had written it.
+    if let Err(esr) = unsafe { guarded::read_bytes(address, bytes) } {
         cannot_start(format_args!(
             "reading the device tree at {address:#x} fails ({esr}): x0 must hold the address of a device tree in RAM"
         ));
     }
-    start::tree(address, &header, memory::reservation(), memory::pa_range()).unwrap_or_else(|error| cannot_start(error))
 }
 
 /// Finds the UART before giving up with the MMU off, so that the reason goes where somebody reads it.
@@ -141,11 +149,19 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
         selftest::run(which);
     }
     let kernel = find_kernel(platform, map).unwrap_or_else(|error| cannot_start(error));
-    let machine = prepare(platform, map, &options);
+    let machine = prepare(platform, map, kernel, &options);
     let lends = machine.entry == EntryLevel::VirtualEl2 && options.kvm == Kvm::Lend;
     let arguments: &[u8] = if lends { ARGUMENTS_TO_LEND } else { b"" };
     let edits = Edits { arguments, ..Edits::new(platform, memory::reservation()) };
-    let used = devicetree::edit(tree, platform, &edits).unwrap_or_else(|error| cannot_start(error));
+    let used = match devicetree::edit(tree, platform, &edits) {
+        Err(TreeError::NoRoom { needed, .. }) => {
+            // SAFETY: as above, and nobody has what is after it; the other reference is not used again.
+            let tree = unsafe { memory::bytes_mut(grow_tree(platform, map, kernel, needed)) };
+            devicetree::edit(tree, platform, &edits)
+        }
+        done => done,
+    };
+    let used = used.unwrap_or_else(|error| cannot_start(error));
     // The host reads the tree with its MMU off at first.
     memory::clean(Region { start: region.start, end: region.start + used as u64 });
     info!("the host: kernel at {kernel}, device tree at {:#x}; enters it at {}", region.start, machine.entry);
@@ -188,6 +204,16 @@ fn find_kernel(platform: &Platform, map: &AddressMap) -> Result<Region, Refusal>
     start::kernel(platform, map, unsafe { memory::bytes(header) }, ID_AA64MMFR0_EL1.get())
 }
 
+/// The tree with as much memory after it as is `needed` and there is, mapped. A loader that packs its tree leaves no
+/// room in it.
+#[cold]
+fn grow_tree(platform: &Platform, map: &AddressMap, kernel: Region, needed: usize) -> Region {
+    let room = map.room_for_tree(platform, kernel);
+    let tree = Region { end: room.end.min(map.tree.start + needed as u64), ..room };
+    memory::map_tree_further(map.tree, tree).unwrap_or_else(|error| cannot_start(error));
+    tree
+}
+
 /// What the device tree's GIC is to the boot CPU, and at which level the host is entered then.
 fn gic_and_level(options: &Options, tree: Option<devicetree::Gic>) -> (Gic, EntryLevel) {
     let tree = Gic::from(tree);
@@ -208,7 +234,7 @@ fn place_cpu(index: usize, is_boot: bool) -> Result<&'static PerCpu, memory::Err
 }
 
 /// Makes what all CPUs need before the host may run on any.
-fn prepare(platform: &'static Platform, map: &AddressMap, options: &Options) -> Machine {
+fn prepare(platform: &'static Platform, map: &AddressMap, kernel: Region, options: &Options) -> Machine {
     let psci = machine::psci();
     let boot = psci
         .init(&platform.cpus, MPIDR_EL1.get(), &machine::Below)
@@ -243,7 +269,7 @@ fn prepare(platform: &'static Platform, map: &AddressMap, options: &Options) -> 
     }
     let (gic, entry) = gic_and_level(options, tree_gic);
     Machine {
-        memory: &platform.memory,
+        ram: HostRam::new(platform, map.exeunt, [kernel, map.tree, platform.initrd().unwrap_or_default()]),
         gic,
         gicv2,
         stage2: Stage2(stage2),

@@ -9,7 +9,6 @@ use aarch64_cpu::registers::{
 use hypervisor::features::{self, IdRegister, Unit, Units};
 use hypervisor::inject::{Entry, PstateFeatures};
 use hypervisor::paging::stage1_walk;
-use hypervisor::psci::Environment;
 use hypervisor::syndrome::Encoding;
 use hypervisor::trap::Vcpu;
 use hypervisor::virtual_el2::{self, VirtualEl2};
@@ -150,7 +149,7 @@ impl Vcpu for Trap<'_> {
             stage1_walk::Registers { tcr_el1: TCR_EL1.get(), ttbr0_el1: TTBR0_EL1.get(), ttbr1_el1: TTBR1_EL1.get() };
         let big_endian = SCTLR_EL1.is_set(SCTLR_EL1::EE);
         stage1_walk::faulting_level(&registers, far, ipa, |address| {
-            if !self.machine.is_host_ram(address) {
+            if !self.machine.ram.is_open(address) {
                 return None;
             }
             // SAFETY: this CPU, and the host's RAM.

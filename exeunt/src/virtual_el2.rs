@@ -8,7 +8,6 @@ use core::arch::naked_asm;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{ELR_EL2, FAR_EL2, Readable, SPSR_EL2, Writeable};
 use hypervisor::features::{self, Unit, Units};
-use hypervisor::psci::Environment;
 use hypervisor::virtual_el2::Refused;
 use hypervisor::virtual_el2::registers::Register;
 use hypervisor::virtual_el2::system::{Maintenance, SetWay};
@@ -114,7 +113,7 @@ impl virtual_el2::Cpu for Trap<'_> {
         if let Some(word) = memory::fetch_shown(self.cpu, address) {
             return Some(word);
         }
-        if !self.machine.is_host_ram(address) {
+        if !self.machine.ram.is_open(address) {
             return None;
         }
         // SAFETY: this CPU, and the host's RAM.
@@ -171,7 +170,7 @@ impl virtual_el2::Cpu for Trap<'_> {
     }
 
     fn clean_and_invalidate(&mut self, address: u64, tags: bool) -> Result<(), Refused> {
-        if !self.machine.is_host_ram(address) {
+        if !self.machine.ram.is_open(address) {
             return Err(Refused::NoMemory);
         }
         // SAFETY: this CPU, and the host's RAM.

@@ -80,6 +80,11 @@ fn page() -> String {
         row(out, [&call.name, &registers(call.inputs), &registers(call.outputs), &call.clobbers]);
     }
     out.push_str("\nAfter an error x0 has the code, and nothing else has changed.\n");
+    out.push_str(
+        "\nThe host's RAM is what `/memory` of the device tree names, without Exeunt's 2 MiB. RAM that is added later\n\
+         does not count. A buffer also lies outside of what the tree keeps for others: `no-map` and `/memreserve/`\n\
+         ([memory](memory.md)).\n",
+    );
 
     let states = State::ALL.map(State::name);
     head(out, "Answers by state", ["x0", "call", states[0], states[1], states[2], states[3], states[4]]);

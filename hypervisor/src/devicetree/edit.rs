@@ -32,8 +32,7 @@ impl Edits {
     /// What the host of this machine needs, with Exeunt in the memory `exeunt`.
     #[must_use]
     pub fn new(platform: &Platform, exeunt: Region) -> Self {
-        let initrd = platform.ramdisk.map(|module| module.region);
-        Self { exeunt, initrd, hide_its: !platform.efi, arguments: &[] }
+        Self { exeunt, initrd: platform.initrd(), hide_its: !platform.efi, arguments: &[] }
     }
 }
 
@@ -44,7 +43,8 @@ impl Edits {
 /// - `/chosen/bootargs`, which was Exeunt's, becomes the kernel module's, or goes if that has none.
 ///   [`Edits::arguments`] stand in front of it.
 /// - `linux,initrd-start` and `-end` are set, or go.
-/// - `/reserved-memory` gets Exeunt's memory.
+/// - `/reserved-memory` gets Exeunt's memory. An entry of the memory reservation block that is in it goes: before 6.4
+///   Linux reads the block first, and then leaves what is reserved in its memory map.
 /// - The ITS nodes go, and each `msi-map` and `msi-parent` that refers to one, if [`Edits::hide_its`] says so.
 ///
 /// The total size grows only if the tree has no room left. `buffer` may be longer than the tree and is the limit for
@@ -78,6 +78,7 @@ pub fn edit(buffer: &mut [u8], platform: &Platform, edits: &Edits) -> Result<usi
         return Err(TreeError::NoRoom { needed, available: buffer.len() });
     }
 
+    drop_reservations(buffer, platform, edits.exeunt);
     if let Some(Lift { to, property }) = plan.lift {
         put_last_first(&mut buffer[to as usize..property.end as usize], (property.end - property.start) as usize);
         let length = to as usize + 4;
@@ -102,6 +103,19 @@ pub fn edit(buffer: &mut [u8], platform: &Platform, edits: &Edits) -> Result<usi
     Ok(needed)
 }
 
+/// Takes the entries that lie in `exeunt` out of the memory reservation block, which keeps its size.
+fn drop_reservations(buffer: &mut [u8], platform: &Platform, exeunt: Region) {
+    let block = platform.layout.reservations as usize;
+    let entries = buffer.get_mut(block..).unwrap_or_default().as_chunks_mut::<RESERVATION>().0;
+    // The entries and the zeros after them.
+    let Some(entries) = entries.get_mut(..=platform.reserved.len()) else { return };
+    for (index, region) in platform.reserved.iter().enumerate().rev() {
+        if exeunt.contains(*region) {
+            entries.copy_within(index + 1.., index);
+        }
+    }
+}
+
 /// Puts the last `length` bytes before the others: the result of [`slice::rotate_right`] at a tenth of its size, for a
 /// few bytes.
 fn put_last_first(bytes: &mut [u8], length: usize) {
@@ -110,6 +124,9 @@ fn put_last_first(bytes: &mut [u8], length: usize) {
         half.reverse();
     }
 }
+
+/// Bytes of an entry of the memory reservation block (DTSpec 5.3.2).
+const RESERVATION: usize = 16;
 
 // Offsets of the header's fields (DTSpec 5.2).
 const TOTAL_SIZE: usize = 4;

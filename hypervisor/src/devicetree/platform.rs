@@ -41,6 +41,12 @@ impl Region {
         self.end.saturating_sub(self.start)
     }
 
+    /// Whether `address` lies in this.
+    #[must_use]
+    pub const fn has(self, address: u64) -> bool {
+        self.start <= address && address < self.end
+    }
+
     /// Whether the two have an address in common.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
@@ -82,7 +88,7 @@ impl<T: Copy, const N: usize> List<T, N> {
 
     /// Appends an element and says whether there was room.
     #[must_use]
-    pub(super) fn push(&mut self, item: T) -> bool {
+    pub(crate) fn push(&mut self, item: T) -> bool {
         match self.items.get_mut(self.length) {
             Some(place) => {
                 *place = item;
@@ -204,14 +210,19 @@ pub struct Platform {
     pub ramdisk: Option<Module>,
     /// The entries of the memory reservation block.
     pub reserved: List<Region, { Self::MAX_RESERVED }>,
+    /// What `/reserved-memory` keeps for somebody and has as `no-map`: not even the host's linear map may have it. In
+    /// ascending order; ranges that touch are one.
+    pub no_map: List<Region, { Self::MAX_NO_MAP }>,
+    /// What `/reserved-memory` keeps for somebody otherwise, in the same way.
+    pub claimed: List<Region, { Self::MAX_CLAIMED }>,
     /// The address after the highest one that RAM, a device or a bus window of the machine has.
     pub highest: u64,
     /// `/chosen` has `linux,uefi-system-table`: the kernel that gets this tree knows what EFI reserved.
     pub efi: bool,
     /// A CPU has an `enable-method` other than `psci`: the host could start it without Exeunt noticing.
     pub cpu_without_psci: bool,
-    /// `/chosen` has `linux,initrd-start`: the loader passed an initial RAM disk as if Exeunt were a kernel.
-    pub loader_initrd: bool,
+    /// `linux,initrd-start` and `-end` of `/chosen`: the loader passed an initial RAM disk as if Exeunt were a kernel.
+    pub loader_initrd: Option<Region>,
     /// The value of `/chosen/bootargs`, which is Exeunt's own.
     pub(super) options: Option<Value>,
     /// What [`edit()`](super::edit()) needs to know.
@@ -225,6 +236,11 @@ impl Platform {
     pub const MAX_CPUS: usize = 256;
     /// Entries of the memory reservation block that there is room for.
     pub const MAX_RESERVED: usize = 32;
+    /// `no-map` ranges of `/reserved-memory` that there is room for. The trees of telephones have dozens, mostly side
+    /// by side.
+    pub const MAX_NO_MAP: usize = 64;
+    /// Other ranges of `/reserved-memory` that there is room for.
+    pub const MAX_CLAIMED: usize = 32;
     /// Interrupt translation services that there is room for.
     pub const MAX_ITS: usize = 16;
     /// `msi-map` and `msi-parent` properties that there is room for.
@@ -240,10 +256,12 @@ impl Platform {
         kernel: None,
         ramdisk: None,
         reserved: List::new(Region { start: 0, end: 0 }),
+        no_map: List::new(Region { start: 0, end: 0 }),
+        claimed: List::new(Region { start: 0, end: 0 }),
         highest: 0,
         efi: false,
         cpu_without_psci: false,
-        loader_initrd: false,
+        loader_initrd: None,
         options: None,
         layout: Layout::EMPTY,
     };
@@ -264,6 +282,12 @@ impl Platform {
     #[must_use]
     pub fn options<'a>(&self, dtb: &'a [u8]) -> &'a [u8] {
         self.options.and_then(|value| value.text(dtb)).unwrap_or_default()
+    }
+
+    /// The host's initial RAM disk: the module, or what the loader passed as if Exeunt were a kernel.
+    #[must_use]
+    pub fn initrd(&self) -> Option<Region> {
+        self.ramdisk.map(|module| module.region).or(self.loader_initrd)
     }
 
     /// How many bytes of RAM there are.
@@ -351,6 +375,8 @@ pub(super) struct Its {
 pub(super) struct Layout {
     /// All of the tree that is in use: the end of the strings block.
     pub used: u32,
+    /// The memory reservation block.
+    pub reservations: u32,
     pub struct_size: u32,
     pub strings: u32,
     pub strings_size: u32,
@@ -368,6 +394,7 @@ pub(super) struct Layout {
 impl Layout {
     const EMPTY: Self = Self {
         used: 0,
+        reservations: 0,
         struct_size: 0,
         strings: 0,
         strings_size: 0,

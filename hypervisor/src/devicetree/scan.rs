@@ -8,7 +8,9 @@
 //! or its end.
 
 use super::names::{Cache, Name, Names};
-use super::platform::{Cells, Chosen, Conduit, Gic, Gicv2, Its, Module, Msi, Platform, Region, Reserved, Span, Value};
+use super::platform::{
+    Cells, Chosen, Conduit, Gic, Gicv2, Its, List, Module, Msi, Platform, Region, Reserved, Span, Value,
+};
 use super::{MAX_SIZE, TreeError, token, words};
 
 /// Levels of nodes that are looked at, the root included. Nodes below are only checked to be well formed: the deepest
@@ -70,6 +72,7 @@ fn scan_into(dtb: &[u8], platform: &mut Platform) -> Result<(), TreeError> {
     let used = header.strings + header.strings_size;
     let layout = &mut platform.layout;
     layout.used = used;
+    layout.reservations = header.reservations;
     layout.struct_size = header.struct_size;
     layout.strings = header.strings;
     layout.strings_size = header.strings_size;
@@ -111,7 +114,7 @@ fn scan_into(dtb: &[u8], platform: &mut Platform) -> Result<(), TreeError> {
         uart_count: 0,
         highest_cpu: 0,
         stdout: None,
-        chosen_initrd: (None, None),
+        chosen_initrd: [Data::ABSENT; 2],
         aliases: None,
     };
     scanner.run()?;
@@ -240,6 +243,7 @@ struct Node {
     disabled: bool,
     failed: bool,
     without_psci: bool,
+    no_map: bool,
     phandle: Data,
     reg: Data,
     ranges: Data,
@@ -282,7 +286,7 @@ struct Scanner<'a> {
     highest_cpu: u64,
     stdout: Option<Value>,
     /// The properties `linux,initrd-start` and `linux,initrd-end` of `/chosen`.
-    chosen_initrd: (Option<Span>, Option<Span>),
+    chosen_initrd: [Data; 2],
     aliases: Option<Span>,
 }
 
@@ -438,26 +442,19 @@ impl<'a> Scanner<'a> {
                 return Err(TreeError::Duplicate { what: "'bootargs' in one node" });
             }
             Name::Bootargs => node.bootargs = data,
-            Name::InitrdStart if in_chosen => {
-                if self.chosen_initrd.0.replace(self.whole(data)).is_some() {
-                    return Err(TreeError::Duplicate { what: "'linux,initrd-start'" });
+            Name::InitrdStart | Name::InitrdEnd if in_chosen => {
+                let place = &mut self.chosen_initrd[usize::from(name == Name::InitrdEnd)];
+                if place.is_present() {
+                    return Err(TreeError::Duplicate { what: "'linux,initrd-start' or '-end'" });
                 }
-            }
-            Name::InitrdEnd if in_chosen => {
-                if self.chosen_initrd.1.replace(self.whole(data)).is_some() {
-                    return Err(TreeError::Duplicate { what: "'linux,initrd-end'" });
-                }
+                *place = data;
             }
             Name::StdoutPath | Name::LinuxStdoutPath if in_chosen => {
                 self.stdout = self.stdout.or(Some(self.value(data)));
             }
             Name::UefiSystemTable if in_chosen => self.platform.efi = true,
-            Name::InitrdStart
-            | Name::InitrdEnd
-            | Name::StdoutPath
-            | Name::LinuxStdoutPath
-            | Name::UefiSystemTable
-            | Name::NoMap => {}
+            Name::NoMap => node.no_map = true,
+            Name::InitrdStart | Name::InitrdEnd | Name::StdoutPath | Name::LinuxStdoutPath | Name::UefiSystemTable => {}
         }
         Ok(())
     }
@@ -541,14 +538,14 @@ impl<'a> Scanner<'a> {
                     properties_end: self.offset(at),
                     end: 0,
                     bootargs: node.bootargs.present().map(|data| self.whole(data)),
-                    initrd_start: self.chosen_initrd.0,
-                    initrd_end: self.chosen_initrd.1,
+                    initrd_start: self.chosen_initrd[0].present().map(|data| self.whole(data)),
+                    initrd_end: self.chosen_initrd[1].present().map(|data| self.whole(data)),
                 };
                 if self.platform.layout.chosen.replace(chosen).is_some() {
                     return Err(TreeError::Duplicate { what: "/chosen" });
                 }
                 self.platform.options = node.bootargs.present().map(|data| self.value(data));
-                self.platform.loader_initrd = self.chosen_initrd.0.is_some();
+                self.platform.loader_initrd = self.loader_initrd(node)?;
             }
             Kind::ReservedMemory => {
                 let reserved = Reserved {
@@ -565,6 +562,7 @@ impl<'a> Scanner<'a> {
             Kind::Aliases => self.aliases = Some(self.span(node.start as usize, at)),
             _ if node.disabled => {}
             _ if parent.kind == Kind::Chosen => self.module(node, depth, parent.cells)?,
+            _ if parent.kind == Kind::ReservedMemory => self.claim(node)?,
             _ if parent.kind == Kind::Root && node.device == Device::Memory => self.memory(node, parent.cells)?,
             _ => {
                 if node.compatible.is_present() {
@@ -652,8 +650,49 @@ impl<'a> Scanner<'a> {
         let mut values = self.numbers(node.reg);
         while !values.is_empty() {
             let region = values.region(cells).ok_or_else(|| self.bad_value("memory reg", node, node.reg))?;
-            if region.size() != 0 && !add_memory(self.platform, region) {
+            if region.size() != 0 && !join(&mut self.platform.memory, region) {
                 return Err(TreeError::TooMany { what: "ranges of RAM", limit: Platform::MAX_MEMORY });
+            }
+        }
+        Ok(())
+    }
+
+    /// The initial RAM disk that the properties of `/chosen`, the node, say: with both of them and a size, as Linux's
+    /// `early_init_dt_check_for_initrd` (drivers/of/fdt.c) wants it.
+    fn loader_initrd(&self, node: &Node) -> Result<Option<Region>, TreeError> {
+        const NAMES: [&str; 2] = ["linux,initrd-start", "linux,initrd-end"];
+        let mut ends = [0; 2];
+        for ((end, data), name) in ends.iter_mut().zip(self.chosen_initrd).zip(NAMES) {
+            if !data.is_present() {
+                return Ok(None);
+            }
+            let cells = (data.length / 4) as u8;
+            let is_number = matches!(data.length, 4 | 8);
+            *end =
+                self.numbers(data).next(cells).filter(|_| is_number).ok_or_else(|| self.bad_value(name, node, data))?;
+        }
+        let [start, end] = ends;
+        if start > end {
+            return Err(self.bad_value(NAMES[1], node, self.chosen_initrd[1]));
+        }
+        Ok(Some(Region { start, end }).filter(|initrd| initrd.size() != 0))
+    }
+
+    /// A child of `/reserved-memory`: RAM that somebody keeps, if its place is settled (Linux's
+    /// `__reserved_mem_reserve_reg`, drivers/of/of_reserved_mem.c, which takes the root's cells, and leaves out what
+    /// makes no sense).
+    fn claim(&mut self, node: &Node) -> Result<(), TreeError> {
+        let mut values = self.numbers(node.reg);
+        while let Some(region) = values.region(self.platform.layout.root_cells) {
+            let platform = &mut *self.platform;
+            let is_there = match (region.size(), node.no_map) {
+                (0, _) => true,
+                (_, true) => join(&mut platform.no_map, region),
+                (_, false) => join(&mut platform.claimed, region),
+            };
+            if !is_there {
+                let limit = if node.no_map { Platform::MAX_NO_MAP } else { Platform::MAX_CLAIMED };
+                return Err(TreeError::TooMany { what: "ranges in /reserved-memory", limit });
             }
         }
         Ok(())
@@ -869,6 +908,7 @@ impl Node {
             disabled: false,
             failed: false,
             without_psci: false,
+            no_map: false,
             phandle: Data::ABSENT,
             reg: Data::ABSENT,
             ranges: Data::ABSENT,
@@ -952,17 +992,17 @@ impl Numbers<'_> {
     }
 }
 
-/// Puts `region` to the platform's RAM, at its place and joined with what it touches, and says whether there was room.
-fn add_memory(platform: &mut Platform, mut region: Region) -> bool {
-    let memory = &mut platform.memory;
-    let first = memory.partition_point(|other| other.end < region.start);
-    while let Some(other) = memory.get(first)
+/// Puts `region` to `list`, which is in ascending order, at its place and joined with what it touches, and says whether
+/// there was room.
+fn join<const N: usize>(list: &mut List<Region, N>, mut region: Region) -> bool {
+    let first = list.partition_point(|other| other.end < region.start);
+    while let Some(other) = list.get(first)
         && other.start <= region.end
     {
         region = Region { start: region.start.min(other.start), end: region.end.max(other.end) };
-        memory.remove(first);
+        list.remove(first);
     }
-    memory.insert(first, region)
+    list.insert(first, region)
 }
 
 impl Platform {
@@ -976,10 +1016,12 @@ impl Platform {
         self.kernel = None;
         self.ramdisk = None;
         self.reserved.clear();
+        self.no_map.clear();
+        self.claimed.clear();
         self.highest = 0;
         self.efi = false;
         self.cpu_without_psci = false;
-        self.loader_initrd = false;
+        self.loader_initrd = None;
         self.options = None;
         let layout = &mut self.layout;
         layout.used = 0;

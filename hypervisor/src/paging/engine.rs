@@ -281,6 +281,24 @@ impl Tables {
         if length == 0 { Ok(()) } else { self.apply(memory, &Change::map(&range, output, attributes)) }
     }
 
+    /// Maps all input addresses to themselves, where nothing is mapped yet and the root is not linked to anything.
+    pub(super) fn map_all<M: TableMemory>(&mut self, memory: &mut M, attributes: u64) -> Result<(), Error> {
+        if self.start_level < FIRST_BLOCK_LEVEL {
+            return self.map(memory, 0..1 << self.input_bits, 0, attributes);
+        }
+        if self.input_bits > self.output_bits {
+            return Err(Error::OutputSize { start: 0 });
+        }
+        let blocks = 1 << self.input_bits.saturating_sub(entry_shift(self.start_level));
+        fill(
+            memory,
+            self.root,
+            0..blocks,
+            Change::map(&(0..1 << self.input_bits), 0, attributes).descriptor(self.start_level, 0),
+        );
+        Ok(())
+    }
+
     /// Makes `range` invalid.
     pub(super) fn unmap<M: TableMemory>(&mut self, memory: &mut M, range: Range<u64>) -> Result<(), Error> {
         let length = self.check(&range)?;

@@ -50,7 +50,7 @@ pub mod stage1;
 pub mod stage1_walk;
 pub mod stage2;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use core::fmt;
 

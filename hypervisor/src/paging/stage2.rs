@@ -156,6 +156,16 @@ impl Stage2 {
         Ok(Self { tables, layout })
     }
 
+    /// Makes one that maps all there is with `attributes`.
+    ///
+    /// # Errors
+    /// As for [`Stage2::new`]; an initial lookup level of 0 needs more tables.
+    pub fn all<M: TableMemory>(memory: &mut M, layout: Layout, attributes: Attributes) -> Result<Self, Error> {
+        let mut stage2 = Self::new(memory, layout)?;
+        stage2.tables.map_all(memory, attributes.encode())?;
+        Ok(stage2)
+    }
+
     /// Maps `range` onto itself with `attributes`, whatever was there before.
     ///
     /// # Errors

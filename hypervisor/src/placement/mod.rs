@@ -4,13 +4,16 @@
 //! have written. What passes can be mapped at EL2 where it is. `stage2` makes of the same facts what the host may do
 //! where. Touches no memory but that of the tables.
 
+mod host_ram;
 mod stage2;
 #[cfg(test)]
 mod tests;
 
 use core::fmt;
 
-use crate::devicetree::Region;
+pub use host_ram::HostRam;
+
+use crate::devicetree::{self, Platform, Region};
 use crate::paging::PAGE_SIZE;
 use crate::paging::registers::PaRange;
 use crate::paging::stage1::IDENTITY_END;
@@ -117,15 +120,39 @@ impl AddressMap<'_> {
         Ok(pages)
     }
 
+    /// The tree with as much memory after it as it can take: RAM that nobody else has, neither `kernel`, the memory of
+    /// the host's kernel, nor what `platform` names.
+    #[must_use]
+    pub fn room_for_tree(&self, platform: &Platform, kernel: Region) -> Region {
+        let tree = self.tree;
+        let most = tree.start.saturating_add(devicetree::MAX_SIZE as u64).min(self.reach());
+        let bank = self.memory.iter().find(|ram| ram.contains(tree)).map_or(tree.end, |ram| ram.end);
+        let others = [self.exeunt, kernel].into_iter().chain(platform.initrd());
+        let reserved = [&*platform.no_map, &*platform.claimed, &*platform.reserved].into_iter().flatten().copied();
+        // A reservation that the tree begins in is the tree's own.
+        let others = others.chain(reserved.filter(|region| !region.has(tree.start)));
+        let free = others.filter(|other| other.end > tree.end).map(|other| other.start.max(tree.end)).min();
+        Region { start: tree.start, end: tree.end.max(most.min(bank).min(free.unwrap_or(u64::MAX))) }
+    }
+
     /// Whether EL2 can map all of `region` where it is.
     #[must_use]
     pub fn reaches(&self, region: Region) -> bool {
         reaches(self.pa_range, region)
     }
+
+    fn reach(&self) -> u64 {
+        reach(self.pa_range)
+    }
+}
+
+/// The address after the last one that EL2 can map where it is, on a CPU with `pa_range`.
+fn reach(pa_range: PaRange) -> u64 {
+    pa_range.end().min(IDENTITY_END)
 }
 
 /// Whether EL2 can map all of `region` where it is, on a CPU with `pa_range`.
 #[must_use]
 pub fn reaches(pa_range: PaRange, region: Region) -> bool {
-    region.end <= pa_range.end().min(IDENTITY_END)
+    region.end <= reach(pa_range)
 }

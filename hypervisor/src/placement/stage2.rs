@@ -20,9 +20,8 @@ impl AddressMap<'_> {
     /// An [`Error`] of the tables: mostly that there is no memory left for them. RAM that the CPU does not reach is one
     /// too.
     pub fn stage2<M: TableMemory>(&self, memory: &mut M, highest: u64) -> Result<Stage2, Error> {
-        let end = 1 << self.ipa_bits(highest);
-        let mut stage2 = Stage2::new(memory, Layout::new(self.ipa_bits(highest), self.pa_range)?)?;
-        stage2.map(memory, 0..end, Attributes::ExecuteNever)?;
+        let layout = Layout::new(self.ipa_bits(highest), self.pa_range)?;
+        let mut stage2 = Stage2::all(memory, layout, Attributes::ExecuteNever)?;
         for ram in self.memory {
             // Only whole pages are RAM to the host as well (Linux memblock, early_init_dt_add_memory_arch).
             let Some(first) = ram.start.checked_next_multiple_of(PAGE_SIZE) else { continue };
@@ -37,7 +36,7 @@ impl AddressMap<'_> {
 
     /// The IPA size in bits: all that the machine has at an address, as far as the CPU reaches. A device beyond that is
     /// out of reach with or without stage 2.
-    fn ipa_bits(&self, highest: u64) -> u32 {
+    pub(super) fn ipa_bits(&self, highest: u64) -> u32 {
         let last = highest.max(self.exeunt.end).saturating_sub(1);
         (u64::BITS - last.leading_zeros()).max(USUAL_IPA_BITS).min(self.pa_range.bits())
     }

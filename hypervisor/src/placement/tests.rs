@@ -3,6 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::devicetree::scan;
+use crate::devicetree::tests::text::Tree;
+use crate::paging::Error;
+use crate::paging::stage2::{Attributes, Stage2};
+use crate::paging::tests::memory::Memory;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -79,4 +84,187 @@ proptest! {
             }
         }
     }
+}
+
+// ---- The host's stage 2 ----
+
+/// What a CPU finds in the tables that were built of `map`.
+struct Built {
+    memory: Memory,
+    stage2: Stage2,
+}
+
+impl Built {
+    fn of(map: &AddressMap, highest: u64) -> Result<Self, Error> {
+        let mut memory = Memory::new();
+        let stage2 = map.stage2(&mut memory, highest)?;
+        Ok(Self { memory, stage2 })
+    }
+
+    /// Where an address leads, and whether it can be executed.
+    fn query(&self, ipa: u64) -> Option<(u64, bool)> {
+        let found = self.stage2.query(&self.memory, ipa)?;
+        Some((found.output, found.attributes == Attributes::Executable))
+    }
+}
+
+#[test]
+fn stage_2_is_identity_and_only_ram_is_executable_to_begin_with() {
+    let memory = [Region { start: GIB + 0x800, end: 2 * GIB - 0x800 }, MEMORY[1]];
+    let map = AddressMap { memory: &memory, ..map(2) };
+    let built = Built::of(&map, 1 << 40).unwrap();
+    for (ipa, executable) in [
+        (0, false),
+        (GIB + 0x7ff, false),
+        (GIB + 0x1000, true),
+        (GIB + 2 * MIB - 1, true),
+        (GIB + 4 * MIB, true),
+        (2 * GIB - 0x1001, true),
+        (2 * GIB - 0x1000, false),
+        (2 * GIB, false),
+        (1 << 36, true),
+        ((1 << 36) + GIB, false),
+        ((1 << 40) - 1, false),
+    ] {
+        assert_eq!(built.query(ipa), Some((ipa, executable)), "{ipa:#x}");
+    }
+    for hole in [map.exeunt.start, map.exeunt.end - 1, 1 << 40] {
+        assert_eq!(built.query(hole), None, "{hole:#x}");
+    }
+    assert_eq!(built.memory.used(), 5, "two at the root, one for the GiB, two for its first and last 2 MiB");
+}
+
+#[test]
+fn what_is_added_later_has_a_place_where_the_cpu_has_one() {
+    for (pa_range, highest, bits) in [
+        (2, 0, 40),
+        (2, 1 << 36, 40),
+        (2, (1 << 40) + 1, 40),
+        (4, 1 << 40, 40),
+        (4, (1 << 40) + 1, 41),
+        (4, u64::MAX, 44),
+        (6, u64::MAX, 48),
+        (1, 0, 36),
+        (0, 0, 32),
+    ] {
+        let memory = [MEMORY[0]];
+        let map = AddressMap { memory: &memory, ..map(pa_range) };
+        assert_eq!(map.ipa_bits(highest), bits, "{pa_range} {highest:#x}");
+        if bits <= 41 {
+            let built = Built::of(&map, highest).unwrap();
+            assert_eq!(built.stage2.layout().ipa_bits(), bits);
+            let last = (1 << bits) - 1;
+            assert_eq!(built.query(last), Some((last, false)));
+        }
+    }
+}
+
+#[test]
+fn ram_out_of_reach_is_an_error_and_ram_in_the_last_page_of_all_no_panic() {
+    let beyond = [MEMORY[0], Region { start: 1 << 40, end: (1 << 40) + GIB }];
+    let map = AddressMap { memory: &beyond, ..map(2) };
+    assert!(Built::of(&map, (1 << 40) + GIB).is_err());
+    let last = [MEMORY[0], Region { start: !0x7ff, end: !0xff }];
+    let built = Built::of(&AddressMap { memory: &last, ..map }, !0xff).unwrap();
+    assert_eq!(built.query(GIB), Some((GIB, true)), "there is no whole page, and nothing to map");
+}
+
+// ---- The host's RAM ----
+
+#[test]
+fn the_host_goes_where_it_likes_and_exeunt_keeps_off_what_others_have() {
+    let mut platform = Platform::EMPTY;
+    scan(&Tree::parse(KEPT).blob(0), &mut platform).unwrap();
+    let loaded = [(GIB + 64 * MIB, MIB), (GIB + 80 * MIB, MIB), (GIB + 90 * MIB, MIB)];
+    let loaded = loaded.map(|(start, size)| Region { start, end: start + size });
+    let ram = HostRam::new(&platform, map(2).exeunt, loaded);
+    let both = |address| (ram.contains(address), ram.is_open(address));
+    for open in [GIB, GIB + 2 * MIB - 1, GIB + 4 * MIB, GIB + 16 * MIB - 1, GIB + 17 * MIB, 2 * GIB - 1] {
+        assert_eq!(both(open), (true, true), "{open:#x}");
+    }
+    for outside in [0, GIB - 1, GIB + 2 * MIB, GIB + 4 * MIB - 1, 2 * GIB, u64::MAX] {
+        assert_eq!(both(outside), (false, false), "{outside:#x}");
+    }
+    for kept in [GIB + 16 * MIB, GIB + 17 * MIB - 1, GIB + 32 * MIB, GIB + 33 * MIB - 1] {
+        assert_eq!(both(kept), (true, false), "{kept:#x}");
+    }
+    // Whole pages: RAM that ends in one, and something of others' in one.
+    let part = [Region { start: GIB, end: GIB + 0x1800 }];
+    let little = [Region { start: GIB + 0x800, end: GIB + 0x801 }];
+    let open = |memory: &[Region], no_map: &[Region], address| {
+        let mut platform = Platform::EMPTY;
+        let all =
+            memory.iter().all(|&ram| platform.memory.push(ram)) && no_map.iter().all(|&it| platform.no_map.push(it));
+        all && HostRam::new(&platform, map(2).exeunt, loaded).is_open(address)
+    };
+    assert!(open(&part, &[], GIB) && open(&part, &[], GIB + 0xfff) && !open(&part, &[], GIB + 0x1000));
+    assert!(
+        !open(&MEMORY, &little, GIB) && !open(&MEMORY, &little, GIB + 0xfff) && open(&MEMORY, &little, GIB + 0x1000)
+    );
+    // What is kept for drivers of the host's, and what the loader keeps of what it has loaded for the host.
+    for open in [GIB + 48 * MIB, GIB + 64 * MIB, GIB + 80 * MIB, GIB + 82 * MIB - 1] {
+        assert_eq!(both(open), (true, true), "{open:#x}");
+    }
+}
+
+/// 1 GiB of RAM in which others have something: `no-map` at 16 MiB, by the reservation block at 32 MiB, for a driver of
+/// the host's at 48 MiB, and what the loader has loaded at 64 and 80 MiB.
+const KEPT: &str = r#"
+reserve 42000000 100000
+reserve 44000000 100000
+reserve 45000000 200000
+{ /
+  #address-cells = <2>
+  #size-cells = <2>
+  { memory@40000000
+    device_type = "memory"
+    reg = <0 40000000 0 40000000>
+  }
+  { reserved-memory
+    #address-cells = <2>
+    #size-cells = <2>
+    ranges
+    { a@41000000
+      reg = <0 41000000 0 100000>
+      no-map
+    }
+    { b@43000000
+      reg = <0 43000000 0 100000>
+    }
+  }
+  { chosen
+    linux,initrd-start = <46000000>
+    linux,initrd-end = <46100000>
+  }
+}
+"#;
+
+// ---- Room for the tree ----
+
+#[test]
+fn a_tree_may_grow_up_to_what_is_next() {
+    let mut platform = Platform::EMPTY;
+    scan(&Tree::parse(KEPT).blob(0), &mut platform).unwrap();
+    let kernel = Region { start: GIB + 100 * MIB, end: GIB + 132 * MIB };
+    let room = |start: u64, size: u64| {
+        let tree = Region { start, end: start + size };
+        let map = AddressMap { tree, memory: &platform.memory, ..map(2) };
+        let room = map.room_for_tree(&platform, kernel);
+        assert_eq!(room.start, tree.start);
+        room.end - tree.start
+    };
+    let next_to = |other: u64| room(other - 0x1800, 0x1234);
+    assert_eq!(room(GIB + 8 * MIB, 0x1234), 2 * MIB, "as much as Linux takes");
+    assert_eq!(next_to(GIB + 2 * MIB), 0x1800, "Exeunt");
+    assert_eq!(next_to(kernel.start), 0x1800, "the kernel");
+    assert_eq!(next_to(GIB + 96 * MIB), 0x1800, "the initrd");
+    assert_eq!(next_to(GIB + 16 * MIB), 0x1800, "no-map");
+    assert_eq!(next_to(GIB + 32 * MIB), 0x1800, "/memreserve/");
+    assert_eq!(next_to(GIB + 48 * MIB), 0x1800, "/reserved-memory");
+    assert_eq!(next_to(2 * GIB), 0x1800, "the end of RAM");
+    // In a reservation of its own, up to whose end nothing else is anyway.
+    assert_eq!(room(GIB + 64 * MIB, 0x1234), 2 * MIB);
+    // Something that begins in the tree, and a tree in no RAM.
+    assert_eq!(room(GIB + 32 * MIB - 0x800, 0x1000), 0x1000);
+    assert_eq!(room(3 * GIB, 0x1234), 0x1234);
 }

@@ -60,6 +60,15 @@ pub enum Refusal {
         /// The 2 MiB.
         exeunt: Region,
     },
+    /// The tree keeps RAM that Exeunt is in for somebody.
+    Kept {
+        /// How.
+        by: &'static str,
+        /// What.
+        region: Region,
+        /// The 2 MiB.
+        exeunt: Region,
+    },
     /// RAM that the CPU, or Exeunt's tables, cannot address.
     RamOutOfReach {
         /// The RAM.
@@ -126,6 +135,10 @@ impl fmt::Display for Refusal {
             Self::ExeuntNotRam { exeunt } => {
                 write!(f, "Exeunt needs {exeunt}, and by the device tree not all of that is RAM: too little memory")
             }
+            Self::Kept { by, region, exeunt } => write!(
+                f,
+                "Exeunt is in {exeunt}, and by the device tree's {by} somebody else has {region}: load it elsewhere"
+            ),
             Self::RamOutOfReach { ram, bits } => {
                 write!(f, "the RAM at {ram} goes beyond the {bits} bits that an address has here")
             }
@@ -218,6 +231,18 @@ pub fn machine(platform: &Platform, map: &AddressMap) -> Result<(), Refusal> {
     if !map.memory.iter().any(|ram| ram.contains(exeunt)) {
         return Err(Refusal::ExeuntNotRam { exeunt });
     }
+    // In Exeunt's own memory `no-map` says what Exeunt says, and an entry of the reservation block is taken out.
+    for (by, regions, may_be_inside) in [
+        ("/reserved-memory", &*platform.no_map, true),
+        ("/reserved-memory", &*platform.claimed, false),
+        ("/memreserve/", &*platform.reserved, true),
+    ] {
+        let is_harmless = |region: &Region| may_be_inside && exeunt.contains(*region);
+        let taken = regions.iter().find(|region| region.overlaps(exeunt) && !is_harmless(region));
+        if let Some(&region) = taken {
+            return Err(Refusal::Kept { by, region, exeunt });
+        }
+    }
     // In ascending order: the last one goes furthest.
     if let Some(&ram) = map.memory.last().filter(|ram| ram.end > map.pa_range.end()) {
         return Err(Refusal::RamOutOfReach { ram, bits: map.pa_range.bits() });
@@ -271,11 +296,7 @@ pub fn kernel(platform: &Platform, map: &AddressMap, header: &[u8], id_aa64mmfr0
     let file = platform.kernel.ok_or(Refusal::NoKernel)?.region;
     let image = Image::parse(header, file.size())?;
     image.check_cpu(id_aa64mmfr0_el1)?;
-    let surroundings = image::Surroundings {
-        exeunt: map.exeunt,
-        initrd: platform.ramdisk.map(|module| module.region),
-        tree: map.tree,
-        memory: map.memory,
-    };
+    let surroundings =
+        image::Surroundings { exeunt: map.exeunt, initrd: platform.initrd(), tree: map.tree, memory: map.memory };
     Ok(image.check_placement(file.start, &surroundings)?)
 }

@@ -2,21 +2,23 @@
 //! everything else is as it was, and Exeunt goes on.
 //!
 //! Options on the command line: `rounds=N` calls on the boot CPU, then as many on all CPUs together; `seed=N` repeats a
-//! run; `bare` is for bare QEMU at EL1, where its own PSCI answers HVC and nothing answers SMC: a check of this guest,
-//! not of Exeunt.
+//! run; `open=ADDRESS` and `closed=ADDRESS` say where a buffer is taken and where it is refused; `bare` is for bare
+//! QEMU at EL1, where its own PSCI answers HVC and nothing answers SMC: a check of this guest, not of Exeunt.
 //!
 //! Calls that switch a CPU or the machine off or start a CPU are left out; `psci.rs` makes them by name. So are the
 //! stub calls and Exeunt's own; `conformance` makes those.
 
 use core::cell::UnsafeCell;
 
+use guest_abi::call::vendor_call;
+use guest_abi::record::StatusHeader;
 use guest_abi::stub::{STUB_CALLS_END, STUB_ERR};
-use guest_abi::vendor;
+use guest_abi::vendor::{self, Error};
 
 use crate::code::{Code, END};
 use crate::cpu::{Context, DAIF, EC_UNKNOWN, EL0T, EL1H, EL1T, ESR_IL, NZCV};
 use crate::firmware::{self, Conduit, PSCI_VERSION};
-use crate::machine::machine;
+use crate::machine::{machine, parse_number};
 use crate::paging::SCTLR_OFF;
 use crate::random::Random;
 use crate::smp;
@@ -184,6 +186,27 @@ fn call(random: &mut Random) {
 }
 
 /// From EL0 neither instruction exists, whatever EL2 does.
+/// Exeunt writes for a caller where the caller may, and nowhere else: `open=ADDRESS` and `closed=ADDRESS`.
+fn buffers() {
+    for word in machine().bootargs().split_ascii_whitespace() {
+        let Some((kind, address)) = word.split_once('=') else { continue };
+        let address = parse_number(address).unwrap_or_default();
+        let want = match kind {
+            "open" => 0,
+            "closed" => Error::InvalidParameter.to_register(),
+            _ => continue,
+        };
+        for size in [StatusHeader::SIZE as u64, vendor::PAGE] {
+            // SAFETY: whoever gave the address says that nothing is there which is in use.
+            let x = unsafe { vendor_call(vendor::STATUS, [address, size, 0]) };
+            check!(x[0] == want, "STATUS to {address:#x}, {size} bytes: {:#x}", x[0]);
+            // SAFETY: as above.
+            let x = unsafe { vendor_call(vendor::LOG_READ, [0, address + 8, size - 8]) };
+            check!(x[0] == want, "LOG_READ to {address:#x}, {size} bytes: {:#x}", x[0]);
+        }
+    }
+}
+
 fn from_el0() {
     let code = &CODE[crate::cpu::index()];
     for (name, instruction) in [("HVC", HVC), ("SMC", SMC)] {
@@ -242,6 +265,7 @@ pub fn run(_: &Start) {
     println!("calls: {rounds} rounds, seed={seed}");
     // SAFETY: only this CPU runs.
     unsafe { *PLAN.0.get() = (rounds, seed) };
+    buffers();
     storm(0);
     println!("calls: CPU 0 alone: {} checks", crate::report::totals().0);
     assert!(machine().mpidrs().len() <= CPUS, "this guest has code for {CPUS} CPUs");

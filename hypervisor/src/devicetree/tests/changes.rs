@@ -41,6 +41,8 @@ fn expected(tree: &Tree, exeunt: Region, hide_its: bool, arguments: &'static [u8
         Some(chosen.children.remove(index))
     };
     let (kernel, ramdisk) = (take("multiboot,kernel"), take("multiboot,ramdisk"));
+    let passed =
+        ["linux,initrd-start", "linux,initrd-end"].map(|name| chosen.property(name).map(|end| number(Some(end))));
     chosen
         .properties
         .retain(|(name, _)| !matches!(name.as_str(), "bootargs" | "linux,initrd-start" | "linux,initrd-end"));
@@ -58,12 +60,19 @@ fn expected(tree: &Tree, exeunt: Region, hide_its: bool, arguments: &'static [u8
             chosen.properties.push(("bootargs".to_owned(), added));
         }
     }
-    if let Some(ramdisk) = ramdisk {
-        let (start, size) = ramdisk.property("reg").unwrap().split_at(4 * chosen_cells[0].unwrap_or(address_cells));
-        let (start, size) = (number(Some(start)), number(Some(size)));
+    let initrd = match (ramdisk, passed) {
+        (Some(ramdisk), _) => {
+            let (start, size) = ramdisk.property("reg").unwrap().split_at(4 * chosen_cells[0].unwrap_or(address_cells));
+            Some((number(Some(start)), number(Some(start)) + number(Some(size))))
+        }
+        (None, [Some(start), Some(end)]) if start < end => Some((start, end)),
+        _ => None,
+    };
+    if let Some((start, end)) = initrd {
         chosen.properties.push(("linux,initrd-start".to_owned(), start.to_be_bytes().to_vec()));
-        chosen.properties.push(("linux,initrd-end".to_owned(), (start + size).to_be_bytes().to_vec()));
+        chosen.properties.push(("linux,initrd-end".to_owned(), end.to_be_bytes().to_vec()));
     }
+    tree.reservations.retain(|&(start, size)| start < exeunt.start || start + size > exeunt.end);
 
     if tree.root.child("reserved-memory").is_none() {
         let behind = tree.root.children.iter().position(|node| node.name == "chosen").unwrap() + 1;
@@ -116,10 +125,12 @@ fn check_edit_of(blob: &Blob, hide_its: bool, arguments: &'static [u8], has_nops
     let again = scanned(&edited);
     assert_eq!(*again.memory, *platform.memory);
     assert_eq!(*again.cpus, *platform.cpus);
-    assert_eq!(*again.reserved, *platform.reserved);
+    let mut reserved = platform.reserved.to_vec();
+    reserved.retain(|region| !EXEUNT.contains(*region));
+    assert_eq!(*again.reserved, *reserved);
     assert_eq!((again.console, again.psci, again.gic), (platform.console, platform.psci, platform.gic));
     assert_eq!((again.kernel, again.ramdisk), (None, None));
-    assert_eq!(again.loader_initrd, platform.ramdisk.is_some());
+    assert_eq!(again.loader_initrd, platform.initrd());
     let bootargs = platform.kernel.and_then(|kernel| kernel.bootargs(blob)).unwrap_or_default();
     let said = again.options(&edited).strip_prefix(arguments).unwrap();
     assert!(arguments.is_empty() || said.is_empty() || said[0] == b' ');
@@ -262,11 +273,10 @@ fn a_tree_that_was_not_scanned_is_not_edited() {
     let blob = Tree::parse(SMALL).blob(4096);
     let platform = scanned(&blob);
     let other = qemu("virt-gicv3-4cpu").blob(4096);
-    for (mut buffer, platform) in
-        [(other, platform), (blob, Platform::EMPTY), (Blob::from([0; 100].as_slice()), Platform::EMPTY)]
-    {
+    let empty = &Platform::EMPTY;
+    for (mut buffer, platform) in [(other, &platform), (blob, empty), (Blob::from([0; 100].as_slice()), empty)] {
         let before = buffer.clone();
-        assert!(edit(&mut buffer, &platform, &Edits::new(&platform, EXEUNT)).is_err());
+        assert!(edit(&mut buffer, platform, &Edits::new(platform, EXEUNT)).is_err());
         assert_eq!(buffer, before);
     }
     let mut no_chosen = Tree::parse(SMALL);
@@ -315,15 +325,17 @@ fn module(kind: &'static str, bootargs: Option<String>, start: u32) -> Node {
 
 /// `/chosen` with or without each of the things that go, and with others that stay.
 fn chosen() -> impl Strategy<Value = Node> {
-    let properties = (proptest::option::of("[ -~]{0,30}"), any::<[bool; 2]>(), some_node("extra"));
+    let properties = (proptest::option::of("[ -~]{0,30}"), any::<[bool; 4]>(), some_node("extra"));
     let node = properties.prop_flat_map(|(options, initrd, extra)| {
         let mut node = Node::new("chosen").with("#address-cells", cells(&[1])).with("#size-cells", cells(&[1]));
         if let Some(options) = options {
             node = node.with("bootargs", format!("{options}\0"));
         }
-        for (name, present) in ["linux,initrd-start", "linux,initrd-end"].into_iter().zip(initrd) {
+        let [start, end, short, empty] = initrd;
+        for (name, present, number) in [("linux,initrd-start", start, 2), ("linux,initrd-end", end, 3)] {
+            let number = if empty { 2 } else { number };
             if present {
-                node = node.with(name, cells(&[1, 2]));
+                node = node.with(name, if short { cells(&[number]) } else { cells(&[1, number]) });
             }
         }
         node.properties.extend(extra.properties);
@@ -390,6 +402,15 @@ fn reserved_memory(root: [u32; 2]) -> impl Strategy<Value = Node> {
     })
 }
 
+/// An entry of the memory reservation block, some of them in Exeunt's memory or across its edges.
+fn reservation() -> impl Strategy<Value = (u64, u64)> {
+    prop_oneof![
+        (1u64.., any::<u32>()).prop_map(|(start, size)| (start >> 1, u64::from(size))),
+        (EXEUNT.start - 2..EXEUNT.end + 2, 1u64..EXEUNT.size() + 4),
+        Just((EXEUNT.start, EXEUNT.size())),
+    ]
+}
+
 /// A tree with all that the edit knows, in any order, and much that it does not.
 fn any_tree() -> impl Strategy<Value = Tree> {
     let parts = (
@@ -398,7 +419,7 @@ fn any_tree() -> impl Strategy<Value = Tree> {
         gic(),
         proptest::option::of(Just(())),
         proptest::collection::vec(some_node("device"), 0..4),
-        proptest::collection::vec((1u64.., any::<u32>()), 0..3),
+        proptest::collection::vec(reservation(), 0..4),
     );
     parts
         .prop_flat_map(|(root_cells, chosen, gic, reserved, devices, reservations)| {
@@ -415,11 +436,7 @@ fn any_tree() -> impl Strategy<Value = Tree> {
             (Just((root_cells, reservations)), Just(children).prop_shuffle())
         })
         .prop_map(|((root_cells, reservations), children)| Tree {
-            reservations: reservations
-                .into_iter()
-                .map(|(start, size)| (start >> 1, u64::from(size)))
-                .filter(|&r| r != (0, 0))
-                .collect(),
+            reservations: reservations.into_iter().filter(|&reservation| reservation != (0, 0)).collect(),
             strings: Vec::new(),
             root: Node {
                 children,

@@ -89,7 +89,9 @@ fn scan_finds_what_qemu_describes() {
         assert_eq!(platform.ramdisk.map(|ramdisk| ramdisk.region), ramdisk, "{name}");
         // The 64-bit PCIe window: 512 GiB at 512 GiB.
         assert_eq!(platform.highest, 1 << 40, "{name}");
-        assert!(platform.reserved.is_empty() && !platform.efi && !platform.loader_initrd, "{name}");
+        assert!(platform.reserved.is_empty() && !platform.efi && platform.loader_initrd.is_none(), "{name}");
+        assert!(platform.no_map.is_empty() && platform.claimed.is_empty(), "{name}");
+        assert_eq!(platform.initrd(), ramdisk, "{name}");
         assert_eq!(total_size(&blob[..HEADER_SIZE]), Ok(blob.len()), "{name}");
     }
 }
@@ -114,7 +116,7 @@ fn scan_understands_trees_that_are_not_like_qemus() {
     assert_eq!(platform.ramdisk, None);
     assert_eq!(*platform.reserved, [Region { start: 0x4800_0000, end: 0x4800_1000 }]);
     assert_eq!(platform.highest, 0x9_8000_0000);
-    assert!(platform.loader_initrd);
+    assert_eq!(platform.loader_initrd, Some(Region { start: 1, end: 2 }));
 
     // A scan forgets what an earlier one found.
     let mut again = scanned(&qemu("virt-gicv3-64cpu-64g").blob(0));
@@ -245,6 +247,70 @@ fn modules_are_judged_by_all_their_properties() {
 }
 
 #[test]
+fn an_initrd_by_linuxs_boot_protocol_is_one() {
+    let initrd = |start: &str, end: &str| {
+        let tree = SMALL.replace("    linux,initrd-start = <0 1>\n", start);
+        platform_of(&Tree::parse(&tree.replace("    linux,initrd-end = <0 2>\n", end))).initrd()
+    };
+    let region = |start, end| Some(Region { start, end });
+    assert_eq!(
+        initrd("linux,initrd-start = <1 1000>\n", "linux,initrd-end = <1 3000>\n"),
+        region(1 << 32 | 4096, 1 << 32 | 0x3000)
+    );
+    assert_eq!(
+        initrd("linux,initrd-start = <48000000>\n", "linux,initrd-end = <48001000>\n"),
+        region(0x4800_0000, 0x4800_1000)
+    );
+    assert_eq!(initrd("linux,initrd-start = <0 2>\n", "linux,initrd-end = <0 2>\n"), None, "empty");
+    // As Linux does.
+    assert_eq!(initrd("linux,initrd-start = <0 2>\n", ""), None);
+    assert_eq!(initrd("", "linux,initrd-end = <0 2>\n"), None);
+    assert_eq!(initrd("", ""), None);
+    // A module counts for more.
+    let module = "      compatible = \"multiboot,module\" \"multiboot,ramdisk\"\n      reg = <50000000 1000>\n";
+    let platform = varied("      compatible = \"multiboot,module\"\n", module);
+    assert_eq!(platform.initrd(), region(0x5000_0000, 0x5000_1000));
+}
+
+#[test]
+fn what_is_kept_of_ram_is_known() {
+    let with = |reserved: &str| {
+        varied(
+            "  { psci\n",
+            &format!(
+                "  {{ reserved-memory\n #address-cells = <2>\n #size-cells = <2>\n ranges\n{reserved} }}\n  {{ psci\n"
+            ),
+        )
+    };
+    let region = |start, size| Region::new(start, size).unwrap();
+    let platform = with(
+        "{ a\n reg = <0 50000000 0 1000>\n no-map\n }\n { b\n reg = <0 51000000 0 1000 8 0 0 2000>\n }\n\
+         { c\n no-map\n reg = <0 52000000 0 1000 0 0 0 0>\n }\n { d\n size = <0 400000>\n no-map\n }\n\
+         { e\n reg = <0 53000000 0 1000>\n status = \"disabled\"\n }\n\
+         { f\n reg = <0 54000000 0>\n }\n { g\n reg = <ffffffff ffffffff 0 2>\n }\n\
+         { h\n { i\n reg = <0 55000000 0 1000>\n }\n }\n",
+    );
+    assert_eq!(*platform.no_map, [region(0x5000_0000, 0x1000), region(0x5200_0000, 0x1000)]);
+    assert_eq!(*platform.claimed, [region(0x5100_0000, 0x1000), region(0x8_0000_0000, 0x2000)]);
+    // Linux takes the root's cells, which these will have when the host sees them.
+    let short = "  { reserved-memory\n { a\n reg = <0 50000000 0 1000>\n }\n }\n  { psci\n";
+    assert_eq!(*varied("  { psci\n", short).claimed, [region(0x5000_0000, 0x1000)]);
+    // Side by side they are one, in whichever order they come.
+    let three = with("{ a\n reg = <0 50002000 0 1000 0 50000000 0 1000 0 50001000 0 1000>\n no-map\n }\n");
+    assert_eq!(*three.no_map, [region(0x5000_0000, 0x3000)]);
+    let many = |count: usize, no_map| {
+        let ranges: Vec<_> = (0..count).map(|index| format!("{index:x} 50000000 0 1000")).collect();
+        let ranges = ranges.join(" ");
+        let node = format!("  {{ reserved-memory\n {{ a\n reg = <{ranges}>\n {no_map}\n }}\n }}\n  {{ psci\n");
+        scan(&Tree::parse(&SMALL.replace("  { psci\n", &node)).blob(0), &mut Platform::EMPTY.clone()).err()
+    };
+    for (limit, no_map) in [(Platform::MAX_NO_MAP, "no-map"), (Platform::MAX_CLAIMED, "")] {
+        assert_eq!(many(limit, no_map), None);
+        assert_eq!(many(limit + 1, no_map), Some(TreeError::TooMany { what: "ranges in /reserved-memory", limit }));
+    }
+}
+
+#[test]
 fn efi_is_noticed() {
     assert!(varied("    linux,initrd-end = <0 2>", "    linux,uefi-system-table = <0 1>").efi);
     assert!(!varied("    linux,initrd-end = <0 2>", "    linux,initrd-end = <0 3>").efi);
@@ -362,6 +428,14 @@ fn impossible_values_are_refused_in_words() {
     assert_eq!(value(broken("reg = <80000000 1000>", "reg = <80000000>")), "module reg");
     assert_eq!(value(broken("reg = <80000000 1000>", "reg = <80000000 0>")), "module reg");
     assert_eq!(value(broken("reg = <80000000 1000>\n", "")), "module reg");
+    for end in ["<0 0>", "<0 0 2>", "<>", "[0 0]"] {
+        let bad = broken("    linux,initrd-end = <0 2>", &format!("    linux,initrd-end = {end}"));
+        assert_eq!(value(bad), "linux,initrd-end", "{end}");
+    }
+    assert_eq!(
+        value(broken("    linux,initrd-start = <0 1>", "    linux,initrd-start = [0 1 2]")),
+        "linux,initrd-start"
+    );
     assert_eq!(value(broken("reserve 48000000 1000", "reserve ffffffffffffffff 1000")), "memory reservation");
     assert_eq!(broken("  { psci\n", "  { chosen\n }\n  { psci\n"), "the device tree has more than one /chosen");
     assert_eq!(

@@ -18,7 +18,7 @@ use self::text::{Blob, Node, Tree};
 use super::*;
 
 /// The trees that QEMU 7.2 and 10.0 make, by the name of the file in `testdata/`, and the command lines behind them.
-const QEMU_TREES: [(&str, &str, &str); 6] = [
+pub(crate) const QEMU_TREES: [(&str, &str, &str); 6] = [
     (
         "virt-gicv2-1cpu",
         include_str!("../../../testdata/virt-gicv2-1cpu.tree"),
@@ -89,7 +89,7 @@ fn cells(cells: &[u32]) -> Vec<u8> {
 }
 
 /// A small machine with everything that one needs.
-const SMALL: &str = r#"
+pub(crate) const SMALL: &str = r#"
 reserve 48000000 1000
 { /
   #address-cells = <2>

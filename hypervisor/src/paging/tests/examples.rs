@@ -133,6 +133,28 @@ fn a_whole_address_space_can_be_mapped_and_unmapped() {
 }
 
 #[test]
+fn a_stage_2_that_maps_everything_is_the_same_by_either_way() {
+    for ipa_bits in thinned([32, 36, 39, 40, 41, 43, 44], 6) {
+        let layout = layout(ipa_bits, MAX);
+        let mut memory = Memory::new();
+        let all = Stage2::all(&mut memory, layout, Attributes::ExecuteNever).unwrap();
+        let mut other = Memory::new();
+        let mut mapped = Stage2::new(&mut other, layout).unwrap();
+        mapped.map(&mut other, 0..1 << ipa_bits, Attributes::ExecuteNever).unwrap();
+        assert_eq!((memory.used(), all.vttbr_el2()), (other.used(), mapped.vttbr_el2()));
+        let root = all.vttbr_el2();
+        let tables = memory.used() as u64 * 4096;
+        for address in (root..root + tables).step_by(8) {
+            assert_eq!(memory.load(address), other.load(address), "{ipa_bits} bits, {address:#x}");
+        }
+    }
+    let mut full = Memory::new();
+    full.limit = 1;
+    assert_eq!(Stage2::all(&mut full, layout(40, A57), Attributes::Executable).err(), Some(Error::OutOfTables));
+    assert_eq!(Stage2::all(&mut full, layout(44, A57), Attributes::Executable).err(), Some(Error::OutOfTables));
+}
+
+#[test]
 #[cfg_attr(miri, ignore = "writes 262144 descriptors")]
 fn forty_eight_bits_of_ram_are_mapped_in_level_1_blocks() {
     let mut bench = second_stage(48, MAX);

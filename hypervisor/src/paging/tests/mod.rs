@@ -5,7 +5,7 @@
 //! that read as sentences, and `properties` the random ones.
 
 mod examples;
-mod memory;
+pub(crate) mod memory;
 mod model;
 mod properties;
 mod root;

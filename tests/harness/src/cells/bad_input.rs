@@ -8,7 +8,7 @@ use crate::machine::{EXEUNT_FAILED, Machine};
 use crate::{ensure, images};
 
 /// Where the tests that need Exeunt elsewhere put it.
-const ELSEWHERE: u64 = 0x4400_0000;
+pub(super) const ELSEWHERE: u64 = 0x4400_0000;
 /// Where the host's kernel usually is: after Exeunt.
 const KERNEL: u64 = 0x4040_0000;
 /// Where QEMU puts the device tree with 256 MiB of RAM or more.
@@ -17,7 +17,7 @@ const TREE: u64 = 0x4800_0000;
 const MIB: u64 = 1 << 20;
 
 /// Exeunt must refuse to start on `machine`, with `reason` in the line that says why.
-fn refused(machine: Machine, reason: &str) -> Outcome {
+pub(super) fn refused(machine: Machine, reason: &str) -> Outcome {
     let ran = machine.limit(120).run()?.ended_with(EXEUNT_FAILED)?;
     let lines: Vec<&str> = ran.console.lines().filter(|line| line.contains("EXEUNT")).collect();
     ensure!(lines.len() == 1 && lines[0].contains("EXEUNT CANNOT START: "), "it says:\n{}", lines.join("\n"));
@@ -41,7 +41,7 @@ fn shim(context: &Context, address: u64, arguments: &str) -> Result<Machine, Mis
     shimmed(context.machine().guest(&images::guest("rounds")?, "start-only"), address, arguments)
 }
 
-fn shimmed(machine: Machine, address: u64, arguments: &str) -> Result<Machine, Missed> {
+pub(super) fn shimmed(machine: Machine, address: u64, arguments: &str) -> Result<Machine, Missed> {
     with_shim(machine, address, arguments, "")
 }
 

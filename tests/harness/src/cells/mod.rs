@@ -15,6 +15,7 @@ mod leave;
 mod people;
 mod restarts;
 mod shell;
+mod trees;
 mod uboot;
 mod user;
 mod virtual_el2;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Cell> {
         exits::cells(),
         failures::cells(),
         bad_input::cells(),
+        trees::cells(),
         people::cells(),
         uboot::cells(),
         virtual_el2::cells(),

@@ -1,5 +1,7 @@
 //! Machines as trees describe them, each with one thing that cannot be.
 
+mod fuzz;
+
 use super::*;
 use crate::devicetree::scan;
 use crate::devicetree::tests::text::Tree;
@@ -115,6 +117,56 @@ fn ram_that_the_cpu_does_not_reach_is_refused_in_words() {
         "the last page of all"
     );
     assert!(start(&GOOD.replace("reg = <0 40000000 0 40000000>", &with("ff c0000000 0 40000000"))).is_ok());
+}
+
+#[test]
+fn memory_that_others_have_too_is_refused_unless_both_say_the_same() {
+    let reserved = |reg: &str, no_map: &str| {
+        let node = format!("  {{ reserved-memory\n {{ a\n reg = <{reg}>\n {no_map}\n }}\n }}\n  {{ psci\n");
+        start(&GOOD.replace("  { psci\n", &node)).map_err(|refusal| refusal.to_string())
+    };
+    let kept = |by: &str, range: &str| {
+        let text = format!(
+            "Exeunt is in 0x40200000-0x403fffff, and by the device tree's {by} somebody else has {range}: load it \
+             elsewhere"
+        );
+        Err(text)
+    };
+    for (reg, range) in [
+        ("0 40100000 0 100001", "0x40100000-0x40200000"),
+        ("0 403fffff 0 1000", "0x403fffff-0x40400ffe"),
+        ("0 40000000 0 1000000", "0x40000000-0x40ffffff"),
+    ] {
+        assert_eq!(reserved(reg, ""), kept("/reserved-memory", range));
+        assert_eq!(reserved(reg, "no-map"), kept("/reserved-memory", range));
+    }
+    for reg in ["0 40200000 0 200000", "0 40280000 0 1000"] {
+        assert!(reserved(reg, "").is_err(), "Linux would leave Exeunt's memory in its map");
+        assert!(reserved(reg, "no-map").is_ok());
+    }
+    for reg in ["0 40000000 0 200000", "0 40400000 0 1000"] {
+        assert!(reserved(reg, "").is_ok() && reserved(reg, "no-map").is_ok(), "beside it");
+    }
+    let reserve = |entry: &str| start(&format!("reserve {entry}\n{GOOD}")).map_err(|refusal| refusal.to_string());
+    assert_eq!(reserve("40100000 200000"), kept("/memreserve/", "0x40100000-0x402fffff"));
+    assert!(reserve("40200000 200000").is_ok(), "the edit takes it out");
+    assert!(reserve("40000000 200000").is_ok());
+}
+
+#[test]
+fn an_initrd_by_linuxs_boot_protocol_is_looked_at() {
+    let passed = |start: &str, end: &str| {
+        let tree = GOOD.replace("multiboot,ramdisk", "multiboot,xsm");
+        let chosen = format!("{{ chosen\n linux,initrd-start = <{start}>\n linux,initrd-end = <{end}>\n");
+        self::start(&tree.replace("{ chosen\n", &chosen)).map_err(|refusal| refusal.to_string())
+    };
+    assert!(passed("48400000", "48500000").is_ok());
+    assert!(passed("0 48400000", "0 48500000").is_ok());
+    assert!(passed("41000000", "41100000").unwrap_err().contains("the host's initrd at 0x41000000-0x410fffff overlap"));
+    assert!(
+        passed("40280000", "40281000").unwrap_err().contains("Exeunt at 0x40200000-0x403fffff and the host's initrd")
+    );
+    assert!(passed("7ffff000", "80001000").unwrap_err().contains("not all of that is RAM"));
 }
 
 #[test]
