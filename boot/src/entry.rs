@@ -25,7 +25,43 @@ macro_rules! first_registers {
     };
 }
 
-pub(crate) use first_registers;
+/// Makes TCR2_EL2 and SCTLR2_EL2 0, where they exist and EL2 may write them. They count with HCR_EL2.E2H 0 too: with
+/// TCR2_EL2.PIE, for one, the permissions of EL2's stage 1 are another register's and not its tables'. Changes `$x` and
+/// the flags.
+///
+/// TCR2_EL2 comes with FEAT_TCR2 (ID_AA64MMFR3_EL1.TCRX, bits \[3:0\]). Where there is an EL3 it opens the register:
+/// Linux asks that of it (booting.rst). Nobody asks that it open SCTLR2_EL2 (FEAT_SCTLR2, bits \[7:4\]), so with an EL3
+/// (ID_AA64PFR0_EL1.EL3, bits \[15:12\]) that one is left alone. It is 0 to the CPU where SCR_EL3.SCTLR2En is 0, and
+/// else what firmware has made it. QEMU 10 has neither register.
+macro_rules! no_extensions {
+    ($x:literal) => {
+        concat!(
+            "mrs ",
+            $x,
+            ", S3_0_C0_C7_3\n", // ID_AA64MMFR3_EL1
+            "tst ",
+            $x,
+            ", #0xf\n",
+            "b.eq 71f\n",
+            "msr S3_4_C2_C0_3, xzr\n", // TCR2_EL2
+            "71: tst ",
+            $x,
+            ", #0xf0\n",
+            "b.eq 72f\n",
+            "mrs ",
+            $x,
+            ", id_aa64pfr0_el1\n",
+            "tst ",
+            $x,
+            ", #0xf000\n",
+            "b.ne 72f\n",
+            "msr S3_4_C1_C0_3, xzr\n", // SCTLR2_EL2
+            "72:"
+        )
+    };
+}
+
+pub(crate) use {first_registers, no_extensions};
 
 /// The boot CPU's entry, by way of the Image header. In: x0 = physical address of the device tree.
 ///
@@ -214,6 +250,7 @@ unsafe extern "C" fn mmu_on() {
         "msr ttbr0_el2, x1",
         "msr tcr_el2, x2",
         "msr mair_el2, x3",
+        no_extensions!("x7"),
         "tlbi alle2",
         "ic iallu",
         "dsb nsh",

@@ -15,7 +15,7 @@ use core::mem::offset_of;
 
 use guest_abi::{stub, vendor};
 
-use crate::entry::first_registers;
+use crate::entry::{first_registers, no_extensions};
 use crate::{CpuBoot, HCR_EL2_RW, SCTLR_EL2_MMU_OFF};
 
 /// TPIDR_EL2 of a CPU that stopped in the resident stub: this, plus the offset of the vector in bits 10:0.
@@ -162,6 +162,7 @@ global_asm!(
     "msr tcr_el2, x2",
     "ldp x1, x2, [x0, #{mair}]",
     "msr mair_el2, x1",
+    no_extensions!("x1"),
     "tlbi alle2",
     "ic iallu",
     "dsb nsh",

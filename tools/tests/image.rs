@@ -394,8 +394,32 @@ impl Damaged {
         }
     }
 
+    /// The instructions from `start` to `end`.
+    fn words(&self, start: u64, end: u64) -> Vec<u32> {
+        let bytes = &self.data[self.text + start as usize..self.text + end as usize];
+        bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
+    }
+
     fn image(&self) -> Image {
         Image::new(&self.data).unwrap()
+    }
+}
+
+#[test]
+fn el2s_mmu_goes_on_with_tcr2_and_sctlr2_at_0() {
+    let file = Damaged::new();
+    let image = file.image();
+    for name in ["boot::entry::mmu_on", "exeunt_reenter"] {
+        let function = &image.functions()[root(&image, name)];
+        let words = file.words(function.start, function.end);
+        let places = |wanted: u32, mask: u32| {
+            let matches = move |&(_, word): &(usize, &u32)| word & mask == wanted;
+            words.iter().enumerate().filter(matches).map(|(place, _)| place).collect::<Vec<_>>()
+        };
+        // MSR TCR2_EL2, XZR and MSR SCTLR2_EL2, XZR; MSR SCTLR_EL2, of any register, the last of which turns it on.
+        let (tcr2, sctlr2) = (places(0xd51c_207f, !0), places(0xd51c_107f, !0));
+        let on = *places(0xd51c_1000, !0x1f).last().unwrap();
+        assert!(matches!((&tcr2[..], &sctlr2[..]), (&[tcr2], &[sctlr2]) if tcr2 < sctlr2 && sctlr2 < on), "{name}");
     }
 }
 

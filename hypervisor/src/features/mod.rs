@@ -66,6 +66,9 @@
 //! (+) Where there is an EL3, written when a host asks for the unit ([`Unit`]), as later kernels than these do. No
 //! silicon has seen this.
 //!
+//! What EL2 itself runs under is the caller's and `boot`'s, which makes TCR2_EL2 and SCTLR2_EL2 0 before the MMU goes
+//! on.
+//!
 //! FEAT_TME, which the architecture has withdrawn, stays closed.
 
 mod id;
