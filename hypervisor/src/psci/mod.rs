@@ -265,11 +265,12 @@ impl Psci {
         self.claims.load(Ordering::Acquire)
     }
 
-    /// Whether a CPU is on, by firmware's word, of which the proxy has only heard that it is off: somebody has started
-    /// it without Exeunt. So it seems of a CPU_OFF that is in flight, too.
+    /// Whether a CPU may be on, by firmware's word, of which the proxy has only heard that it is off: somebody has
+    /// started it without Exeunt. So it seems of a CPU_OFF that is in flight, too. A CPU that firmware cannot start is
+    /// none: trees list some that are not there.
     pub fn has_strangers(&self, firmware: &impl Firmware) -> bool {
         let mut cpus = self.cpus[..self.count()].iter();
-        cpus.any(|cpu| cpu.power_state() == PowerState::Off && !is_off(firmware, cpu.mpidr.load(Ordering::Relaxed)))
+        cpus.any(|cpu| cpu.power_state() == PowerState::Off && !cannot_run(firmware, cpu.mpidr.load(Ordering::Relaxed)))
     }
 
     /// Whether a CPU_ON for CPU number `cpu` is in flight.
@@ -446,6 +447,14 @@ fn check(entry: HostEntry, env: &impl Environment) -> Result<(), ErrorCode> {
 /// Whether a CPU is off, by firmware's word.
 fn is_off(firmware: &impl Firmware, affinity: u64) -> bool {
     ask(firmware, FunctionId::AffinityInfo64.into(), affinity) as u32 == AFFINITY_OFF
+}
+
+/// Whether a CPU cannot be running, by firmware's word: it is off, or firmware has no such CPU to start. That is what
+/// AFFINITY_INFO means by INVALID_PARAMETERS for an affinity that is one, NOT_PRESENT and DISABLED.
+fn cannot_run(firmware: &impl Firmware, affinity: u64) -> bool {
+    const NO_SUCH_CPU: [ErrorCode; 3] = [ErrorCode::InvalidParameters, ErrorCode::NotPresent, ErrorCode::Disabled];
+    let answer = ask(firmware, FunctionId::AffinityInfo64.into(), affinity) as u32;
+    answer == AFFINITY_OFF || NO_SUCH_CPU.into_iter().any(|error| answer == u64::from(error) as u32)
 }
 
 fn ask(firmware: &impl Firmware, function: u32, argument: u64) -> u64 {

@@ -1,6 +1,8 @@
 //! Exeunt leaves all CPUs and comes back, again and again, under a host that is busy and notices when its work is
 //! wrong.
 
+use std::fs;
+
 use super::shell;
 use crate::cell::{Cell, Context, Outcome};
 use crate::machine::PATIENT;
@@ -164,8 +166,38 @@ fn rounds(context: &Context, rounds: u32, entry: &str, model: &str, gic: u32) ->
     Ok(())
 }
 
+/// A device tree without the room at its end, of which QEMU makes a MiB each time (devicetree specification, 5.2).
+fn packed(tree: &[u8]) -> Option<Vec<u8>> {
+    let field = |offset: usize| Some(u32::from_be_bytes(*tree.get(offset..)?.first_chunk()?) as usize);
+    let (strings, structure) = (field(12)? + field(32)?, field(8)? + field(36)?);
+    let mut packed = tree.get(..strings.max(structure))?.to_vec();
+    let size = u32::try_from(packed.len()).ok()?;
+    packed.get_mut(4..8)?.copy_from_slice(&size.to_be_bytes());
+    Some(packed)
+}
+
+/// LOCK on a machine whose tree lists a CPU that firmware does not know: nobody can be there, and the promise holds for
+/// all that are.
+fn lock_without_a_cpu(context: &Context) -> Outcome {
+    let overlay = context.directory()?.join("overlay");
+    images::module("6.12", &overlay)?;
+    let tree = context.directory()?.join("three.dtb");
+    let machine = |cpus: u32| {
+        let script = "insmod /tests/exeunt_test.ko; exec 3<>/proc/exeunt; echo lock >&3; echo lock $(cat <&3); echo cpus $(nproc)";
+        context.machine().with("SMP", cpus).with("OVERLAY", overlay.display()).with("RUN", script)
+    };
+    // QEMU writes the tree of a machine with three CPUs, and ends.
+    machine(3).with_qemu(format!("-machine dumpdtb={}", tree.display())).run()?;
+    fs::write(&tree, packed(&fs::read(&tree)?).ok_or("QEMU wrote no device tree")?)?;
+    let ran = machine(2).with_qemu(format!("-dtb {}", tree.display())).run()?.ended_with(0)?;
+    ensure!(ran.line_with("3 CPUs").is_some(), "Exeunt did not find three CPUs in the tree");
+    ensure!(parse::value(&ran.stdout, "cpus") == Some("2"), "Linux does not have two CPUs:\n{}", ran.stdout);
+    ensure!(parse::value(&ran.stdout, "lock") == Some("ok"), "LOCK: {:?}", parse::value(&ran.stdout, "lock"));
+    Ok(())
+}
+
 pub(super) fn cells() -> Vec<Cell> {
-    let mut cells = Vec::new();
+    let mut cells = vec![Cell::new("leave/lock-without-a-cpu", lock_without_a_cpu)];
     for (count, entry, model, gic) in [
         (50, "el2", "cortex-a57", 3),
         (50, "el1", "cortex-a57", 2),
