@@ -72,6 +72,8 @@ pub struct PerCpu {
     ids: UnsafeCell<IdRegisters>,
     /// The units that the host has asked for ([`Units`]). Only this CPU uses it.
     opened: AtomicU8,
+    /// The bit of its interface of a GICv2, 0 if that is not known.
+    pub interface: AtomicU8,
     /// How often this CPU came to EL2, by class.
     pub counters: Counters,
     /// Whose EL2 is on this CPU.
@@ -113,6 +115,7 @@ impl PerCpu {
             index: AtomicUsize::new(0),
             ids: UnsafeCell::new(IdRegisters::UNKNOWN),
             opened: AtomicU8::new(Units::NONE.to_bits()),
+            interface: AtomicU8::new(0),
             counters: Counters::new(),
             life: LifeCycle::new(),
             virtual_el2: UnsafeCell::new(VirtualEl2::new()),

@@ -32,6 +32,8 @@ pub fn start(machine: Machine, policy: Policy, entry: HostEntry) -> ! {
 /// Enters the host where PSCI was asked to, on a CPU that has just come up.
 pub fn arrive() -> ! {
     let cpu = cpu::current();
+    // If EL2 was lent to a KVM, that was in another life.
+    cpu.lent.store(false, Ordering::Relaxed);
     let was_left = cpu.life.state().is_left();
     if was_left {
         FAST.control.come_up();
@@ -115,6 +117,9 @@ pub fn set_up(cpu: &PerCpu, machine: &Machine, keep: Keep) {
     });
     // SAFETY: forgets translations only. What EL1 had before this CPU's reset or under whoever ran before is stale.
     unsafe { core::arch::asm!("isb", "tlbi alle1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
+    if let Some(frames) = machine.gicv2 {
+        cpu.interface.store(gic::own_interface(frames), Ordering::Relaxed);
+    }
     assert!(cpu.life.go_live().is_ok(), "EL2 of CPU {} is set up twice", cpu.index());
 }
 

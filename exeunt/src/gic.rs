@@ -10,6 +10,7 @@ use core::fmt;
 use aarch64_cpu::asm::barrier;
 use hypervisor::devicetree::Gicv2;
 use hypervisor::features::{Gic, ICC_SRE_ALL, IdRegisters, Register};
+use hypervisor::sgi;
 use hypervisor::syndrome::Esr;
 
 use crate::{guarded, memory, registers};
@@ -68,30 +69,38 @@ pub fn on_this_cpu(gic: Gic, ids: &IdRegisters) -> Gic {
     })
 }
 
+/// GICD_ITARGETSR0 (IHI 0048B, 4.3.12).
+const GICD_ITARGETSR: u64 = 0x800;
+
 /// GICD_SGIR (IHI 0048B, 4.3.15).
 const GICD_SGIR: u64 = 0xf00;
 
-/// GICD_SGIR.TargetListFilter 1: all CPUs but this one. The interrupt is SGI 0, of Group 0 to a GIC without security
-/// extensions.
-const ALL_OTHERS: u32 = 1 << 24;
+/// The bit of this CPU's interface of a GICv2 ([`sgi::own_interface`]).
+pub fn own_interface(gic: Gicv2) -> u8 {
+    // SAFETY: mapped by `map`; reading has no effect.
+    let read = |index| unsafe { guarded::read_device(gic.distributor + GICD_ITARGETSR + 4 * index as u64) };
+    sgi::own_interface(|index| read(index).unwrap_or(0))
+}
 
-/// ICC_SGI1R_EL1.IRM: all CPUs but this one (IHI 0069H, 12.2.20). The interrupt is SGI 0, of Group 1.
-const SGI1R_ALL_OTHERS: u64 = 1 << 40;
+/// Sends SGI 0 to the CPUs with these affinities, through a GICv3. It is of Group 1.
+///
+/// # Safety
+/// The GIC's CPU interface is in system registers.
+pub unsafe fn wake_by_affinity(affinities: impl Iterator<Item = u64>) {
+    sgi::by_affinity(affinities, |value| {
+        // SAFETY: promised by the caller; an SGI to other CPUs changes nothing at EL2.
+        unsafe { asm!("msr S3_0_C12_C11_5, {}", in(reg) value, options(nostack, preserves_flags)) };
+    });
+    barrier::isb(barrier::SY);
+}
 
-/// Sends SGI 0 to all other CPUs.
-pub fn wake_others(gic: Gic, gicv2: Option<Gicv2>) {
-    match (gic, gicv2) {
-        // SAFETY: the CPU interface is in system registers; an SGI changes nothing at EL2.
-        (Gic::V3, _) => unsafe {
-            asm!("msr S3_0_C12_C11_5, {}", "isb", in(reg) SGI1R_ALL_OTHERS, options(nostack, preserves_flags));
-        },
-        (_, Some(gic)) => {
-            // SAFETY: mapped by `map`, without which nobody has a `Gicv2`; an SGI changes nothing at EL2. Whoever is
-            // not woken is waited for in vain.
-            let _ = unsafe { guarded::write_device(gic.distributor + GICD_SGIR, ALL_OTHERS) };
-        }
-        // No GIC that is known: nobody can be woken, and a LEAVE waits in vain for who sleeps.
-        _ => {}
+/// Sends SGI 0 to the CPUs at these interfaces of a GICv2, each as [`own_interface`] has found it. It is of Group 0 to
+/// a GIC without security extensions.
+pub fn wake_by_interface(gic: Gicv2, interfaces: impl Iterator<Item = u8>) {
+    if let Some(value) = sgi::by_interface(interfaces) {
+        // SAFETY: mapped by `map`; an SGI to other CPUs changes nothing at EL2. Whoever is not woken is waited for in
+        // vain.
+        let _ = unsafe { guarded::write_device(gic.distributor + GICD_SGIR, value) };
     }
 }
 

@@ -7,7 +7,7 @@ use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, HCR_EL2, Readable, Writeable};
-use hypervisor::features::{self, Units, hcr};
+use hypervisor::features::{self, Gic, Units, hcr};
 use hypervisor::leave::{self, Cpus, Fate, Leaver, Patience, Room, World};
 use hypervisor::lifecycle::{EntryLevel, LifeCycle};
 use hypervisor::own_calls;
@@ -177,6 +177,20 @@ fn ticks(milliseconds: u64) -> u64 {
     CNTFRQ_EL0.get() * milliseconds / 1000
 }
 
+/// Wakes CPUs that sleep in the host, by SGI 0. Without a GIC that is known nobody can be woken, and a LEAVE waits in
+/// vain for who sleeps.
+fn wake(machine: &Machine, cpus: impl Iterator<Item = usize>) {
+    match (machine.gic, machine.gicv2) {
+        // SAFETY: that is what this kind of GIC means.
+        (Gic::V3, _) => unsafe { gic::wake_by_affinity(cpus.filter_map(|cpu| psci().affinity(cpu))) },
+        (_, Some(gic)) => {
+            let interface = |cpu: usize| machine.cpus[cpu].map_or(0, |cpu| cpu.interface.load(Ordering::Relaxed));
+            gic::wake_by_interface(gic, cpus.map(interface));
+        }
+        _ => {}
+    }
+}
+
 /// Waits.
 fn pause(milliseconds: u64) {
     let end = CNTPCT_EL0.get() + ticks(milliseconds);
@@ -244,12 +258,12 @@ impl Room for Stage2 {
         self.begin_patience();
     }
 
-    fn wait(&self) -> bool {
+    fn wait(&self, awaited: &dyn Fn(usize) -> bool) -> bool {
         let now = CNTPCT_EL0.get();
         if now >= self.next_wake.get() {
             // A CPU in WFI looks for no instruction. SGI 0 is a rescheduling interrupt in Linux, harmless when nothing
             // is to be scheduled.
-            gic::wake_others(self.machine.gic, self.machine.gicv2);
+            wake(self.machine, (0..psci().count()).filter(|&cpu| awaited(cpu)));
             self.next_wake.set(now + ticks(WAKE_INTERVAL_MS));
         }
         core::hint::spin_loop();

@@ -20,6 +20,7 @@ pub mod placement;
 pub mod psci;
 pub mod ratelimit;
 pub mod restart;
+pub mod sgi;
 pub mod smccc;
 pub mod start;
 pub mod stub;

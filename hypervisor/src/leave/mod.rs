@@ -108,8 +108,9 @@ pub trait Room {
     fn hide(&self);
     /// Gives it back; nothing happens if it is there. Patience begins anew.
     fn show(&self);
-    /// Wakes CPUs that sleep in the host, and waits a moment. False: patience is over.
-    fn wait(&self) -> bool;
+    /// Waits a moment. Of the CPUs that `awaited` names, those that sleep in the host are woken first; no other is
+    /// disturbed, since one that is off would find the interrupt pending when it comes up. False: patience is over.
+    fn wait(&self, awaited: &dyn Fn(usize) -> bool) -> bool;
 }
 
 /// What all of this needs to know.
@@ -191,12 +192,12 @@ impl Leaver {
             Self::Catch(_) => Self::Deposed,
             Self::Look { round, cpu, held } if cpu < world.cpus.count() => match look(cpu, this, round, world) {
                 Some(more) => Self::Look { round, cpu: cpu + 1, held: held + more },
-                None => wait(round, world),
+                None => wait(this, round, world),
             },
             Self::Look { round, held, .. } => match world.control.under_way() {
                 Some(UnderWay { verdict: Verdict::Objection, .. }) => Self::Show(round, Err(Error::Busy)),
                 // A CPU that was off when it was looked at may be on its way, started by one that was looked at later.
-                _ if world.cpus.has_new_starts() => wait(round, world),
+                _ if world.cpus.has_new_starts() => wait(this, round, world),
                 _ => Self::Show(round, Ok(held)),
             },
             Self::Show(round, end) => {
@@ -212,7 +213,8 @@ impl Leaver {
             },
             Self::Release(round, held) => {
                 let held_still = |life: &LifeCycle| life.held_for() == Some(round);
-                if others(this, world.cpus).filter_map(|cpu| world.cpus.life(cpu)).any(held_still) && world.room.wait()
+                if others(this, world.cpus).filter_map(|cpu| world.cpus.life(cpu)).any(held_still)
+                    && world.room.wait(&|_| false)
                 {
                     self
                 } else {
@@ -273,10 +275,12 @@ fn look<C: Cpus, R: Room>(cpu: usize, this: usize, round: Round, world: &World<C
 }
 
 /// Begins the look anew, or gives up.
-fn wait<C: Cpus, R: Room>(round: Round, world: &World<C, R>) -> Leaver {
+fn wait<C: Cpus, R: Room>(this: usize, round: Round, world: &World<C, R>) -> Leaver {
+    // One that is being started comes by itself, and may not be there yet.
+    let awaited = |cpu| look(cpu, this, round, world).is_none() && !world.cpus.is_starting(cpu);
     match world.control.under_way() {
         Some(UnderWay { verdict: Verdict::Objection, .. }) => Leaver::Show(round, Err(Error::Busy)),
-        _ if world.room.wait() => Leaver::Catch(round),
+        _ if world.room.wait(&awaited) => Leaver::Catch(round),
         _ => Leaver::Show(round, Err(Error::TimedOut)),
     }
 }

@@ -200,7 +200,12 @@ impl Room for Real {
     fn show(&self) {
         self.hidden.set(false);
     }
-    fn wait(&self) -> bool {
+    fn wait(&self, awaited: &dyn Fn(usize) -> bool) -> bool {
+        for cpu in (0..CPUS).filter(|&cpu| awaited(cpu)) {
+            // Nobody is woken who is off, left, or not there yet.
+            let left = self.lives[cpu].state().is_left();
+            assert!(self.on[cpu] && !self.claimed[cpu] && !left, "CPU {cpu}");
+        }
         self.patient
     }
 }

@@ -5,16 +5,18 @@
 //! Owns the vectors. They tell the registers of the EL2 that they run at.
 
 use core::arch::{asm, global_asm};
+use core::cell::UnsafeCell;
 
 use guest_abi::call;
+use guest_abi::record::{CPU_LENT_TO_KVM, StatusCpu, StatusHeader};
 use guest_abi::stub::STUB_ERR;
 use guest_abi::table::{Other, bounds};
-use guest_abi::vendor::{STATUS as FIRST_OF_EXEUNT, Summary};
+use guest_abi::vendor::{CpuState, STATUS as FIRST_OF_EXEUNT, Summary};
 
-use crate::firmware::PSCI_VERSION;
-use crate::level;
+use crate::firmware::{self, AFFINITY_INFO, AFFINITY_OFF, PSCI_VERSION};
 use crate::machine::machine;
 use crate::start::Start;
+use crate::{level, smp};
 
 /// The first call of Linux to its KVM at EL2, `__kvm_hyp_init` (`arch/arm64/include/asm/kvm_asm.h`).
 const KVM_INIT: u64 = 0xc600_0000;
@@ -120,6 +122,53 @@ fn walk(installed: bool) {
     check!(live() == 1, "a call that is not KVM's made Exeunt leave");
 }
 
+/// Where STATUS writes.
+#[repr(C, align(4096))]
+struct Page(UnsafeCell<[u8; 4096]>);
+
+// SAFETY: only the boot CPU uses it.
+unsafe impl Sync for Page {}
+
+static PAGE: Page = Page(UnsafeCell::new([0; 4096]));
+
+/// The state and the flags of CPU 1, by STATUS.
+fn status_of_the_other() -> (u8, u16) {
+    let page = PAGE.0.get();
+    // SAFETY: the page is this CPU's, and STATUS writes no more than it is told.
+    let bytes = unsafe {
+        let told = call::status(page as u64, StatusHeader::SIZE as u64 + 2 * StatusCpu::SIZE as u64, 0);
+        check!(told.is_ok(), "STATUS: {told:?}");
+        page.read_volatile()
+    };
+    let part = bytes[StatusHeader::SIZE + StatusCpu::SIZE..].first_chunk().expect("a page has room");
+    let cpu = StatusCpu::from_bytes(part);
+    (cpu.state, cpu.flags)
+}
+
+/// On CPU 1: its EL2 is lent, and it goes off without Exeunt.
+fn be_lent_and_go_off(index: usize) {
+    if index == 1 {
+        let _ = hvc(0, (&raw const guest_lend_vectors) as u64);
+        let ([level, ..], _) = hvc(KVM_INIT, 0);
+        check!(level == EL2, "CPU 1 was not lent: {level:#x}");
+        smp::go_off();
+    }
+}
+
+/// A CPU that was lent, went off, and comes up under Exeunt again is not lent.
+fn a_cpu_is_lent_for_as_long_as_it_is_on() {
+    let mpidr = machine().mpidrs()[1];
+    smp::start(1);
+    check!(status_of_the_other() == (CpuState::Live as u8, 0), "up: {:x?}", status_of_the_other());
+    smp::on_all(be_lent_and_go_off);
+    let off = || firmware::psci(AFFINITY_INFO[1], [mpidr, 0, 0]) == AFFINITY_OFF;
+    check!(smp::wait_for(off), "CPU 1 is not off");
+    let lent = (CpuState::Gone as u8, CPU_LENT_TO_KVM);
+    check!(status_of_the_other() == lent, "lent: {:x?}", status_of_the_other());
+    smp::start(1);
+    check!(status_of_the_other() == (CpuState::Live as u8, 0), "up again: {:x?}", status_of_the_other());
+}
+
 /// Runs the test, on the boot CPU.
 pub fn run(_: &Start) {
     let refused = machine().words().any(|word| word == "refused");
@@ -159,6 +208,9 @@ pub fn run(_: &Start) {
         // SAFETY: the vectors do SET_VECTORS, and what is told of the way back is true.
         let back = unsafe { call::reenter(way) };
         check!(back.is_ok() && live() == 1, "REENTER: {back:?}");
+    }
+    if !refused {
+        a_cpu_is_lent_for_as_long_as_it_is_on();
     }
     crate::report::finish("lend");
 }

@@ -3,9 +3,9 @@
 //! The runtime brings a CPU from an arm64 Image's entry to Rust: relocation, stacks, a console, a stage 1 that maps
 //! memory to itself, secondary CPUs, and [`cpu::Context::enter`], which runs a few instructions in any state and
 //! reports how they ended. The tests themselves are [`aborts`], [`calls`], [`conformance`], [`interrupts`], [`lend`],
-//! [`psci`], [`sysregs`], [`rounds`] and [`shim`]; each binary runs one. Nothing here is linked into Exeunt, and nothing here
-//! knows how Exeunt works inside: expectations come from the Arm ARM, from the SMC Calling Convention (DEN0028) and
-//! from PSCI (DEN0022).
+//! [`psci`], [`sysregs`], [`rounds`], [`wake`] and [`shim`]; each binary runs one. Nothing here is linked into Exeunt,
+//! and nothing here knows how Exeunt works inside: expectations come from the Arm ARM, from the SMC Calling Convention
+//! (DEN0028) and from PSCI (DEN0022).
 //!
 //! A guest runs on one kind of machine only, QEMU's virt under TCG. Cache maintenance around switching the MMU off is
 //! left out for that reason: TCG has no caches.
@@ -55,6 +55,8 @@ pub mod rounds;
 pub mod shim;
 #[cfg(target_os = "none")]
 pub mod sysregs;
+#[cfg(target_os = "none")]
+pub mod wake;
 
 /// Makes the binary that runs `$module::run`; on the workstation, where it cannot run, an empty program.
 #[macro_export]

@@ -58,6 +58,47 @@ pub fn enable_virtual_timer() -> bool {
     true
 }
 
+/// GICD_SPENDSGIR0: SGI 0 to 3 of the CPU that reads it, by sender (IHI 0048B, 4.3.17).
+const GICD_SPENDSGIR0: u64 = 0xf20;
+const SGI_0: u32 = 1 << 0;
+
+/// Lets SGI 0 reach the calling CPU, which has the number `index`. Returns false when the GIC is of no known kind.
+#[must_use]
+pub fn enable_sgis(index: usize) -> bool {
+    match machine().gic {
+        None => return false,
+        Some(Gic::V2 { distributor, cpu_interface }) => {
+            write(distributor + GICD_CTLR, 1);
+            write(distributor + GICD_ISENABLER, SGI_0);
+            write(cpu_interface + GICC_PMR, 0xf0);
+            write(cpu_interface + GICC_CTLR, 1);
+        }
+        Some(Gic::V3 { distributor, redistributor }) => {
+            let own = redistributor + index as u64 * REDISTRIBUTOR;
+            write(distributor + GICD_CTLR, GICD_CTLR_V3);
+            write(own + GICR_WAKER, read(own + GICR_WAKER) & !PROCESSOR_SLEEP);
+            write(own + SGI_FRAME + GICR_IGROUPR0, u32::MAX);
+            write(own + SGI_FRAME + GICR_ISENABLER0, SGI_0);
+            write_register!("S3_0_C12_C12_5", 0b111);
+            write_register!("S3_0_C4_C6_0", 0xf0);
+            write_register!("S3_0_C12_C12_7", 1);
+        }
+    }
+    true
+}
+
+/// Whether SGI 0 is pending at the calling CPU, which has the number `index`.
+#[must_use]
+pub fn sgi_is_pending(index: usize) -> bool {
+    match machine().gic {
+        None => false,
+        Some(Gic::V2 { distributor, .. }) => read(distributor + GICD_SPENDSGIR0) & 0xff != 0,
+        Some(Gic::V3 { redistributor, .. }) => {
+            read(redistributor + index as u64 * REDISTRIBUTOR + SGI_FRAME + ISPENDR0) & SGI_0 != 0
+        }
+    }
+}
+
 /// Makes the virtual timer fire `ticks` from now (CNTV_TVAL_EL0, CNTV_CTL_EL0.ENABLE).
 pub fn fire_in(ticks: u64) {
     write_register!("cntv_tval_el0", ticks);

@@ -5,7 +5,7 @@ use core::mem::transmute;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use crate::cpu;
-use crate::firmware::{self, CPU_ON};
+use crate::firmware::{self, CPU_OFF, CPU_ON};
 use crate::machine::machine;
 use crate::start::secondary_entry;
 
@@ -76,6 +76,16 @@ pub(super) fn work(index: usize) -> ! {
         task(index);
         DONE.fetch_add(1, Ordering::AcqRel);
     }
+}
+
+/// Ends the part of the calling CPU, from a task: it goes off, and is one that [`start`] can turn on again.
+///
+/// # Panics
+/// When firmware refuses.
+pub fn go_off() -> ! {
+    ONLINE.fetch_sub(1, Ordering::AcqRel);
+    let result = firmware::psci(CPU_OFF, [0; 3]);
+    panic!("CPU_OFF: {result}");
 }
 
 /// Runs `task` with the number of the CPU on all CPUs at once and returns when all have finished.

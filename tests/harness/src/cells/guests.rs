@@ -140,6 +140,13 @@ pub(super) fn cells() -> Vec<Cell> {
             cells.push(Cell::new(format!("guests/{name}-debug-build-{}", entry.name()), debug).slow(!quick));
         }
     }
+    for gic in [2, 3] {
+        for entry in Entry::ALL {
+            let wake = move |context: &Context| guest(context, "wake", "cortex-a57", gic, "release", entry);
+            let quick = (gic == 2) == (entry == Entry::El1);
+            cells.push(Cell::new(format!("guests/wake-gic{gic}-{}", entry.name()), wake).slow(!quick));
+        }
+    }
     for (model, entry) in [("cortex-a57", Entry::El1), ("max", Entry::VirtualEl2)] {
         cells
             .push(Cell::new(format!("guests/aborts-bare-{model}"), move |context| aborts_on_bare_qemu(context, model)));
