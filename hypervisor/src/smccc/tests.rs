@@ -161,8 +161,8 @@ fn kvms_calls_are_told_from_all_others() {
 fn the_workarounds_are_firmwares_by_smc() {
     for id in [ARCH_WORKAROUND_1, ARCH_WORKAROUND_2, ARCH_WORKAROUND_3] {
         for x0 in [id, id | SVE_HINT] {
-            assert_eq!(classify(Conduit::Smc, x0.into(), 0), Call::Firmware, "{x0:#x}");
-            assert_eq!(classify(Conduit::Smc, x0.into(), 1), Call::Unknown, "{x0:#x}");
+            assert_eq!(classify(Smc, x0.into(), 0), Call::Firmware, "{x0:#x}");
+            assert_eq!(classify(Smc, x0.into(), 1), Call::Unknown, "{x0:#x}");
         }
     }
 }

@@ -570,7 +570,7 @@ impl VirtualEl2 {
     }
 
     /// The host accesses a register, and asks for its unit if there is one that waits. What was opened stays open.
-    #[inline(always)]
+    #[inline]
     fn ask(&mut self, cpu: &mut impl Cpu, settings: &Settings, register: Encoding) {
         // Without an EL3 none waits.
         if settings.ids.has(Feature::El3) {

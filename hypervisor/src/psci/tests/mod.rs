@@ -253,7 +253,7 @@ fn a_stranger_is_on_for_firmware_and_off_for_the_proxy() {
     // INVALID_PARAMETERS, NOT_PRESENT and DISABLED: the tree lists a CPU that firmware has not. NOT_SUPPORTED, DENIED
     // and INTERNAL_FAILURE say nothing about the CPU.
     for (error, strangers) in [(-2, false), (-7, false), (-8, false), (-1, true), (-3, true), (-6, true)] {
-        let error = i64::from(error) as u64;
+        let error = i64::from(error).cast_unsigned();
         assert_eq!(psci.has_strangers(&Knows::answering(error)), strangers, "{error:#x}");
         // As a 32-bit number, too.
         assert_eq!(psci.has_strangers(&Knows::answering(error & 0xffff_ffff)), strangers, "{error:#x}");
