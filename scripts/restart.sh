@@ -8,7 +8,8 @@
 #   FROM=CPU         the CPU that restarts or dies
 #   CPU=, SMP=, MEM=, GIC=, KERNEL=, APPEND=, EXEUNT=, HYPERVISOR=, EL=, PROFILE=, TIMEOUT= are those of scripts/run.
 #
-# CPU=max is taken for max,lpa2=off: without it `kexec -l` oopses in Linux 6.12, also where there is no hypervisor.
+# CPU=max is taken for max,lpa2=off, unless KERNEL=backports kexecs: with LPA2 `kexec -l` oopses in Linux 6.12, also where there is no
+# hypervisor, but not in 7.3; and makedumpfile gives up on a dump. CPU=max,lpa2=on says otherwise.
 
 # Reads and checks the variables, sets up what they need, and exports what scripts/run takes. $1: the directory of this run.
 restart_begin() {
@@ -22,7 +23,7 @@ restart_begin() {
     if [[ $MEM =~ ^[0-9]+$ ]]; then MEM+=M; fi
     next=${NEXT:-$KERNEL}
     if [[ -n $from ]] && ((from >= SMP)); then die "FROM=$from: there are $SMP CPUs"; fi
-    if [[ $CPU == max ]]; then CPU=max,lpa2=off; fi
+    if [[ $CPU == max && ($KERNEL != backports || $1 == */kdump) ]]; then CPU=max,lpa2=off; fi
     out=$(realpath -m -- "${OUT:-$1}")
 
     local parts=(run)

@@ -17,7 +17,7 @@ pub(super) fn passes(context: &Context, script: &str, variables: &[(&str, &str)]
 /// A cell: its name, whether it is slow, the script, and its variables.
 type Run = (&'static str, bool, &'static str, &'static [(&'static str, &'static str)]);
 
-const RUNS: [Run; 12] = [
+const RUNS: [Run; 18] = [
     ("soak/5-kexecs-el2-gic3", false, "soak", &[("ROUNDS", "5")]),
     ("soak/21-kexecs-el2-gic2", true, "soak", &[("ROUNDS", "21"), ("GIC", "2")]),
     ("soak/21-kexecs-el1-gic3", true, "soak", &[("ROUNDS", "21"), ("ENTRY", "el1")]),
@@ -25,6 +25,13 @@ const RUNS: [Run; 12] = [
     ("back/el2-resident-cpu3", true, "kdump", &[("BACK", "1"), ("POLICY", "resident"), ("FROM", "3")]),
     ("back/el2-leave", true, "kdump", &[("BACK", "1")]),
     ("back/el1", true, "kdump", &[("BACK", "1"), ("ENTRY", "el1")]),
+    ("kexec/backports-el2", true, "kexec", &[("KERNEL", "backports")]),
+    ("kexec/backports-el1", true, "kexec", &[("KERNEL", "backports"), ("ENTRY", "el1")]),
+    // With LPA2, with which 6.12 cannot kexec.
+    ("kexec/backports-max-el2", true, "kexec", &[("KERNEL", "backports"), ("CPU", "max"), ("POLICY", "resident")]),
+    ("hibernation/5.10-el2", true, "hibernate", &[("KERNEL", "5.10")]),
+    ("hibernation/5.10-el1", true, "hibernate", &[("KERNEL", "5.10"), ("ENTRY", "el1")]),
+    ("hibernation/6.1-el2", true, "hibernate", &[("KERNEL", "6.1"), ("POLICY", "resident")]),
     ("kexec/refused-el2", false, "kexec", &[("CALL", "refused"), ("POLICY", "resident")]),
     ("kexec/refused-el1", true, "kexec", &[("CALL", "refused"), ("ENTRY", "el1")]),
     ("kexec/locked-el2", true, "kexec", &[("CALL", "lock")]),
