@@ -16,7 +16,7 @@ use core::mem::offset_of;
 use guest_abi::{stub, vendor};
 
 use crate::entry::{first_registers, no_extensions};
-use crate::{CpuBoot, HCR_EL2_RW, SCTLR_EL2_MMU_OFF};
+use crate::{CpuBoot, HCR_EL2_RW, RESERVATION, SCTLR_EL2_MMU_OFF, SUM_ROTATION};
 
 /// TPIDR_EL2 of a CPU that stopped in the resident stub: this, plus the offset of the vector in bits 10:0.
 pub const BREADCRUMB: u64 = u64::from_be_bytes(*b"exstub\0\0");
@@ -140,7 +140,9 @@ global_asm!(
     "b exeunt_stub_refused",
     // REENTER: x1 is in FAR_EL2. Which CPU is this? Its TPIDR_EL2 may have been in other hands; its MPIDR has not.
     // EL2's MMU goes on with the three registers x0 to x2 alone, all others are the host's; x2 waits in SP_EL2, which
-    // has no use before that. TPIDR_EL2 is the address of the CPU's `CpuBoot`.
+    // has no use before that. TPIDR_EL2 is the address of the CPU's `CpuBoot`. Nothing has protected these 2 MiB from a
+    // host that was left: the search ends with the list, and what it finds is looked at first. What is not as it was
+    // made is refused.
     "exeunt_reenter:",
     "mov sp, x2",
     "mrs x0, mpidr_el1",
@@ -152,8 +154,32 @@ global_asm!(
     "cmn x2, #1",
     "b.eq 6f",
     "cmp x2, x0",
-    "b.ne 5b",
-    "ldur x0, [x1, #-8]",
+    "b.eq 8f",
+    "adrp x2, exeunt_cpu_list + {list_size}",
+    "add x2, x2, :lo12:exeunt_cpu_list + {list_size}",
+    "cmp x1, x2",
+    "b.lo 5b",
+    "b 6f",
+    // In these 2 MiB, aligned, and with the right sum?
+    "8: ldur x0, [x1, #-8]",
+    "tst x0, #({boot_size} - 1)",
+    "b.ne 6f",
+    "adrp x1, __image_start",
+    "sub x1, x0, x1",
+    "lsr x1, x1, #{reservation}",
+    "cbnz x1, 6f",
+    "mov x1, x0",
+    ".irp offset, 0, 8, 16, 24, 32, 40",
+    "ldr x2, [x0, #\\offset]",
+    "eor x1, x2, x1, ror #{rotation}",
+    ".endr",
+    "ldr x2, [x0, #{sum}]",
+    "cmp x1, x2",
+    "b.ne 6f",
+    "ldr x2, [x0, #{sign}]",
+    "eor x2, x2, x0",
+    "cmn x2, #1",
+    "b.ne 6f",
     first_registers!(),
     "msr tpidr_el2, x0",
     "isb",
@@ -173,7 +199,7 @@ global_asm!(
     "mov x2, sp",
     "mov sp, x1",
     "b exeunt_come_back",
-    // A CPU that the device tree does not name was never Exeunt's.
+    // A CPU that the device tree does not name was never Exeunt's; one whose structure is damaged is no longer.
     "6: mrs x1, far_el2",
     "mov x2, sp",
     "ldr x0, ={stub_err}",
@@ -193,7 +219,15 @@ global_asm!(
     ttbr0 = const offset_of!(CpuBoot, ttbr0_el2),
     mair = const offset_of!(CpuBoot, mair_el2),
     stack = const offset_of!(CpuBoot, stack_top),
+    sum = const offset_of!(CpuBoot, sum),
+    sign = const offset_of!(CpuBoot, sign),
+    boot_size = const size_of::<CpuBoot>(),
+    list_size = const size_of::<CpuList>(),
+    reservation = const RESERVATION.trailing_zeros(),
+    rotation = const SUM_ROTATION,
 );
+
+const _: () = assert!(offset_of!(CpuBoot, sum) == 48 && RESERVATION.is_power_of_two());
 
 /// Ranges of RAM that [`HostRam`] has room for.
 pub const MAX_RANGES: usize = 34;

@@ -14,7 +14,7 @@ use hypervisor::own_calls::log::LogRing;
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::mutex::SpinMutex;
 
-use crate::cpu;
+use crate::{cpu, last_words};
 
 /// Where QEMU's `virt` machine has its UART. Written to only when there is no usable device tree to ask, because the
 /// alternative is to stop without a word.
@@ -67,6 +67,10 @@ impl Log for Logger {
 /// Names the UART for [`emergency_line`]: `base` is mapped as Device memory, or the MMU is off.
 pub fn set_uart(base: u64) {
     BASE.store(base, Ordering::Release);
+    // UARTFR.TXFF (PL011 TRM, DDI 0183, 3.3.3)
+    let uart = last_words::Uart { status: base + 0x18, data: base, bit: 1 << 5, room: 0, bytes: 0 };
+    // SAFETY: promised by the caller.
+    unsafe { last_words::set_uart(uart) };
 }
 
 /// Whether locks work: the MMU is on.
@@ -88,6 +92,11 @@ pub fn fall_back() {
     if BASE.load(Ordering::Acquire) == 0 {
         set_uart(FALLBACK_UART);
     }
+}
+
+/// Takes the lock for good, for [`crate::selftest`].
+pub fn lose_lock() {
+    core::mem::forget(LINE.lock());
 }
 
 /// Writes `[exeunt <seconds> cpu<index>] `.

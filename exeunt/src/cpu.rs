@@ -104,8 +104,10 @@ unsafe impl Sync for PerCpu {}
 #[unsafe(export_name = "exeunt_boot_cpu")]
 static BOOT_CPU: PerCpu = PerCpu::new();
 
-/// What the others begin as: a copy of this is made without the detour over the stack that a value would take.
-static BLANK: PerCpu = PerCpu::new();
+/// What the others begin as: a copy of this is made without the detour over the stack that a value would take. When
+/// all are made it is the structure of a CPU that breaks and has lost its own.
+#[unsafe(export_name = "exeunt_spare_cpu")]
+static SPARE: PerCpu = PerCpu::new();
 
 impl PerCpu {
     const fn new() -> Self {
@@ -136,11 +138,11 @@ impl PerCpu {
     ///
     /// # Safety
     /// `place` is memory for one `PerCpu`, aligned, and used for nothing else from now on.
-    pub unsafe fn place(place: *mut Self, index: usize, mut settings: CpuBoot) -> &'static Self {
-        settings.tpidr_el2 = place.expose_provenance() as u64;
+    pub unsafe fn place(place: *mut Self, index: usize, settings: CpuBoot) -> &'static Self {
+        let settings = settings.seal(place.expose_provenance() as u64);
         // SAFETY: promised by the caller; the structure is complete before a reference to it exists.
         unsafe {
-            place.copy_from_nonoverlapping(&raw const BLANK, 1);
+            place.copy_from_nonoverlapping(&raw const SPARE, 1);
             (*place).boot.get().write(settings);
             (*place).index.store(index, Ordering::Relaxed);
             &*place
@@ -243,6 +245,16 @@ impl PerCpu {
         unsafe { &*self.exception.get() }
     }
 
+    /// What TPIDR_EL2 held, if this stands for a CPU that has lost its own structure.
+    pub fn lost(&self) -> Option<u64> {
+        core::ptr::eq(self, &raw const SPARE).then_some(self.exception().lost)
+    }
+
+    /// Gives the structure of a CPU that has lost its own that one's number.
+    pub fn stand_for(&self, index: usize) {
+        self.index.store(index, Ordering::Relaxed);
+    }
+
     /// Makes the next exception from EL2 on this CPU one in the report of a panic.
     pub fn note_panic(&self) {
         // SAFETY: belongs to this CPU, and no reference to it is held.
@@ -250,15 +262,23 @@ impl PerCpu {
     }
 }
 
+/// Makes the boot CPU's structure one that the vectors know.
+///
+/// # Safety
+/// Called by the boot CPU, before any other runs.
+pub unsafe fn sign_boot_cpu() {
+    // SAFETY: promised by the caller.
+    unsafe { BOOT_CPU.boot.get().write(CpuBoot::NONE.seal(BOOT_CPU.address())) };
+}
+
 /// Sets what the boot CPU turns its MMU on with, and returns where that stands.
 ///
 /// # Safety
 /// Called once, by the boot CPU, before any other runs.
-pub unsafe fn set_boot_settings(mut settings: CpuBoot) -> *const CpuBoot {
-    settings.tpidr_el2 = BOOT_CPU.address();
+pub unsafe fn set_boot_settings(settings: CpuBoot) -> *const CpuBoot {
     let place = BOOT_CPU.boot.get();
     // SAFETY: promised by the caller.
-    unsafe { place.write(settings) };
+    unsafe { place.write(settings.seal(BOOT_CPU.address())) };
     place
 }
 
@@ -301,6 +321,9 @@ pub const EXCEPTION: usize = core::mem::offset_of!(PerCpu, exception);
 
 /// Byte offset of the counter of SMCs, for `fast`.
 pub const SMC_COUNTER: usize = core::mem::offset_of!(PerCpu, counters) + Counters::offset(Exit::Smc);
+
+/// Byte offset of the word by which a structure is known to be one, for `vectors`: the complement of its address.
+pub const SIGN: usize = core::mem::offset_of!(PerCpu, boot) + core::mem::offset_of!(CpuBoot, sign);
 
 /// Byte offset of the counter of HVCs, for `vectors`.
 pub const HVC_COUNTER: usize = core::mem::offset_of!(PerCpu, counters) + Counters::offset(Exit::Hvc);

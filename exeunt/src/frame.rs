@@ -79,12 +79,17 @@ pub struct ExceptionFrame {
     /// x1 and x2, until it is known whether the exception is that of a guarded access. All else here stays as it was at
     /// one: the report of a panic reads it while it uses the UART.
     spare: [u64; 2],
+    /// What TPIDR_EL2 held when it was no CPU's.
+    pub lost: u64,
 }
 
 impl ExceptionFrame {
     /// No exception yet.
     pub const NONE: Self =
-        Self { x: [0; 31], sp: 0, elr: 0, spsr: 0, esr: 0, far: 0, vector: 0, depth: 0, spare: [0; 2] };
+        Self { x: [0; 31], sp: 0, elr: 0, spsr: 0, esr: 0, far: 0, vector: 0, depth: 0, spare: [0; 2], lost: 0 };
+
+    /// Byte offset of [`Self::lost`].
+    pub const LOST: usize = offset_of!(Self, lost);
 
     /// Byte offset of x1 and x2 while an exception is looked at.
     pub const SPARE: usize = offset_of!(Self, spare);

@@ -7,6 +7,7 @@ use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, HCR_EL2, Readable, Writeable};
+use guest_abi::stub::STUB_ERR;
 use hypervisor::features::{self, Gic, Units, hcr};
 use hypervisor::leave::{self, Cpus, Fate, Leaver, Patience, Room, World};
 use hypervisor::lifecycle::{EntryLevel, LifeCycle};
@@ -20,10 +21,10 @@ use log::{info, warn};
 use crate::cpu::PerCpu;
 use crate::enter::{self, Keep};
 use crate::frame::HostFrame;
-use crate::machine::{Machine, machine, psci};
+use crate::machine::{LeaveTest, Machine, machine, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{depart, gic, registers};
+use crate::{depart, gic, registers, selftest};
 
 /// How long `selftest=slow-leave` holds a LEAVE before each of its steps, in milliseconds.
 const SLOW_STEP_MS: u64 = 20;
@@ -57,7 +58,8 @@ pub fn leave(trap: &mut Trap) {
             }
             Leaver::Overtaken => return wait_for_leave(trap),
             Leaver::Look { .. } => {}
-            _ if machine.slow_leave => pause(SLOW_STEP_MS),
+            Leaver::Catch(_) if machine.leave_test == LeaveTest::Dead => selftest::die_once(),
+            _ if machine.leave_test == LeaveTest::Slow => pause(SLOW_STEP_MS),
             _ => {}
         }
     }
@@ -150,16 +152,27 @@ pub fn open_units(cpu: &PerCpu) {
     features::unlock(cpu.ids(), Units::ALL, |register, value| unsafe { registers::write(register, value) });
 }
 
-/// REENTER, from its table: `vectors` calls it with EL2's MMU on, and goes to the host when it returns.
+/// REENTER, from its table: `vectors` calls it with EL2's MMU on, and goes to the host when it returns. The resident
+/// stub has looked whether what it needs of this CPU's structure is whole; a host that was left may have written to the
+/// rest of Exeunt's memory too.
 pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     let machine = machine();
-    if let Err(error) = FAST.control.come_back(cpu.life.state().is_left()) {
+    let was_left = cpu.life.state().is_left();
+    let known = machine.cpus.get(cpu.index()).copied().flatten();
+    if known.is_none_or(|known| !core::ptr::eq(known, cpu)) {
+        frame.x[0] = STUB_ERR;
+        stay_outside(frame, cpu)
+    }
+    if let Err(error) = FAST.control.come_back(was_left) {
         own_calls::Answer::error(error).apply(frame.arguments());
-        // SAFETY: the table that the call came from serves a CPU without EL2 MMU.
-        unsafe { depart::to_host(frame, hcr_of_host(cpu), boot::stub::vectors()) }
+        stay_outside(frame, cpu)
     }
     // Which kernel this is nobody knows: another one may have been started while Exeunt was away.
     cpu.with_virtual_el2(VirtualEl2::come_back);
+    if !was_left {
+        // It was off when Exeunt went, and somebody has started it meanwhile: it was left all the same.
+        cpu.departures.fetch_add(1, Ordering::Relaxed);
+    }
     cpu.life.begin();
     cpu.lent.store(false, Ordering::Relaxed);
     enter::set_up(cpu, machine, Keep::Host);
@@ -170,6 +183,12 @@ pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     cpu.returns.fetch_add(1, Ordering::Relaxed);
     own_calls::Answer::way_back(boot::stub::vectors()).apply(frame.arguments());
     info!("CPU {}: REENTER; under Exeunt again", cpu.index());
+}
+
+/// Goes on in the host as before REENTER.
+fn stay_outside(frame: &HostFrame, cpu: &PerCpu) -> ! {
+    // SAFETY: the table that the call came from serves a CPU without EL2 MMU.
+    unsafe { depart::to_host(frame, hcr_of_host(cpu), boot::stub::vectors()) }
 }
 
 /// So many milliseconds of the system counter.

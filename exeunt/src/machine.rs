@@ -7,7 +7,8 @@ use hypervisor::counters::Counters;
 use hypervisor::devicetree::Gicv2;
 use hypervisor::features::{Gic, IdRegisters};
 use hypervisor::lifecycle::EntryLevel;
-pub use hypervisor::options::Kvm;
+use hypervisor::options::SelfTest;
+pub use hypervisor::options::{Kvm, LeaveTest};
 use hypervisor::placement::HostRam;
 use hypervisor::psci::{Environment, Firmware, Psci};
 use hypervisor::ratelimit::RateLimit;
@@ -18,7 +19,7 @@ use spin::Once;
 
 use crate::cpu::{self, PerCpu};
 use crate::stage2::Stage2;
-use crate::{firmware, memory};
+use crate::{firmware, memory, selftest};
 
 /// What all CPUs share while the host runs.
 pub struct Machine {
@@ -34,8 +35,10 @@ pub struct Machine {
     pub cpus: [Option<&'static PerCpu>; cpu::MAX_CPUS],
     /// How the host is entered.
     pub entry: EntryLevel,
-    /// Take a LEAVE slowly, for the tests.
-    pub slow_leave: bool,
+    /// What becomes of a CPU that calls LEAVE, for the tests.
+    pub leave_test: LeaveTest,
+    /// The fault to commit when the host turns the machine off, for the tests.
+    pub last_test: Option<SelfTest>,
     /// What becomes of EL2 when the host has a KVM.
     pub kvm: Kvm,
     /// The GIC holds interrupts in virtual EL2; not so only for the tests.
@@ -97,6 +100,9 @@ impl Environment for Machine {
     }
 
     fn ends(&self) {
+        if let Some(which) = self.last_test {
+            selftest::run(which);
+        }
         if self.stats {
             self.report();
         }

@@ -28,6 +28,8 @@ mod gic;
 #[cfg(target_os = "none")]
 mod guarded;
 #[cfg(target_os = "none")]
+mod last_words;
+#[cfg(target_os = "none")]
 mod leaving;
 #[cfg(target_os = "none")]
 mod machine;

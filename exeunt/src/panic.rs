@@ -10,11 +10,13 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CurrentEL, MPIDR_EL1, Readable};
+use hypervisor::psci::MPIDR_AFFINITY;
 use hypervisor::syndrome::Esr;
 
 use crate::cpu::{self, PerCpu};
 use crate::frame::ExceptionFrame;
-use crate::{console, firmware, memory};
+use crate::machine::psci;
+use crate::{console, firmware, last_words, memory, selftest};
 
 /// 0 while no CPU panics, else the `PerCpu` of the one that does: it has the emergency stack and the console.
 pub static PANIC_OWNER: AtomicU64 = AtomicU64::new(0);
@@ -56,7 +58,7 @@ fn rust_panic(info: &PanicInfo) -> ! {
     match claim {
         Ok(_) => {}
         Err(owner) if owner == me => nested("another panic"),
-        Err(_) => park(),
+        Err(_) => last_words::await_report(),
     }
     cpu.note_panic();
     let frame_pointer: u64;
@@ -75,12 +77,16 @@ pub extern "C" fn el2_exception(cpu: &PerCpu) -> ! {
     let frame = cpu.exception();
     let syndrome = Esr::new(frame.esr).with_far(frame.far);
     let kind = KINDS[(frame.vector % 4) as usize];
-    if frame.vector.is_multiple_of(4) {
+    if let Some(lost) = cpu.lost() {
+        cpu.stand_for(psci().find(MPIDR_EL1.get() & MPIDR_AFFINITY).unwrap_or(0));
+        headline(format_args!("TPIDR_EL2 was {lost:#x}, which is no CPU's; {syndrome}"));
+    } else if frame.vector.is_multiple_of(4) {
         headline(format_args!("{syndrome}"));
     } else {
         headline(format_args!("{kind} from EL2"));
     }
     registers(frame);
+    selftest::in_a_report();
     backtrace(Some(frame.elr), frame.x[29]);
     finish();
 }
@@ -88,6 +94,7 @@ pub extern "C" fn el2_exception(cpu: &PerCpu) -> ! {
 /// The second exception on this CPU: it happened in the report of the first.
 pub extern "C" fn double_fault(cpu: &PerCpu) -> ! {
     let frame = cpu.exception();
+    selftest::in_a_report();
     console::fall_back();
     console::emergency_line(format_args!(
         "EXEUNT PANIC: an exception during a panic: ESR {:#x} ELR {:#x} FAR {:#x}",
@@ -102,13 +109,6 @@ pub extern "C" fn double_fault(cpu: &PerCpu) -> ! {
 fn nested(what: &str) -> ! {
     console::emergency_line(format_args!("EXEUNT PANIC: {what} during a panic"));
     firmware::power_off();
-}
-
-/// Another CPU has the console and is about to turn the machine off.
-fn park() -> ! {
-    loop {
-        aarch64_cpu::asm::wfe();
-    }
 }
 
 fn headline(reason: fmt::Arguments) {

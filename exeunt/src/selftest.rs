@@ -1,16 +1,41 @@
 //! Deliberate faults at EL2, so that tests (and the curious) see that the protection holds and what a panic says.
 //!
 //! Chosen by the option `selftest=`; each ends in a panic, and one that does not is reported as a failure of the
-//! protection.
+//! protection. With `late` they are committed when the host turns the machine off: while it runs on the other CPUs.
 
 use core::arch::asm;
 use core::hint::black_box;
 
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
 use hypervisor::options::SelfTest;
 
-use crate::memory;
+use crate::{console, memory};
+
+/// How many reports of an exception are still to take one themselves.
+static FAULTS_IN_REPORTS: AtomicU8 = AtomicU8::new(0);
+
+/// Takes an exception, if the report of another one shall. Every such report asks.
+pub fn in_a_report() {
+    if FAULTS_IN_REPORTS.load(Ordering::Relaxed) > 0 {
+        FAULTS_IN_REPORTS.fetch_sub(1, Ordering::Relaxed);
+        store_to(CONSTANT.as_ptr().addr());
+    }
+}
+
+/// Stops the first CPU that comes here, as one that breaks without a word.
+pub fn die_once() {
+    static DEAD: AtomicBool = AtomicBool::new(false);
+    if !DEAD.swap(true, Ordering::Relaxed) {
+        loop {
+            aarch64_cpu::asm::wfi();
+        }
+    }
+}
 
 /// Commits the fault that `which` names.
+#[cold]
+#[inline(never)]
 pub fn run(which: SelfTest) -> ! {
     log::info!("selftest {which:?}");
     match which {
@@ -25,6 +50,23 @@ pub fn run(which: SelfTest) -> ! {
         }
         SelfTest::StackOverflow => {
             let _ = black_box(overflow(0));
+        }
+        // SAFETY: none is needed: the next instruction is an exception, after which nothing here is used again.
+        SelfTest::LostStack => unsafe { asm!("mov sp, {0:x}", "str {0:x}, [sp]", in(reg) 0) },
+        SelfTest::LostCpu => {
+            // Aligned like a CPU's, and can be read.
+            let lost = memory::image_base();
+            // SAFETY: as above.
+            unsafe { asm!("msr tpidr_el2, {}", in(reg) lost) };
+            store_to(CONSTANT.as_ptr().addr());
+        }
+        SelfTest::DeadLock => {
+            console::lose_lock();
+            panic!("asked for by the option selftest, without the log's lock");
+        }
+        SelfTest::DoubleFault | SelfTest::TripleFault => {
+            FAULTS_IN_REPORTS.store(if which == SelfTest::DoubleFault { 1 } else { 2 }, Ordering::Relaxed);
+            store_to(CONSTANT.as_ptr().addr());
         }
         SelfTest::Panic => panic!("asked for by the option selftest"),
     }

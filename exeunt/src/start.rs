@@ -39,6 +39,8 @@ static PLATFORM: SpinMutex<Platform> = SpinMutex::new(Platform::UNREAD);
 /// `tree` is x0 as the loader left it, `current_el` the register's value.
 #[unsafe(no_mangle)]
 extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64) -> *const CpuBoot {
+    // SAFETY: this is the boot CPU, before any other runs.
+    unsafe { cpu::sign_boot_cpu() };
     let el = current_el >> 2;
     if el != 2 {
         ask_tree_for_console(tree);
@@ -144,7 +146,9 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     if platform.cpu_without_psci {
         warn!("a CPU has an enable-method other than psci; if the host starts it, it will not be under Exeunt");
     }
-    if let Some(which) = options.selftest {
+    if let Some(which) = options.selftest
+        && !options.late
+    {
         // On a stack like those that Exeunt works on later, with a guard page below.
         selftest::run(which);
     }
@@ -275,7 +279,8 @@ fn prepare(platform: &'static Platform, map: &AddressMap, kernel: Region, option
         stage2: Stage2(stage2),
         cpus,
         entry,
-        slow_leave: options.slow_leave,
+        leave_test: options.leave,
+        last_test: options.selftest.filter(|_| options.late),
         kvm: options.kvm,
         gic_holds: options.gic != GicTaken::HoldsNothing,
         stats: options.stats,

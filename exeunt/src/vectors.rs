@@ -13,7 +13,7 @@ use hypervisor::syndrome::ExceptionClass;
 
 use crate::cpu::EXCEPTION;
 use crate::frame::{ExceptionFrame, HostFrame, x2_to_x29};
-use crate::{exits, leaving, panic, resident};
+use crate::{cpu, exits, leaving, panic, resident};
 
 /// Byte offset of field `$field` of the exception frame within `PerCpu`.
 macro_rules! exception {
@@ -23,15 +23,39 @@ macro_rules! exception {
 }
 
 global_asm!(
-    // An exception from EL2. CNTHP_CVAL_EL2 is the one place to put a register before there is any memory to put it:
-    // EL2's physical timer is off for all of Exeunt's life.
+    // An exception from EL2, and what it may trust. Its stack may be the reason, and Exeunt always uses SP_EL2: so
+    // SP_EL0 is selected, and from here on an exception would come by another vector, to say no more than its last
+    // words. CNTHP_CVAL_EL2 is the one place to put a register before there is any memory to put it: EL2's physical
+    // timer is off for all of Exeunt's life. TPIDR_EL2 is the other one, once it is in x0: it is used when it is the
+    // address of a CPU's structure, in these 2 MiB, aligned, and signed; else the spare one is.
     ".macro EL2_VECTOR index",
     ".balign 0x80",
+    "msr spsel, #0",
     "msr cnthp_cval_el2, x0",
     "mrs x0, tpidr_el2",
+    "msr tpidr_el2, x1",
+    "adrp x1, __image_start",
+    "sub x1, x0, x1",
+    "lsr x1, x1, #{reservation}",
+    "cbnz x1, 1f",
+    "and x1, x0, #({alignment} - 1)",
+    "cbnz x1, 1f",
+    "ldr x1, [x0, #{sign}]",
+    "eor x1, x1, x0",
+    "cmn x1, #1",
+    "b.ne 1f",
+    "mrs x1, tpidr_el2",
+    "msr tpidr_el2, x0",
     "stp x1, x2, [x0, #{spare}]",
     "mov x1, #\\index",
     "b exeunt_el2_vector",
+    "1: mov sp, x0",
+    "mov x0, #\\index",
+    "b exeunt_lost_cpu",
+    ".endm",
+    ".macro LAST_VECTOR",
+    ".balign 0x80",
+    "b exeunt_last_words",
     ".endm",
     // An exception from the host: save x0 to x30 as a `HostFrame` on this CPU's stack, which is empty while the host
     // runs.
@@ -46,10 +70,10 @@ global_asm!(
     ".balign 0x800",
     ".global exeunt_vectors",
     "exeunt_vectors:",
-    "EL2_VECTOR 0", // EL2t: Exeunt always uses SP_EL2
-    "EL2_VECTOR 1",
-    "EL2_VECTOR 2",
-    "EL2_VECTOR 3",
+    "LAST_VECTOR", // EL2t
+    "LAST_VECTOR",
+    "LAST_VECTOR",
+    "LAST_VECTOR",
     "EL2_VECTOR 4", // EL2h
     "EL2_VECTOR 5",
     "EL2_VECTOR 6",
@@ -105,12 +129,11 @@ global_asm!(
     "b.ls exeunt_fix_up",
     "6: mrs x0, tpidr_el2",
     "ldr x2, [x0, #{spare} + 8]",
+    ".Lsave_all:",
     x2_to_x29!("stp", "x0, #{x} + "),
     "mrs x2, cnthp_cval_el2",
     "ldr x3, [x0, #{spare}]",
     "stp x2, x3, [x0, #{x}]",
-    "mov x2, sp",
-    "stp x30, x2, [x0, #{x} + 240]",
     "mrs x2, elr_el2",
     "mrs x3, spsr_el2",
     "stp x2, x3, [x0, #{elr}]",
@@ -120,9 +143,13 @@ global_asm!(
     "ldr x3, [x0, #{depth}]",
     "add x3, x3, #1",
     "stp x1, x3, [x0, #{vector}]",
+    // It is counted: another one may come the same way.
+    "msr spsel, #1",
+    "mov x2, sp",
+    "stp x30, x2, [x0, #{x} + 240]",
     "cmp x3, #2",
     "b.eq 2f",
-    "b.hi 3f",
+    "b.hi exeunt_last_words",
     // The first: claim the emergency stack. Another CPU that has it reports its own panic and turns the machine off.
     // With the MMU off there is no other CPU, and exclusive accesses need not work.
     "mrs x5, sctlr_el2",
@@ -130,7 +157,7 @@ global_asm!(
     "adrp x4, {owner}",
     "add x4, x4, :lo12:{owner}",
     "1: ldaxr x5, [x4]",
-    "cbnz x5, 4f",
+    "cbnz x5, exeunt_await_report",
     "stlxr w6, x0, [x4]",
     "cbnz w6, 1b",
     "5: adrp x4, __emergency_stack_top",
@@ -140,14 +167,26 @@ global_asm!(
     "2: adrp x4, __emergency_stack_top",
     "mov sp, x4",
     "b {double}",
-    // The third: nothing works but, perhaps, firmware.
-    "3: ldr w0, ={system_off}",
-    "smc #0",
-    "4: wfe",
-    "b 4b",
+    // The third was one too many: see above. And this is a CPU that has lost its structure. SP_EL0, which no longer has
+    // to be anybody's, has what it had in TPIDR_EL2; that has x1, and x0 is the number of the vector.
+    "exeunt_lost_cpu:",
+    "adrp x1, exeunt_spare_cpu",
+    "add x1, x1, :lo12:exeunt_spare_cpu",
+    "str x2, [x1, #{x} + 16]",
+    "mov x2, sp",
+    "str x2, [x1, #{lost}]",
+    "mrs x2, tpidr_el2",
+    "str x2, [x1, #{spare}]",
+    "msr tpidr_el2, x1",
+    "ldr x2, [x1, #{x} + 16]",
+    "mov sp, x0",
+    "mov x0, x1",
+    "mov x1, sp",
+    "b .Lsave_all",
     // The access returns to its caller with the syndrome. It is a function without a stack, and PSTATE is what it was:
     // EL2h, everything masked. What the exception has written over is in x11 and in x1 of the frame.
     "exeunt_fix_up:",
+    "msr spsel, #1",
     "mrs x0, tpidr_el2",
     "ldr x1, [x0, #{spare}]",
     "msr elr_el2, x11",
@@ -166,7 +205,10 @@ global_asm!(
     owner = sym panic::PANIC_OWNER,
     exception = sym panic::el2_exception,
     double = sym panic::double_fault,
-    system_off = const 0x8400_0008_u32,
+    sign = const cpu::SIGN,
+    alignment = const align_of::<cpu::PerCpu>(),
+    reservation = const boot::RESERVATION.trailing_zeros(),
+    lost = const EXCEPTION + ExceptionFrame::LOST,
     hvc64 = const ExceptionClass::Hvc64 as u64,
     smc64 = const ExceptionClass::Smc64 as u64,
     leaving = const control::LEAVING_BIT,

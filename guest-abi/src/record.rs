@@ -181,9 +181,10 @@ record! {
     exits: [u64; EXIT_CLASSES],
     /// VBAR_EL2 that the host has set, 0 if none
     host_vectors: u64,
-    /// how often Exeunt left this CPU
+    /// how often Exeunt left this CPU; a CPU that was off and was then started without Exeunt counts as left when it
+    /// comes back
     departures: u32,
-    /// how often it came back
+    /// how often it came back by REENTER
     returns: u32,
 }
 

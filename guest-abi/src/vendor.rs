@@ -84,8 +84,8 @@ pub const LOCK: u32 = hypervisor_call_32(0x4505);
 /// - `Live`: gives these and changes nothing. After Exeunt has left a CPU: SET_VECTORS to x1, then HVC with x2 in x0;
 ///   the CPU is `Live` then, and the call has given the same results. The table is the resident stub's: until the
 ///   second call it answers as that does, and a CPU that is there anyway needs the second call only.
-/// - Errors: at the table, [`Error::Busy`]: a LEAVE is under way; the CPU stays outside. Elsewhere after Exeunt has
-///   left: [`STUB_ERR`].
+/// - Errors: at the table, [`Error::Busy`]: a LEAVE is under way; [`STUB_ERR`]: what Exeunt keeps for this CPU is
+///   damaged, or it keeps nothing. The CPU stays outside. Elsewhere after Exeunt has left: [`STUB_ERR`].
 pub const REENTER: u32 = hypervisor_call_64(0x4506);
 
 /// Copy from Exeunt's log.

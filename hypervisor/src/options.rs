@@ -22,8 +22,30 @@ pub enum SelfTest {
     RunData,
     /// Recurse until the stack ends.
     StackOverflow,
+    /// Lose the stack pointer.
+    LostStack,
+    /// Lose TPIDR_EL2, by which a CPU finds what is kept for it.
+    LostCpu,
+    /// Panic, when the lock of the log is held by a CPU that never gives it back.
+    DeadLock,
+    /// Take an exception in the report of one.
+    DoubleFault,
+    /// And another one in the report of that.
+    TripleFault,
     /// Panic.
     Panic,
+}
+
+/// What a CPU does that calls LEAVE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LeaveTest {
+    /// It leaves.
+    #[default]
+    None,
+    /// It waits before each step, so that other CPUs can look at it.
+    Slow,
+    /// The first one dies when it has taken stage 2 away.
+    Dead,
 }
 
 /// What becomes of a KVM in a host at virtual EL2.
@@ -63,8 +85,10 @@ pub struct Options {
     pub stats: bool,
     /// `selftest=`
     pub selftest: Option<SelfTest>,
-    /// `selftest=slow-leave`: nothing forbidden, but a LEAVE that other CPUs can look at.
-    pub slow_leave: bool,
+    /// `late`: commit that fault when the host turns the machine off.
+    pub late: bool,
+    /// `selftest=slow-leave` and `selftest=dead-leave`.
+    pub leave: LeaveTest,
     /// `selftest=unknown-gic`, `selftest=gic-holds-nothing`: nothing forbidden.
     pub gic: GicTaken,
 }
@@ -193,9 +217,39 @@ pub const OPTIONS: &[OptionDoc] = &[
                 set: |o| o.selftest = Some(SelfTest::StackOverflow),
             },
             ValueDoc {
+                name: "lost-stack",
+                help: "lose the stack pointer",
+                set: |o| o.selftest = Some(SelfTest::LostStack),
+            },
+            ValueDoc {
+                name: "lost-cpu",
+                help: "lose TPIDR_EL2, by which a CPU finds what is kept for it, and take an exception",
+                set: |o| o.selftest = Some(SelfTest::LostCpu),
+            },
+            ValueDoc {
+                name: "dead-lock",
+                help: "panic, when the lock of the log is held for good",
+                set: |o| o.selftest = Some(SelfTest::DeadLock),
+            },
+            ValueDoc {
+                name: "double-fault",
+                help: "take an exception in the report of an exception",
+                set: |o| o.selftest = Some(SelfTest::DoubleFault),
+            },
+            ValueDoc {
+                name: "triple-fault",
+                help: "and a third one in the report of that",
+                set: |o| o.selftest = Some(SelfTest::TripleFault),
+            },
+            ValueDoc {
                 name: "slow-leave",
                 help: "nothing forbidden: start the host, and hold a LEAVE for a while before each of its steps",
-                set: |o| o.slow_leave = true,
+                set: |o| o.leave = LeaveTest::Slow,
+            },
+            ValueDoc {
+                name: "dead-leave",
+                help: "start the host, and have the first CPU that calls LEAVE die when it has taken stage 2 away",
+                set: |o| o.leave = LeaveTest::Dead,
             },
             ValueDoc {
                 name: "unknown-gic",
@@ -212,6 +266,12 @@ pub const OPTIONS: &[OptionDoc] = &[
             ValueDoc { name: "panic", help: "just panic", set: |o| o.selftest = Some(SelfTest::Panic) },
         ],
         set: nothing,
+    },
+    OptionDoc {
+        name: "late",
+        help: "with selftest=: do so when the host turns the machine off, and not at start",
+        values: &[],
+        set: |o| o.late = true,
     },
 ];
 
@@ -374,8 +434,9 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named_beside_what_would_be() {
         let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident \
-                     kvm=hide|lend stats selftest=write-text|write-rodata|run-data|stack-overflow|slow-leave|unknown-gic|\
-                     gic-holds-nothing|panic";
+                     kvm=hide|lend stats selftest=write-text|write-rodata|run-data|stack-overflow|lost-stack|lost-cpu|\
+                     dead-lock|double-fault|triple-fault|slow-leave|dead-leave|unknown-gic|gic-holds-nothing|panic \
+                     late";
         assert_eq!(refused("stats root=/dev/vda"), format!("unknown option 'root=/dev/vda'{known}"));
         assert_eq!(refused("entry=el3"), format!("option 'entry' has no value 'el3' in this version{known}"));
         assert_eq!(refused("log"), format!("option 'log' needs a value{known}"));

@@ -66,9 +66,19 @@ pub fn guest(name: &str) -> Result<PathBuf, Missed> {
         let built = cargo_build("exeunt-guests", GUEST_TARGET)?;
         let images = paths::target().join("tests-images");
         fs::create_dir_all(&images).map_err(|error| error.to_string())?;
-        for guest in
-            ["aborts", "calls", "conformance", "interrupts", "lend", "psci", "sysregs", "rounds", "shim", "wake"]
-        {
+        for guest in [
+            "aborts",
+            "broken",
+            "calls",
+            "conformance",
+            "interrupts",
+            "lend",
+            "psci",
+            "sysregs",
+            "rounds",
+            "shim",
+            "wake",
+        ] {
             let elf = fs::read(built.join(guest)).map_err(|error| format!("{guest}: {error}"))?;
             let image = flatten(&elf).map_err(|error| format!("{guest}: {error}"))?;
             fs::write(images.join(format!("{guest}.bin")), image).map_err(|error| error.to_string())?;
