@@ -3,7 +3,7 @@
 //! Chosen by the option `selftest=`; each ends in a panic, and one that does not is reported as a failure of the
 //! protection. With `late` they are committed when the host turns the machine off: while it runs on the other CPUs.
 
-use core::arch::asm;
+use core::arch::{asm, naked_asm};
 use core::hint::black_box;
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -15,8 +15,14 @@ use crate::{console, memory};
 /// How many reports of an exception are still to take one themselves.
 static FAULTS_IN_REPORTS: AtomicU8 = AtomicU8::new(0);
 
-/// Takes an exception, if the report of another one shall. Every such report asks.
+/// Reports do not end.
+static REPORTS_STOP: AtomicBool = AtomicBool::new(false);
+
+/// Takes an exception, or stops, if the report of another one shall. Every such report asks.
 pub fn in_a_report() {
+    while REPORTS_STOP.load(Ordering::Relaxed) {
+        aarch64_cpu::asm::wfi();
+    }
     if FAULTS_IN_REPORTS.load(Ordering::Relaxed) > 0 {
         FAULTS_IN_REPORTS.fetch_sub(1, Ordering::Relaxed);
         store_to(CONSTANT.as_ptr().addr());
@@ -51,12 +57,11 @@ pub fn run(which: SelfTest) -> ! {
         SelfTest::StackOverflow => {
             let _ = black_box(overflow(0));
         }
-        // SAFETY: none is needed: the next instruction is an exception, after which nothing here is used again.
-        SelfTest::LostStack => unsafe { asm!("mov sp, {0:x}", "str {0:x}, [sp]", in(reg) 0) },
+        SelfTest::LostStack => lose_stack(),
         SelfTest::LostCpu => {
             // Aligned like a CPU's, and can be read.
             let lost = memory::image_base();
-            // SAFETY: as above.
+            // SAFETY: the next store is an exception, after which nothing here is used again.
             unsafe { asm!("msr tpidr_el2, {}", in(reg) lost) };
             store_to(CONSTANT.as_ptr().addr());
         }
@@ -68,9 +73,19 @@ pub fn run(which: SelfTest) -> ! {
             FAULTS_IN_REPORTS.store(if which == SelfTest::DoubleFault { 1 } else { 2 }, Ordering::Relaxed);
             store_to(CONSTANT.as_ptr().addr());
         }
+        SelfTest::DeadReport => {
+            REPORTS_STOP.store(true, Ordering::Relaxed);
+            store_to(CONSTANT.as_ptr().addr());
+        }
         SelfTest::Panic => panic!("asked for by the option selftest"),
     }
     panic!("selftest {which:?}: no fault was taken; protection at EL2 does not work");
+}
+
+/// Uses a stack that is not there.
+#[unsafe(naked)]
+extern "C" fn lose_stack() {
+    naked_asm!("mov x0, #0", "mov sp, x0", "str x0, [sp]", "ret")
 }
 
 /// Something in read-only data.

@@ -32,6 +32,8 @@ pub enum SelfTest {
     DoubleFault,
     /// And another one in the report of that.
     TripleFault,
+    /// Stop in the report of an exception.
+    DeadReport,
     /// Panic.
     Panic,
 }
@@ -242,6 +244,11 @@ pub const OPTIONS: &[OptionDoc] = &[
                 set: |o| o.selftest = Some(SelfTest::TripleFault),
             },
             ValueDoc {
+                name: "dead-report",
+                help: "take an exception, and stop in its report",
+                set: |o| o.selftest = Some(SelfTest::DeadReport),
+            },
+            ValueDoc {
                 name: "slow-leave",
                 help: "nothing forbidden: start the host, and hold a LEAVE for a while before each of its steps",
                 set: |o| o.leave = LeaveTest::Slow,
@@ -435,8 +442,8 @@ mod tests {
     fn what_is_not_understood_is_named_beside_what_would_be() {
         let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident \
                      kvm=hide|lend stats selftest=write-text|write-rodata|run-data|stack-overflow|lost-stack|lost-cpu|\
-                     dead-lock|double-fault|triple-fault|slow-leave|dead-leave|unknown-gic|gic-holds-nothing|panic \
-                     late";
+                     dead-lock|double-fault|triple-fault|dead-report|slow-leave|dead-leave|unknown-gic|\
+                     gic-holds-nothing|panic late";
         assert_eq!(refused("stats root=/dev/vda"), format!("unknown option 'root=/dev/vda'{known}"));
         assert_eq!(refused("entry=el3"), format!("option 'entry' has no value 'el3' in this version{known}"));
         assert_eq!(refused("log"), format!("option 'log' needs a value{known}"));

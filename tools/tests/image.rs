@@ -67,12 +67,21 @@ const BOOT_ROOTS: [&str; 2] = ["exeunt_early", "exeunt_main"];
 const PANIC: &str = "__rustc::rust_begin_unwind";
 
 /// Assembly that gives SP a new value: where each stack begins.
-const SET_STACK: [&str; 5] =
-    ["boot::entry::start", "boot::entry::mmu_on", "exeunt_el2_vector", "exeunt::enter::eret", "exeunt_reenter"];
+const SET_STACK: [&str; 8] = [
+    "boot::entry::start",
+    "boot::entry::mmu_on",
+    "exeunt_el2_vector",
+    "exeunt::enter::eret",
+    "exeunt_reenter",
+    // These two keep a register in SP_EL0 while nothing is sure to be memory.
+    "exeunt_vectors",
+    "exeunt_lost_cpu",
+    "exeunt::selftest::lose_stack",
+];
 
 /// What is entered by hardware or by assembly, or whose address is used to write to: no indirect call of Rust's ends
 /// there.
-const NOT_CALLED: [&str; 18] = [
+const NOT_CALLED: [&str; 22] = [
     "image_header",
     "exeunt_vectors",
     "exeunt_fast_call",
@@ -88,6 +97,10 @@ const NOT_CALLED: [&str; 18] = [
     "exeunt_resident_stub",
     "exeunt_reenter",
     "exeunt_el2_vector",
+    "exeunt_lost_cpu",
+    "exeunt_await_report",
+    "exeunt_last_words",
+    "exeunt_last_byte",
     "exeunt_fix_up",
     GUARDED[0],
     "exeunt::selftest::run",

@@ -7,11 +7,12 @@
 //! - `damage`: what Exeunt keeps for a CPU is damaged while it is away. REENTER says no, until it is mended.
 //! - `counts`: what STATUS says of a CPU that goes off and comes up, by Exeunt or without, lent to KVM or not (Exeunt has
 //!   `kvm=lend`).
-//! - none: all CPUs run, and CPU 0 turns the machine off, at which Exeunt may break (`late`).
+//! - none: all CPUs run, and CPU 0 turns the machine off, at which Exeunt may break (`late`). With `twice` CPU 1 turns it
+//!   off as well, a second later.
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use guest_abi::call::{self, WayBack};
 use guest_abi::record::{CPU_LENT_TO_KVM, StatusCpu, StatusHeader};
@@ -224,6 +225,9 @@ fn expect(when: &str, expected: (CpuState, u16, u32, u32)) {
     check!(held, "CPU 1 {when}: {cpu:?}, expected {expected:?}");
 }
 
+/// CPU 0 is about to turn the machine off.
+static SPOKEN: AtomicBool = AtomicBool::new(false);
+
 /// Waits until CPU 1 is off.
 fn wait_for_off() {
     let is_off = || firmware::psci(AFFINITY_INFO[1], [machine().mpidrs()[1], 0, 0]) == AFFINITY_OFF;
@@ -311,10 +315,21 @@ pub fn run(_: &Start) {
         on_both(first_without, go_off);
     } else {
         smp::on_all(|index| {
+            let twice = machine().words().any(|word| word == "twice");
+            if index == 1 && twice {
+                smp::wait_for(|| {
+                    COUNTS[index].fetch_add(1, Ordering::Relaxed);
+                    SPOKEN.load(Ordering::Acquire)
+                });
+                let end = read_register!("cntvct_el0") + read_register!("cntfrq_el0");
+                while read_register!("cntvct_el0") < end {}
+                crate::firmware::exit(0);
+            }
             if index != 0 {
                 count_for_good(index);
             }
             check!(count_on(1), "the other CPUs do not run");
+            SPOKEN.store(true, Ordering::Release);
             println!("broken: the host runs on {} CPUs", smp::online());
             crate::report::finish("broken");
         });

@@ -83,6 +83,15 @@ fn late(context: &Context, (name, says): Late, entry: Entry) -> Outcome {
     Ok(())
 }
 
+/// A CPU breaks while another one stops in its report.
+fn dead_report(context: &Context) -> Outcome {
+    let machine = context.machine().guest(&images::guest("broken")?, "twice").with("SMP", 4).limit(SOON);
+    let ran = machine.with("EXEUNT", "selftest=dead-report late").run()?.ended_with(EXEUNT_FAILED)?;
+    ran.says("EXEUNT PANIC: data abort")?
+        .says("EXEUNT PANIC: the report of another CPU does not end; here ESR 0000")?;
+    Ok(())
+}
+
 /// A CPU that dies in the middle of a LEAVE does not keep the others: the guest looks.
 fn dead_leaver(context: &Context, entry: Entry, gic: u32) -> Outcome {
     let machine = context.machine().guest(&images::guest("broken")?, "leaver").with("SMP", 4).with("GIC", gic);
@@ -125,6 +134,8 @@ pub(super) fn cells() -> Vec<Cell> {
             cells.push(Cell::new(name, move |context| fault(context, &each, profile)));
         }
     }
+    // It takes a quarter of a minute of waiting.
+    cells.push(Cell::new("failures/late-dead-report", dead_report).slow(true));
     for entry in Entry::ALL {
         let quick = entry == Entry::VirtualEl2;
         for each in LATE {
