@@ -49,3 +49,7 @@ make_cpio() {
     (cd "$1" && find . -mindepth 1 -printf '%P\0' | LC_ALL=C sort -z |
         cpio --null --create --format=newc --reproducible --owner=0:0 --quiet)
 }
+
+# Has file $1 end where another archive may follow: one begins at a multiple of 4, and zeros before it are skipped (Linux,
+# init/initramfs.c).
+pad() { truncate -s %512 "$1"; }

@@ -149,9 +149,6 @@ compose_initrd() {
     initrd=$composed
 }
 
-# An archive begins at a multiple of 4; zeros before it are skipped (Linux, init/initramfs.c).
-pad() { truncate -s %512 "$1"; }
-
 # --- addresses -----------------------------------------------------------------------------------------------------------
 
 # Takes the lowest $1 bytes that are free at a multiple of $2, and puts their offset from RAM's base into `place`.

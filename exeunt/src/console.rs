@@ -1,24 +1,22 @@
-//! Exeunt's log, on the PL011 that the device tree names as stdout.
+//! Exeunt's log: in a ring in memory, and on the UART that the device tree names as stdout.
 //!
 //! Owns the UART for as long as a line takes; the host drives the same UART, and neither knows of the other. Lines are
-//! whole: a lock keeps them apart between CPUs, and a panic does without it. Like Linux's earlycon, Exeunt uses the
-//! UART as firmware left it and does not set its speed.
+//! whole: a lock keeps them apart between CPUs, and whoever cannot have it in time does without. Like Linux's earlycon,
+//! Exeunt uses the UART as firmware left it and does not set its speed. Where none is known, there is the ring.
+//!
+//! Nothing here waits without limit or can end a CPU: a UART that does not answer is left alone.
 
+use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
-use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
-use arm_pl011_uart::{PL011Registers, Uart, UniqueMmioPointer};
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, Writeable};
 use hypervisor::own_calls::log::LogRing;
+use hypervisor::uart::{Port, Uart, Width};
 use log::{LevelFilter, Log, Metadata, Record};
-use spin::mutex::SpinMutex;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use crate::{cpu, last_words};
-
-/// Where QEMU's `virt` machine has its UART. Written to only when there is no usable device tree to ask, because the
-/// alternative is to stop without a word.
-pub const FALLBACK_UART: u64 = 0x0900_0000;
+use crate::{cpu, guarded, last_words};
 
 /// Bytes of the log that are kept for LOG_READ.
 const RING_SIZE: usize = 8192;
@@ -32,8 +30,26 @@ pub fn ring() -> &'static LogRing<'static> {
     &RING
 }
 
-/// Physical address of the UART, 0 before it is known.
-static BASE: AtomicU64 = AtomicU64::new(0);
+/// Where the log goes besides the ring.
+#[derive(Clone, Copy)]
+enum Door {
+    /// No device tree has been read yet that could say it.
+    Unasked,
+    /// Nowhere.
+    Closed,
+    /// Here. The registers are mapped as Device memory, or the MMU is off.
+    Open(Port),
+}
+
+struct Shared(UnsafeCell<Door>);
+
+// SAFETY: only the boot CPU writes it, before any other runs.
+unsafe impl Sync for Shared {}
+
+static DOOR: Shared = Shared(UnsafeCell::new(Door::Unasked));
+
+/// The UART has not answered: it is not asked again.
+static GONE: AtomicBool = AtomicBool::new(false);
 
 /// Held while a line is written.
 static LINE: SpinMutex<()> = SpinMutex::new(());
@@ -42,8 +58,9 @@ static LINE: SpinMutex<()> = SpinMutex::new(());
 /// memory that everything is before.
 static LOCKS_WORK: AtomicBool = AtomicBool::new(false);
 
-/// How often a panic asks for the lock before it writes without it: the CPU that holds it may be the one that is stuck.
-const PANIC_PATIENCE: u32 = 1_000_000;
+/// How often a line asks for the lock before it goes without: the CPU that holds it may be the one that is stuck, or have
+/// died with it.
+const LOCK_PATIENCE: u32 = 1_000_000;
 
 struct Logger;
 
@@ -55,22 +72,58 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record) {
-        let _line = LINE.lock();
-        let mut console = Console;
-        let _ = prefix(&mut console);
-        let _ = writeln!(console, "{:<5} {}", record.level(), record.args());
+        line(format_args!("{:<5} {}", record.level(), record.args()));
     }
 
     fn flush(&self) {}
 }
 
-/// Names the UART for [`emergency_line`]: `base` is mapped as Device memory, or the MMU is off.
-pub fn set_uart(base: u64) {
-    BASE.store(base, Ordering::Release);
-    // UARTFR.TXFF (PL011 TRM, DDI 0183, 3.3.3)
-    let uart = last_words::Uart { status: base + 0x18, data: base, bit: 1 << 5, room: 0, bytes: 0 };
-    // SAFETY: promised by the caller.
-    unsafe { last_words::set_uart(uart) };
+/// Opens the UART that is to be used, if there is one, and says whether the log goes to it: it does not if nothing answers.
+/// Called on the boot CPU, before any other runs; the UART's registers are mapped as Device memory, or the MMU is off.
+pub fn set_uart(uart: Option<Uart>) -> bool {
+    let port = uart.as_ref().and_then(turn_on);
+    // SAFETY: nobody else runs that could read it, as the caller promises.
+    unsafe { DOOR.0.get().write(port.map_or(Door::Closed, Door::Open)) };
+    let last = port.map_or(last_words::Uart::NONE, |port| last_words::Uart {
+        status: port.status,
+        data: port.data,
+        bit: port.bit.into(),
+        room: port.room.into(),
+        bytes: u64::from(port.width == Width::Byte),
+    });
+    // SAFETY: as above.
+    unsafe { last_words::set_uart(last) };
+    port.is_some()
+}
+
+/// Makes a UART ready to send, as far as firmware has not; nothing if it does not answer.
+fn turn_on(uart: &Uart) -> Option<Port> {
+    let port = uart.port();
+    // SAFETY: registers of a UART that a device tree names, of which `placement` has said that nothing else is there,
+    // mapped as Device memory for all of Exeunt's life, or the MMU is off. Reading them has no effect, and what is
+    // written changes nothing at EL2.
+    unsafe {
+        match port.width {
+            Width::Byte => guarded::read_device_byte(port.status).ok()?.into(),
+            Width::Word => guarded::read_device(port.status).ok()?,
+        };
+        if let Some(switch) = uart.switch()
+            && let Some(control) = switch.turn_on(guarded::read_device(switch.register).ok()?)
+        {
+            guarded::write_device(switch.register, control).ok()?;
+        }
+    }
+    Some(port)
+}
+
+/// Whether no device tree could be asked for the UART.
+pub fn is_unasked() -> bool {
+    matches!(door(), Door::Unasked)
+}
+
+fn door() -> &'static Door {
+    // SAFETY: see `Shared`.
+    unsafe { &*DOOR.0.get() }
 }
 
 /// Whether locks work: the MMU is on.
@@ -78,19 +131,15 @@ pub fn locks_work() -> bool {
     LOCKS_WORK.load(Ordering::Relaxed)
 }
 
-/// Starts the log on the UART at `base`, which EL2's stage 1 maps as Device memory.
-pub fn init(base: u64) {
-    set_uart(base);
+/// Says that EL2's MMU is on.
+pub fn mmu_is_on() {
     LOCKS_WORK.store(true, Ordering::Relaxed);
-    if log::set_logger(&LOGGER).is_ok() {
-        log::set_max_level(LevelFilter::Info);
-    }
 }
 
-/// Points the console at [`FALLBACK_UART`] if no UART is known.
-pub fn fall_back() {
-    if BASE.load(Ordering::Acquire) == 0 {
-        set_uart(FALLBACK_UART);
+/// Starts the log.
+pub fn start() {
+    if log::set_logger(&LOGGER).is_ok() {
+        log::set_max_level(LevelFilter::Info);
     }
 }
 
@@ -107,28 +156,61 @@ fn prefix(out: &mut impl Write) -> fmt::Result {
     write!(out, "[exeunt {:5}.{micros:06} cpu{}] ", ticks / frequency, cpu::index())
 }
 
-/// Writes one line without the lock's protection if it cannot be had: for a panic and for refusing to start. It never
-/// blocks, and works with the MMU off if the lock is free.
-pub fn emergency_line(args: fmt::Arguments) {
-    let mut patience = if locks_work() { PANIC_PATIENCE } else { 0 };
-    let line = loop {
-        if patience == 0 {
-            break None;
-        }
-        if let Some(line) = LINE.try_lock() {
-            break Some(line);
-        }
-        patience -= 1;
-    };
-    if line.is_none() && locks_work() {
-        RING.abandon_writers();
-    }
+/// Writes one line, also in a panic and before the MMU is on.
+pub fn line(args: fmt::Arguments) {
+    let _line = lock();
+    let syndrome = locks_work().then(Syndrome::read);
+    let was_gone = GONE.load(Ordering::Relaxed);
     let mut console = Console;
     let _ = prefix(&mut console);
     let _ = writeln!(console, "{args}");
+    if let Some(syndrome) = syndrome
+        && GONE.load(Ordering::Relaxed) != was_gone
+    {
+        syndrome.put_back();
+    }
 }
 
-/// The UART as a place to write to; each use finds it anew, so that a panic needs nothing but the address.
+/// What EL2 was entered for: an access to a UART that is answered by an exception overwrites it, and whoever writes a line
+/// may not have looked yet.
+struct Syndrome {
+    esr: u64,
+    far: u64,
+    hpfar: u64,
+}
+
+impl Syndrome {
+    /// At EL2.
+    fn read() -> Self {
+        Self { esr: ESR_EL2.get(), far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() }
+    }
+
+    fn put_back(&self) {
+        ESR_EL2.set(self.esr);
+        FAR_EL2.set(self.far);
+        // SAFETY: says nothing to the CPU; `aarch64-cpu` only reads it.
+        unsafe { core::arch::asm!("msr hpfar_el2, {}", in(reg) self.hpfar, options(nomem, nostack, preserves_flags)) };
+    }
+}
+
+/// The lock, if it can be had in time. Without it characters of two lines may mix, which does no more harm than that the
+/// host writes to the same UART.
+fn lock() -> Option<SpinMutexGuard<'static, ()>> {
+    // The MMU is off, and this is the only CPU.
+    if !locks_work() {
+        return None;
+    }
+    for _ in 0..LOCK_PATIENCE {
+        if let Some(line) = LINE.try_lock() {
+            return Some(line);
+        }
+        core::hint::spin_loop();
+    }
+    RING.abandon_writers();
+    None
+}
+
+/// The ring and the UART as a place to write to; each use finds them anew, so that a panic needs nothing else.
 struct Console;
 
 impl Write for Console {
@@ -138,19 +220,11 @@ impl Write for Console {
         } else {
             RING.append_alone(text.as_bytes());
         }
-        let base = BASE.load(Ordering::Acquire) as usize;
-        let Some(registers) = NonNull::new(core::ptr::with_exposed_provenance_mut::<PL011Registers>(base)) else {
-            return Err(fmt::Error);
-        };
-        // SAFETY: BASE is the PL011 that the device tree names, mapped as Device memory for all of Exeunt's life, and
-        // within Exeunt the line lock makes this the only pointer to it (a panic that goes without it interleaves
-        // characters and does no more harm than the host's own driver does).
-        let mut uart = Uart::new(unsafe { UniqueMmioPointer::new(registers) });
-        for byte in text.bytes() {
-            if byte == b'\n' {
-                put(&mut uart, b'\r');
-            }
-            put(&mut uart, byte);
+        if let Door::Open(port) = door()
+            && !GONE.load(Ordering::Relaxed)
+            && send(port, text).is_none()
+        {
+            GONE.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -163,18 +237,36 @@ const UART_PATIENCE: u32 = 10_000_000;
 /// The last byte found no room.
 static STUCK: AtomicBool = AtomicBool::new(false);
 
-/// Waits for room in the FIFO and writes one byte. Without room in time it is dropped, and so are those that follow
-/// until there is some again; the ring has them.
-fn put(uart: &mut Uart, byte: u8) {
-    let mut patience = if STUCK.load(Ordering::Relaxed) { 0 } else { UART_PATIENCE };
-    while uart.is_tx_fifo_full() {
-        if patience == 0 {
-            STUCK.store(true, Ordering::Relaxed);
-            return;
-        }
-        patience -= 1;
-        core::hint::spin_loop();
+/// Sends `text`, unless nothing answers.
+fn send(port: &Port, text: &str) -> Option<()> {
+    let mut rest = text.as_bytes();
+    while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+        put(port, &rest[..end])?;
+        put(port, b"\r\n")?;
+        rest = &rest[end + 1..];
     }
-    STUCK.store(false, Ordering::Relaxed);
-    uart.write_word(byte);
+    put(port, rest)
+}
+
+/// Sends `text`, unless nothing answers. If there is no room in time the rest is dropped, and so is what follows until
+/// there is some again; the ring has it. These are the accesses that the host can make impossible at any time, by gating
+/// the UART's clock.
+fn put(port: &Port, mut text: &[u8]) -> Option<()> {
+    let mut patience = if STUCK.load(Ordering::Relaxed) { 0 } else { UART_PATIENCE };
+    while !text.is_empty() {
+        // SAFETY: as in `turn_on`, which has looked at this UART; what is sent changes nothing at EL2.
+        let sent = unsafe { guarded::send(port, text) }.ok()?;
+        text = text.get(sent..).unwrap_or_default();
+        if sent > 0 {
+            patience = UART_PATIENCE;
+            STUCK.store(false, Ordering::Relaxed);
+        } else if patience > 0 {
+            patience -= 1;
+            core::hint::spin_loop();
+        } else {
+            STUCK.store(true, Ordering::Relaxed);
+            break;
+        }
+    }
+    Some(())
 }

@@ -24,6 +24,7 @@ use core::arch::naked_asm;
 
 use aarch64_cpu::registers::{CurrentEL, Readable};
 use hypervisor::syndrome::Esr;
+use hypervisor::uart::{Port, Width};
 
 /// The instructions of a guarded function after those that read what x1 and x2 to x17 hold on entry, and need x1 or
 /// x11: saves what the fix-up puts back, then goes on.
@@ -46,6 +47,29 @@ macro_rules! guarded_table {
             "br x9\n",
             "2:\n",
             $($row, "\nret\n",)*
+        )
+    };
+}
+
+/// The two functions that send: `$load` reads the status, `$store` writes a byte.
+macro_rules! sending {
+    ($load:literal, $store:literal) => {
+        concat!(
+            "mov x9, x1\n",
+            "mov x10, x0\n",
+            guarded_asm!(
+                "1: cbz x9, 2f",
+                concat!($load, " w12, [x2]"),
+                "and w12, w12, w4",
+                "cmp w12, w5",
+                "b.ne 2f",
+                "ldrb w12, [x0], #1",
+                concat!($store, " w12, [x3]"),
+                "sub x9, x9, #1",
+                "b 1b",
+                "2: sub x0, x0, x10",
+                "ret",
+            )
         )
     };
 }
@@ -120,6 +144,20 @@ guarded! {
     /// # Safety
     /// Nothing that Exeunt relies on is there.
     store32(value, address) concat!("mov x9, x1\n", guarded_asm!("str w0, [x9]", "ret"));
+
+    /// Copies bytes from `text` to the byte at `data`, `length` of them or as long as the byte at `status`, with all bits
+    /// but `mask` cleared, is `room`. The value of the access is how many.
+    ///
+    /// # Safety
+    /// There are so many bytes at `text`. Reading `status` changes nothing that Exeunt relies on, and nothing of that
+    /// kind is at `data`.
+    send8(text, length, status, data, mask, room) sending!("ldrb", "strb");
+
+    /// [`send8`] with a word at `data` and one at `status`.
+    ///
+    /// # Safety
+    /// As for [`send8`].
+    send32(text, length, status, data, mask, room) sending!("ldr", "str");
 
     /// Copies `length` bytes, one by one.
     ///
@@ -221,6 +259,62 @@ pub unsafe fn write_device(address: u64, value: u32) -> Result<(), Esr> {
         unsafe { core::ptr::with_exposed_provenance_mut::<u32>(address as usize).write_volatile(value) };
         Ok(())
     }
+}
+
+/// Reads a device register of one byte. See [`read_device`].
+///
+/// # Errors
+/// As for [`read_device`].
+///
+/// # Safety
+/// As for [`read_device`].
+pub unsafe fn read_device_byte(address: u64) -> Result<u8, Esr> {
+    if is_at_el2() {
+        // SAFETY: promised by the caller; nothing is there that Rust knows.
+        unsafe { load8(address) }.result().map(|value| value as u8)
+    } else {
+        // SAFETY: as above.
+        Ok(unsafe { core::ptr::with_exposed_provenance::<u8>(address as usize).read_volatile() })
+    }
+}
+
+/// Has a UART send the beginning of `text`, as much as there is room for now, and says how much. Before each byte the
+/// status is read, as it should ([`read_device`]).
+///
+/// # Errors
+/// As for [`read_device`].
+///
+/// # Safety
+/// As for [`read_device`], for both registers of the UART.
+pub unsafe fn send(port: &Port, text: &[u8]) -> Result<usize, Esr> {
+    if is_at_el2() {
+        let (from, length) = (text.as_ptr().expose_provenance() as u64, text.len() as u64);
+        let [mask, room] = [port.bit, port.room].map(u64::from);
+        // SAFETY: promised by the caller; nothing is there that Rust knows.
+        let access = unsafe {
+            match port.width {
+                Width::Byte => send8(from, length, port.status, port.data, mask, room),
+                Width::Word => send32(from, length, port.status, port.data, mask, room),
+            }
+        };
+        return access.result().map(|sent| sent as usize);
+    }
+    let Some(&byte) = text.first() else { return Ok(0) };
+    // SAFETY: promised by the caller.
+    unsafe {
+        let status = match port.width {
+            Width::Byte => read_device_byte(port.status)?.into(),
+            Width::Word => read_device(port.status)?,
+        };
+        if !port.has_room(status) {
+            return Ok(0);
+        }
+        match port.width {
+            Width::Byte => core::ptr::with_exposed_provenance_mut::<u8>(port.data as usize).write_volatile(byte),
+            Width::Word => write_device(port.data, byte.into())?,
+        }
+    }
+    Ok(1)
 }
 
 /// Whether there are vectors of Exeunt's.

@@ -27,6 +27,11 @@ pub struct Uart {
     pub bytes: u64,
 }
 
+impl Uart {
+    /// There is none.
+    pub const NONE: Self = Self { status: 0, data: 0, bit: 0, room: 0, bytes: 0 };
+}
+
 /// The record: all zeroes are none.
 #[repr(C)]
 struct Record {

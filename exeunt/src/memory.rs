@@ -240,6 +240,17 @@ fn extend<T>(change: impl FnOnce(&mut Stage1, &mut TablePages) -> Result<T, pagi
     Ok(result)
 }
 
+/// Maps the device registers at `pages`, which lie apart from everything else that is mapped, and says whether it could.
+/// For the log's sake: it neither waits nor gives up.
+pub fn try_map_device(pages: Region) -> bool {
+    let Some(mut stage1) = STAGE1.try_lock() else { return false };
+    let Some(stage1) = stage1.as_mut() else { return false };
+    let mapped = stage1.map_identity(&mut TablePages, pages.start..pages.end, Attributes::Device).is_ok();
+    barrier::dsb(barrier::ISHST);
+    barrier::isb(barrier::SY);
+    mapped
+}
+
 /// Maps the page of device registers at `base`.
 pub fn map_device(base: u64) -> Result<(), Error> {
     let page = base & !(PAGE - 1);

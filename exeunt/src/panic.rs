@@ -10,8 +10,11 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CurrentEL, MPIDR_EL1, Readable};
+use hypervisor::devicetree::Region;
+use hypervisor::paging::PAGE_SIZE;
 use hypervisor::psci::MPIDR_AFFINITY;
 use hypervisor::syndrome::Esr;
+use hypervisor::uart::Uart;
 
 use crate::cpu::{self, PerCpu};
 use crate::frame::ExceptionFrame;
@@ -27,6 +30,10 @@ const MAX_FRAMES: usize = 32;
 /// Names of the four kinds of exception, in the order of the vectors.
 const KINDS: [&str; 4] = ["synchronous exception", "IRQ", "FIQ", "SError"];
 
+/// Where QEMU's `virt` machine has its UART. Written to only when there is no device tree that could be asked, because the
+/// alternative is to stop without a word; the host never runs after that.
+const FALLBACK_UART: Uart = Uart::pl011(0x0900_0000);
+
 /// Says why the host cannot be started and turns the machine off.
 #[inline]
 pub fn cannot_start(reason: impl Display) -> ! {
@@ -36,17 +43,29 @@ pub fn cannot_start(reason: impl Display) -> ! {
 #[cold]
 #[inline(never)]
 fn refuse(reason: &dyn Display) -> ! {
-    console::fall_back();
-    console::emergency_line(format_args!("EXEUNT CANNOT START: {reason}"));
+    find_console();
+    console::line(format_args!("EXEUNT CANNOT START: {reason}"));
     firmware::power_off();
+}
+
+/// Sees to it that what is said from here on can be read, if no device tree could be asked where.
+fn find_console() {
+    if !console::is_unasked() {
+        return;
+    }
+    let registers = FALLBACK_UART.registers();
+    let pages = Region { start: registers.start, end: registers.end }.in_pages(PAGE_SIZE);
+    let pages = pages.filter(|pages| !pages.overlaps(memory::reservation()));
+    let mapped = pages.filter(|&pages| !console::locks_work() || memory::try_map_device(pages));
+    console::set_uart(mapped.map(|_| FALLBACK_UART));
 }
 
 #[panic_handler]
 fn rust_panic(info: &PanicInfo) -> ! {
     let Some(cpu) = cpu::this() else {
         // Not at EL2, where there are no vectors of ours and no other CPU.
-        console::fall_back();
-        console::emergency_line(format_args!("EXEUNT PANIC: {}", info.message()));
+        find_console();
+        console::line(format_args!("EXEUNT PANIC: {}", info.message()));
         firmware::power_off();
     };
     let me = cpu.address();
@@ -95,8 +114,8 @@ pub extern "C" fn el2_exception(cpu: &PerCpu) -> ! {
 pub extern "C" fn double_fault(cpu: &PerCpu) -> ! {
     let frame = cpu.exception();
     selftest::in_a_report();
-    console::fall_back();
-    console::emergency_line(format_args!(
+    find_console();
+    console::line(format_args!(
         "EXEUNT PANIC: an exception during a panic: ESR {:#x} ELR {:#x} FAR {:#x}",
         frame.esr,
         relative(frame.elr),
@@ -107,14 +126,14 @@ pub extern "C" fn double_fault(cpu: &PerCpu) -> ! {
 
 /// A panic in the report of a panic.
 fn nested(what: &str) -> ! {
-    console::emergency_line(format_args!("EXEUNT PANIC: {what} during a panic"));
+    console::line(format_args!("EXEUNT PANIC: {what} during a panic"));
     firmware::power_off();
 }
 
 fn headline(reason: fmt::Arguments) {
-    console::fall_back();
-    console::emergency_line(format_args!("EXEUNT PANIC: {reason}"));
-    console::emergency_line(format_args!(
+    find_console();
+    console::line(format_args!("EXEUNT PANIC: {reason}"));
+    console::line(format_args!(
         "  CPU {} (MPIDR {:#x}), image at {:#x}, CurrentEL {}",
         cpu::index(),
         MPIDR_EL1.get(),
@@ -124,26 +143,26 @@ fn headline(reason: fmt::Arguments) {
 }
 
 fn registers(frame: &ExceptionFrame) {
-    console::emergency_line(format_args!(
+    console::line(format_args!(
         "  ELR {:#018x} SPSR {:#x} ESR {:#x} FAR {:#018x}",
         frame.elr, frame.spsr, frame.esr, frame.far
     ));
-    console::emergency_line(format_args!("  SP  {:#018x} LR {:#018x}", frame.sp, frame.x[30]));
+    console::line(format_args!("  SP  {:#018x} LR {:#018x}", frame.sp, frame.x[30]));
     for (row, values) in frame.x[..28].chunks_exact(4).enumerate() {
         let [a, b, c, d] = values else { continue };
         let first = row * 4;
-        console::emergency_line(format_args!("  x{first:<2} {a:016x} {b:016x} {c:016x} {d:016x}"));
+        console::line(format_args!("  x{first:<2} {a:016x} {b:016x} {c:016x} {d:016x}"));
     }
-    console::emergency_line(format_args!("  x28 {:016x} {:016x}", frame.x[28], frame.x[29]));
+    console::line(format_args!("  x28 {:016x} {:016x}", frame.x[28], frame.x[29]));
 }
 
 /// Prints the return addresses that the chain of frame records holds (AAPCS64, 6.4.6), as far as it stays on Exeunt's
 /// stacks and goes up.
 fn backtrace(pc: Option<u64>, mut frame_pointer: u64) {
-    console::emergency_line(format_args!("  backtrace, decode with scripts/symbolize:"));
+    console::line(format_args!("  backtrace, decode with scripts/symbolize:"));
     let mut number = 0;
     let mut show = |address: u64| {
-        console::emergency_line(format_args!("    #{number:<2} {:#010x}", relative(address)));
+        console::line(format_args!("    #{number:<2} {:#010x}", relative(address)));
         number += 1;
     };
     if let Some(pc) = pc {
@@ -174,6 +193,6 @@ fn relative(address: u64) -> u64 {
 }
 
 fn finish() -> ! {
-    console::emergency_line(format_args!("  the machine goes off now"));
+    console::line(format_args!("  the machine goes off now"));
     firmware::power_off();
 }

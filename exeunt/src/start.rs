@@ -12,9 +12,10 @@ use hypervisor::devicetree::{self, Edits, Platform, Region, TreeError};
 use hypervisor::features::Gic;
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::options::{GicTaken, Kvm, Options};
-use hypervisor::placement::{AddressMap, HostRam};
+use hypervisor::placement::{AddressMap, DeviceError, HostRam};
 use hypervisor::psci::HostEntry;
 use hypervisor::start::{self, Refusal};
+use hypervisor::uart::Uart;
 use log::{LevelFilter, debug, info, warn};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
@@ -98,14 +99,14 @@ fn ask_tree_for_console(address: u64) {
         return;
     }
     let Ok(size) = devicetree::total_size(&header) else { return };
+    let Some(region) = Region::new(address, size as u64) else { return };
     // SAFETY: the header says that a tree of this size is here, and nothing else uses it.
-    let tree = unsafe { memory::bytes(Region { start: address, end: address + size as u64 }) };
+    let tree = unsafe { memory::bytes(region) };
     // SAFETY: nothing else runs, and whoever comes here does not come to `exeunt_main`.
     let platform = unsafe { &mut *PLATFORM.as_mut_ptr() };
     if devicetree::scan(tree, platform).is_ok() {
-        if let Some(uart) = platform.console {
-            console::set_uart(uart);
-        }
+        // With the MMU off a UART is reached wherever it is.
+        console::set_uart(platform.console.filter(|uart| find_uart(uart, &address_map(platform, region)).is_ok()));
         firmware::set_conduit(platform.psci);
     }
 }
@@ -116,17 +117,16 @@ fn ask_tree_for_console(address: u64) {
 #[unsafe(no_mangle)]
 extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     cpu::boot_cpu().started.store(started, Ordering::Relaxed);
+    console::mmu_is_on();
     memory::start_heap();
     let region = find_tree(tree);
     // SAFETY: `exeunt_early` has found the tree to be this large and mapped it; it is Exeunt's until the host runs.
     let tree = unsafe { memory::bytes_mut(region) };
     let platform = SpinMutexGuard::leak(PLATFORM.lock());
-    if let Err(error) = devicetree::scan(tree, platform) {
-        memory::map_device(console::FALLBACK_UART).unwrap_or_else(|error| cannot_start(error));
-        cannot_start(error);
-    }
+    devicetree::scan(tree, platform).unwrap_or_else(|error| cannot_start(error));
     let platform = &*platform;
-    start_console(platform);
+    let map = &address_map(platform, region);
+    start_console(platform, map);
     let options = Options::parse(platform.options(tree)).unwrap_or_else(|error| cannot_start(error));
     log::set_max_level(options.log.unwrap_or(LevelFilter::Info));
     info!(
@@ -136,12 +136,6 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
         platform.cpus.len(),
         platform.memory_size() >> 20
     );
-    let map = &AddressMap {
-        exeunt: memory::reservation(),
-        tree: region,
-        memory: &platform.memory,
-        pa_range: memory::pa_range(),
-    };
     start::machine(platform, map).unwrap_or_else(|error| cannot_start(error));
     if platform.cpu_without_psci {
         warn!("a CPU has an enable-method other than psci; if the host starts it, it will not be under Exeunt");
@@ -190,15 +184,33 @@ extern "C" fn exeunt_secondary(started: u64) -> ! {
     enter::arrive()
 }
 
-/// Finds the log's UART.
-fn start_console(platform: &Platform) {
-    let base = platform.console.unwrap_or(console::FALLBACK_UART);
-    memory::map_device(base).unwrap_or_else(|error| cannot_start(error));
-    console::init(base);
-    if platform.console.is_none() {
-        warn!("stdout-path names no PL011 that is known; the log goes to the one at {base:#x}");
+/// What is where, by the tree at `tree` from which `platform` was read.
+fn address_map(platform: &Platform, tree: Region) -> AddressMap<'_> {
+    AddressMap { exeunt: memory::reservation(), tree, memory: &platform.memory, pa_range: memory::pa_range() }
+}
+
+/// The pages in which a UART of the tree's has its registers, if it can be there.
+fn find_uart(uart: &Uart, map: &AddressMap) -> Result<Region, DeviceError> {
+    let registers = uart.registers();
+    map.device(registers.start, registers.end - registers.start, uart.alignment())
+}
+
+/// Starts the log, on the UART that the tree names if there can be one and it answers.
+fn start_console(platform: &Platform, map: &AddressMap) {
+    let pages = platform.console.map(|uart| find_uart(&uart, map));
+    let mapped = matches!(pages, Some(Ok(pages)) if memory::try_map_device(pages));
+    let is_open = console::set_uart(platform.console.filter(|_| mapped));
+    console::start();
+    match pages {
+        None => warn!("stdout-path names no UART that is known: {RING_ONLY}"),
+        Some(Err(error)) => warn!("stdout-path names a UART whose registers cannot be {error}: {RING_ONLY}"),
+        Some(Ok(pages)) if !is_open => warn!("nothing answers at {pages}, where stdout-path has a UART: {RING_ONLY}"),
+        Some(Ok(_)) => {}
     }
 }
+
+/// What becomes of the log without a UART.
+const RING_ONLY: &str = "the log is kept for LOG_READ alone";
 
 /// Finds the host's kernel and makes sure that it can be started. Returns the memory that it takes.
 fn find_kernel(platform: &Platform, map: &AddressMap) -> Result<Region, Refusal> {

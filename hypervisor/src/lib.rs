@@ -28,4 +28,5 @@ pub mod syndrome;
 #[cfg(test)]
 mod tests;
 pub mod trap;
+pub mod uart;
 pub mod virtual_el2;

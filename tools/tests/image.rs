@@ -289,8 +289,9 @@ const SAVES_THE_RETURN: [u32; 2] = [0xd53c_4001, 0xd53c_402b];
 /// What is wrong with a guarded function that has these instructions.
 fn broken_promises(words: &[u32]) -> Vec<&'static str> {
     let mut broken = Vec::new();
-    // Rd or Rt. Of what has none of these, the same bits are never 18 to 30 here.
-    if words.iter().any(|word| (18..31).contains(&(word & 31))) {
+    // Rd or Rt. Of what has none of these, the same bits are never 18 to 30 here, but for a B, whose offset they are.
+    let is_jump = |word: u32| word >> 26 == 0b000101;
+    if words.iter().any(|&word| !is_jump(word) && (18..31).contains(&(word & 31))) {
         broken.push("may change x18 to x30");
     }
     // Data processing, immediate or register (C4.1), cannot fault.
@@ -347,6 +348,8 @@ fn broken_promises_of_guarded_accesses_are_seen() {
     // mov x9, x1; and mov x19, x1, which is the caller's
     assert_eq!(broken_promises(&[0xaa01_03e9, spsr, elr, load[1]]), [""; 0]);
     assert_eq!(broken_promises(&[0xaa01_03f3, spsr, elr, load[1]]), ["may change x18 to x30"]);
+    // b .-8, whose offset's low bits are 30
+    assert_eq!(broken_promises(&[spsr, elr, 0x17ff_fffe, load[1]]), [""; 0]);
     // ldr w1, [x0]; mrs x11, ctr_el0
     assert_eq!(broken_promises(&[spsr, elr, 0xb940_0001, load[1]]), ["may change what it has saved"]);
     assert_eq!(broken_promises(&[spsr, elr, 0xd53b_002b, load[1]]), ["may change what it has saved"]);

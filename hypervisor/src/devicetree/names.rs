@@ -47,6 +47,9 @@ names! {
     LinuxPhandle = "linux,phandle",
     Ranges = "ranges",
     Reg = "reg",
+    RegIoWidth = "reg-io-width",
+    RegOffset = "reg-offset",
+    RegShift = "reg-shift",
     Status = "status",
     StdoutPath = "stdout-path",
     LinuxStdoutPath = "linux,stdout-path",
@@ -88,6 +91,7 @@ impl Names {
         const PHANDLE: u32 = head(*b"phan");
         const RANGES: u32 = head(*b"rang");
         const REG: u32 = head(*b"reg\0");
+        const REG_: u32 = head(*b"reg-");
         const STATUS: u32 = head(*b"stat");
         const STDOUT_PATH: u32 = head(*b"stdo");
 
@@ -108,6 +112,7 @@ impl Names {
             PHANDLE => &[Name::Phandle],
             RANGES => &[Name::Ranges],
             REG => &[Name::Reg],
+            REG_ => &[Name::RegIoWidth, Name::RegOffset, Name::RegShift],
             STATUS => &[Name::Status],
             STDOUT_PATH => &[Name::StdoutPath],
             _ => return None,

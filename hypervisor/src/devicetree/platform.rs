@@ -5,6 +5,7 @@
 use core::fmt;
 
 use super::names::Names;
+use crate::uart::Uart;
 
 /// A range of physical addresses, from `start` up to but not including `end`.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -200,8 +201,8 @@ pub struct Platform {
     pub cpus: List<u64, { Self::MAX_CPUS }>,
     /// How to call PSCI firmware of version 0.2 or later. `None`: there is none.
     pub psci: Option<Conduit>,
-    /// Base address of the PL011 that `/chosen/stdout-path` names. `None`: it names none, or something else.
-    pub console: Option<u64>,
+    /// The UART that `/chosen/stdout-path` names. `None`: it names none, or one of a kind that is not known.
+    pub console: Option<Uart>,
     /// The interrupt controller. `None`: one that Exeunt does not know, or a GICv2 whose registers cannot be found.
     pub gic: Option<Gic>,
     /// The host's kernel: the module that is `multiboot,kernel`.
@@ -271,6 +272,7 @@ impl Platform {
     /// this has zeroes too.
     pub const UNREAD: Self = Self {
         psci: Some(Conduit::Smc),
+        console: Some(Uart::UNREAD),
         gic: Some(Gic::V2(Gicv2 { distributor: 0, cpu_interface: 0 })),
         kernel: Some(Module::UNREAD),
         ramdisk: Some(Module::UNREAD),

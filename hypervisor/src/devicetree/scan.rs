@@ -12,6 +12,7 @@ use super::platform::{
     Cells, Chosen, Conduit, Gic, Gicv2, Its, List, Module, Msi, Platform, Region, Reserved, Span, Value,
 };
 use super::{MAX_SIZE, TreeError, token, words};
+use crate::uart::{self, Spacing, Uart};
 
 /// Levels of nodes that are looked at, the root included. Nodes below are only checked to be well formed: the deepest
 /// ones that matter here, consoles and MSI users behind some buses, are at about half of that.
@@ -37,7 +38,7 @@ const GICV2_NAMES: [&[u8]; 9] = [
     b"qcom,msm-qgic2",
 ];
 
-/// PL011s among which the console is looked for.
+/// UARTs among which the console is looked for.
 const MAX_UARTS: usize = 8;
 
 /// Reads the tree at the start of `dtb` into `platform`, of which nothing remains from before.
@@ -110,7 +111,7 @@ fn scan_into(dtb: &[u8], platform: &mut Platform) -> Result<(), TreeError> {
         platform,
         names: Cache::EMPTY,
         frames: [Frame::EMPTY; MAX_DEPTH],
-        uarts: [Uart { base: 0, path: [0; MAX_PATH], depth: 0 }; MAX_UARTS],
+        uarts: [Candidate { uart: Uart::pl011(0), path: [0; MAX_PATH], depth: 0 }; MAX_UARTS],
         uart_count: 0,
         highest_cpu: 0,
         stdout: None,
@@ -250,6 +251,7 @@ struct Node {
     compatible: Data,
     bootargs: Data,
     method: Data,
+    spacing: Spacing,
 }
 
 /// A node's `device_type`, as far as it is not obsolete.
@@ -260,10 +262,10 @@ enum Device {
     Other,
 }
 
-/// A PL011 and where it is in the tree.
+/// A UART and where it is in the tree.
 #[derive(Clone, Copy)]
-struct Uart {
-    base: u64,
+struct Candidate {
+    uart: Uart,
     /// Index of the names of the nodes that lead to it, the root left out.
     path: [u32; MAX_PATH],
     depth: usize,
@@ -281,7 +283,7 @@ struct Scanner<'a> {
     platform: &'a mut Platform,
     names: Cache,
     frames: [Frame; MAX_DEPTH],
-    uarts: [Uart; MAX_UARTS],
+    uarts: [Candidate; MAX_UARTS],
     uart_count: usize,
     highest_cpu: u64,
     stdout: Option<Value>,
@@ -416,6 +418,9 @@ impl<'a> Scanner<'a> {
             Name::Compatible => node.compatible.or_take(data),
             Name::Ranges => node.ranges.or_take(data),
             Name::Method => node.method.or_take(data),
+            Name::RegShift => node.spacing.shift = self.small_cell(data),
+            Name::RegIoWidth => node.spacing.width = self.small_cell(data),
+            Name::RegOffset => node.spacing.offset = self.cell(data).unwrap_or(u32::MAX),
             Name::AddressCells => node.address_cells = Some(self.cell_count(node, name, data)?),
             Name::SizeCells => node.size_cells = Some(self.cell_count(node, name, data)?),
             Name::Phandle | Name::LinuxPhandle => node.phandle.or_take(data),
@@ -479,6 +484,11 @@ impl<'a> Scanner<'a> {
     /// The value in `data`, if it is one cell.
     fn cell(&self, data: Data) -> Option<u32> {
         Some(u32::from_be_bytes(self.bytes(data).try_into().ok()?))
+    }
+
+    /// The same, if it is small, else a number that is none.
+    fn small_cell(&self, data: Data) -> u8 {
+        self.cell(data).and_then(|cell| cell.try_into().ok()).unwrap_or(u8::MAX)
     }
 
     /// The value of `#address-cells` or `#size-cells`.
@@ -745,10 +755,11 @@ impl<'a> Scanner<'a> {
         for string in self.bytes(node.compatible).split(|&byte| byte == 0) {
             // Most nodes have nothing of Arm's, nor a GICv2 of Qualcomm's.
             if !string.starts_with(b"arm,") && !string.starts_with(b"qcom,msm-") {
-                continue;
+                let Some(kind) = uart::Kind::of(string) else { continue };
+                self.uart(node, depth, kind);
+                break;
             }
             match string {
-                b"arm,pl011" => self.uart(node, depth),
                 b"arm,psci-0.2" | b"arm,psci-1.0" => {
                     self.platform.psci = match self.bytes(node.method) {
                         b"smc\0" => Some(Conduit::Smc),
@@ -767,7 +778,10 @@ impl<'a> Scanner<'a> {
                         return Err(TreeError::TooMany { what: "ITS nodes", limit: Platform::MAX_ITS });
                     }
                 }
-                _ => continue,
+                _ => match uart::Kind::of(string) {
+                    Some(kind) => self.uart(node, depth, kind),
+                    None => continue,
+                },
             }
             break;
         }
@@ -782,17 +796,19 @@ impl<'a> Scanner<'a> {
         Some(Gicv2 { distributor: next()?, cpu_interface: next()? })
     }
 
-    /// A PL011: remembers where it is, so that `stdout-path` can find it.
-    fn uart(&mut self, node: &Node, depth: usize) {
+    /// A UART: remembers where it is, so that `stdout-path` can find it.
+    #[cold]
+    fn uart(&mut self, node: &Node, depth: usize, kind: uart::Kind) {
         let Some(place) = self.uarts.get(self.uart_count) else { return };
-        let mut uart = Uart { depth, ..*place };
-        let Some(names) = uart.path.get_mut(..depth) else { return };
+        let mut candidate = Candidate { depth, ..*place };
+        let Some(names) = candidate.path.get_mut(..depth) else { return };
         for (name, frame) in names.iter_mut().zip(&self.frames[1..]) {
             *name = frame.name;
         }
         let address = self.numbers(node.reg).next(self.frames[depth - 1].cells.address);
-        if let Some(base) = address.and_then(|address| self.translate(depth - 1, address)) {
-            self.uarts[self.uart_count] = Uart { base, ..uart };
+        let base = address.and_then(|address| self.translate(depth - 1, address));
+        if let Some(uart) = base.and_then(|base| Uart::new(kind, base, node.spacing)) {
+            self.uarts[self.uart_count] = Candidate { uart, ..candidate };
             self.uart_count += 1;
         }
     }
@@ -858,21 +874,21 @@ impl<'a> Scanner<'a> {
         Numbers { words: words.get(..data.length as usize / 4).unwrap_or_default() }
     }
 
-    /// Finds the PL011 that `/chosen/stdout-path` names.
+    /// Finds the UART that `/chosen/stdout-path` names.
     fn find_console(&mut self) {
         let Some(path) = self.stdout.and_then(|value| value.text(self.dtb)) else { return };
         // What follows a colon are the UART's parameters.
         let path = path.split(|&byte| byte == b':').next().unwrap_or_default();
         let path = if path.first() == Some(&b'/') { Some(path) } else { self.alias(path) };
         let Some(path) = path.and_then(|path| path.strip_prefix(b"/")) else { return };
-        let uarts = self.uarts.get(..self.uart_count).unwrap_or_default();
-        let found = uarts.iter().find(|uart| {
-            let names = uart.path.get(..uart.depth).unwrap_or_default();
+        let candidates = self.uarts.get(..self.uart_count).unwrap_or_default();
+        let found = candidates.iter().find(|candidate| {
+            let names = candidate.path.get(..candidate.depth).unwrap_or_default();
             let mut steps = path.split(|&byte| byte == b'/');
             names.iter().all(|&name| steps.next().is_some_and(|step| is_named(self.name(name as usize), step)))
                 && steps.next().is_none()
         });
-        self.platform.console = found.map(|uart| uart.base);
+        self.platform.console = found.map(|candidate| candidate.uart);
     }
 
     /// The path for which the property `alias` of `/aliases` stands.
@@ -915,6 +931,7 @@ impl Node {
             compatible: Data::ABSENT,
             bootargs: Data::ABSENT,
             method: Data::ABSENT,
+            spacing: Spacing::DEFAULT,
         }
     }
 }

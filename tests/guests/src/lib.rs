@@ -3,7 +3,7 @@
 //! The runtime brings a CPU from an arm64 Image's entry to Rust: relocation, stacks, a console, a stage 1 that maps
 //! memory to itself, secondary CPUs, and [`cpu::Context::enter`], which runs a few instructions in any state and
 //! reports how they ended. The tests themselves are [`aborts`], [`broken`], [`calls`], [`conformance`], [`interrupts`],
-//! [`lend`], [`psci`], [`sysregs`], [`rounds`], [`wake`] and [`shim`]; each binary runs one. Nothing here is linked
+//! [`lend`], [`log`], [`psci`], [`sysregs`], [`rounds`], [`wake`] and [`shim`]; each binary runs one. Nothing here is linked
 //! into Exeunt, and nothing here knows how Exeunt works inside: expectations come from the Arm ARM, from the SMC
 //! Calling Convention (DEN0028) and from PSCI (DEN0022).
 //!
@@ -49,6 +49,8 @@ pub mod conformance;
 pub mod interrupts;
 #[cfg(target_os = "none")]
 pub mod lend;
+#[cfg(target_os = "none")]
+pub mod log;
 #[cfg(target_os = "none")]
 pub mod psci;
 #[cfg(target_os = "none")]

@@ -9,6 +9,7 @@
 //! - `spoil=OFFSET`: write ones from that offset of the tree to its end.
 //! - `word=OFFSET,VALUE`: write the big-endian 32-bit VALUE at that offset of the tree.
 //! - `ram=SIZE`: write SIZE as the size of RAM.
+//! - `uart-at=ADDRESS`: write ADDRESS as that of the UART.
 //! - `replace=OLD:NEW`: replace each occurrence of OLD in the tree by NEW, which is no longer; NULs fill the rest.
 //! - `x0=VALUE`: pass this instead of the address of the tree.
 
@@ -42,12 +43,18 @@ fn blank_own_words(tree: &mut [u8], own: &[u8]) {
     }
 }
 
-/// Where in the tree the size of the first range of /memory is: after an address of two cells.
-fn offset_of_ram_size(tree: u64) -> usize {
+/// Where in the tree the `reg` of the node at `path` is.
+fn offset_of_reg(tree: u64, path: &str) -> usize {
     // SAFETY: `machine::read` found a device tree there.
     let fdt = unsafe { Fdt::from_raw(tree as *const u8) }.expect("a device tree");
-    let reg = fdt.find_node("/memory").and_then(|node| Some(node.property("reg")?.value().as_ptr() as u64));
-    (reg.expect("/memory has a reg") - tree) as usize + 8
+    let reg = fdt.find_node(path).and_then(|node| Some(node.property("reg")?.value().as_ptr() as u64));
+    (reg.expect("the node has a reg") - tree) as usize
+}
+
+/// Writes a number of two cells.
+fn put_wide(tree: &mut [u8], offset: usize, value: u64) {
+    put(tree, offset, value >> 32);
+    put(tree, offset + 4, value);
 }
 
 fn replace(tree: &mut [u8], old: &[u8], new: &[u8]) {
@@ -72,7 +79,9 @@ pub fn run(start: &Start) {
     let header = unsafe { header.read() };
     let size = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
 
-    let ram_size = offset_of_ram_size(start.tree);
+    // The size follows an address of two cells.
+    let ram_size = offset_of_reg(start.tree, "/memory") + 8;
+    let uart = offset_of_reg(start.tree, "/pl011");
     // The options stand in the tree that is about to be spoilt: copy them first.
     let mut text = [0; 512];
     let arguments = machine().bootargs();
@@ -104,10 +113,8 @@ pub fn run(start: &Start) {
                 let (offset, value) = value.split_once(',').expect("word=OFFSET,VALUE");
                 put(tree, number(offset) as usize, number(value));
             }
-            "ram" => {
-                put(tree, ram_size, number(value) >> 32);
-                put(tree, ram_size + 4, number(value));
-            }
+            "ram" => put_wide(tree, ram_size, number(value)),
+            "uart-at" => put_wide(tree, uart, number(value)),
             "replace" => {
                 let (old, new) = value.split_once(':').expect("replace=OLD:NEW");
                 replace(tree, old.as_bytes(), new.as_bytes());

@@ -73,6 +73,7 @@ pub fn guest(name: &str) -> Result<PathBuf, Missed> {
             "conformance",
             "interrupts",
             "lend",
+            "log",
             "psci",
             "sysregs",
             "rounds",
@@ -120,6 +121,18 @@ pub fn module(kernel: &str, overlay: &Path) -> Result<(), Missed> {
     fs::create_dir_all(overlay.join("tests"))?;
     fs::copy(ended.stdout.trim(), overlay.join("tests/exeunt_test.ko"))?;
     Ok(())
+}
+
+/// Writes an initrd to `to`: the project's initramfs with the content of `overlay`, as scripts/run composes it.
+///
+/// # Errors
+/// When set-up has not made the initramfs.
+pub fn initrd(overlay: &Path, to: &Path) -> Result<(), Missed> {
+    let script = r#"source scripts/lib.sh; cat -- "$GUEST/initramfs.cpio" >"$2"; pad "$2"; make_cpio "$1" >>"$2""#;
+    let mut command = Command::new("bash");
+    command.current_dir(paths::root()).args(["-c", script, "bash"]).args([overlay, to]);
+    let ended = process::run(&mut command, BUILD_LIMIT)?;
+    if ended.status == 0 { Ok(()) } else { Err(format!("the initrd cannot be made:\n{}", ended.stderr).into()) }
 }
 
 /// The programs of `tests/user` that use a feature of the CPU.

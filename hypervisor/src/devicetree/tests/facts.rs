@@ -1,6 +1,7 @@
 //! What the scan finds in a tree, and what it refuses.
 
 use super::*;
+use crate::uart::{Kind, Spacing, Uart};
 
 #[test]
 fn scan_finds_what_qemu_describes() {
@@ -76,7 +77,7 @@ fn scan_finds_what_qemu_describes() {
         assert!(platform.cpus.iter().copied().eq(affinities), "{name}: {:x?}", platform.cpus);
         assert_eq!(platform.psci, Some(Conduit::Smc), "{name}");
         assert!(!platform.cpu_without_psci, "{name}");
-        assert_eq!(platform.console, Some(0x900_0000), "{name}");
+        assert_eq!(platform.console, Some(Uart::pl011(0x900_0000)), "{name}");
         assert_eq!(platform.gic, Some(expected.gic), "{name}");
         assert_eq!(platform.layout.its.len(), expected.its, "{name}");
         assert_eq!(platform.options(&blob), expected.options, "{name}");
@@ -107,7 +108,7 @@ fn scan_understands_trees_that_are_not_like_qemus() {
     assert_eq!(*platform.cpus, [1 << 32, 0]);
     assert!(!platform.cpu_without_psci);
     assert_eq!(platform.psci, Some(Conduit::Hvc));
-    assert_eq!(platform.console, Some(0x900_1000));
+    assert_eq!(platform.console, Some(Uart::pl011(0x900_1000)));
     assert_eq!(platform.gic, Some(Gic::V3));
     assert_eq!(platform.options(&blob), b"log=info stats");
     let kernel = platform.kernel.unwrap();
@@ -181,16 +182,17 @@ fn a_gic_is_known_by_every_name_that_linux_knows() {
 
 #[test]
 fn the_console_is_what_stdout_path_names() {
+    let pl011 = |base| Some(Uart::pl011(base));
     let console = |path: &str| varied("serial0:115200n8", path).console;
-    assert_eq!(console("serial0"), Some(0x900_1000));
+    assert_eq!(console("serial0"), pl011(0x900_1000));
     // Behind the second window, above 4 GiB.
-    assert_eq!(console("serial01"), Some(0x1_0000_2000));
+    assert_eq!(console("serial01"), pl011(0x1_0000_2000));
     assert_eq!(console("serial"), None);
     assert_eq!(console("serial1"), None);
-    assert_eq!(console("/soc/serial@1000:115200"), Some(0x900_1000));
-    assert_eq!(console("/soc/serial@2000"), Some(0x1_0000_2000));
+    assert_eq!(console("/soc/serial@1000:115200"), pl011(0x900_1000));
+    assert_eq!(console("/soc/serial@2000"), pl011(0x1_0000_2000));
     // Without the unit address, the first one of that name.
-    assert_eq!(console("/soc/serial"), Some(0x900_1000));
+    assert_eq!(console("/soc/serial"), pl011(0x900_1000));
     assert_eq!(console("/soc/serial@100"), None);
     assert_eq!(console("/soc/serial@10000"), None);
     assert_eq!(console("/soc"), None);
@@ -199,11 +201,53 @@ fn the_console_is_what_stdout_path_names() {
     assert_eq!(console(""), None);
     assert_eq!(console("/"), None);
     assert_eq!(varied("    stdout-path = \"serial0:115200n8\"\n", "").console, None);
-    assert_eq!(varied("    stdout-path", "    linux,stdout-path").console, Some(0x900_1000));
+    assert_eq!(varied("    stdout-path", "    linux,stdout-path").console, pl011(0x900_1000));
     // A bus without `ranges` has no addresses that a CPU could use.
     assert_eq!(varied("    ranges = <0 0 9000000 10000 20000 1 0 8000>\n", "").console, None);
     assert_eq!(varied("    reg = <1000 1000>\n", "    reg = <1000 1000>\n      status = \"disabled\"\n").console, None);
     assert_eq!(varied("    reg = <1000 1000>\n", "    reg = <11000 1000>\n").console, None, "in no window");
+}
+
+/// The UART that [`SMALL`] names, with other properties than those of a PL011.
+fn console_with(properties: &str) -> Option<Uart> {
+    let pl011 = "      compatible = \"arm,pl011\" \"arm,primecell\"\n      reg = <1000 1000>\n";
+    varied(pl011, &format!("{properties}\n      reg = <1000 1000>\n")).console
+}
+
+#[test]
+fn a_console_of_any_known_kind_is_found() {
+    let base = 0x900_1000;
+    let uart = |kind, spacing| Uart::new(kind, base, spacing);
+    let none = Spacing::DEFAULT;
+    assert_eq!(console_with("compatible = \"arm,sbsa-uart\""), Some(Uart::pl011(base)));
+    // The board's own name first, as trees have it.
+    assert_eq!(console_with("compatible = \"x,board-uart\" \"cdns,uart-r1p12\""), uart(Kind::Cadence, none));
+    assert_eq!(console_with("compatible = \"fsl,imx8mm-uart\" \"fsl,imx6q-uart\""), uart(Kind::Imx, none));
+    assert_eq!(console_with("compatible = \"brcm,bcm2835-aux-uart\""), uart(Kind::Uart8250Words, none));
+    assert_eq!(console_with("compatible = \"ns16550a\""), uart(Kind::Uart8250, none));
+    let words = Spacing { shift: 2, width: 4, offset: 0x20 };
+    let properties = "compatible = \"snps,dw-apb-uart\"\n reg-shift = <2>\n reg-io-width = <4>\n reg-offset = <20>";
+    assert_eq!(console_with(properties), uart(Kind::Uart8250, words));
+    // In any order.
+    let properties = "reg-io-width = <4>\n reg-offset = <20>\n reg-shift = <2>\n compatible = \"snps,dw-apb-uart\"";
+    assert_eq!(console_with(properties), uart(Kind::Uart8250, words));
+    for odd in ["reg-io-width = <3>", "reg-io-width = <101>", "reg-shift = <2 0>", "reg-shift = <102>", "reg-shift"] {
+        assert_eq!(console_with(&format!("compatible = \"snps,dw-apb-uart\"\n {odd}")), None, "{odd}");
+    }
+    assert_eq!(console_with("compatible = \"x,uart\""), None);
+    assert_eq!(console_with("compatible = \"\""), None);
+}
+
+#[test]
+fn of_many_uarts_the_one_that_is_meant_is_found() {
+    let first = "    { serial@1000\n";
+    for count in [1, 7] {
+        let others: Vec<String> = (0..count)
+            .map(|number| format!("    {{ uart@{number}\n compatible = \"ns16550\"\n reg = <{number}00 8>\n }}\n"))
+            .collect();
+        let console = varied(first, &format!("{}{first}", others.concat())).console;
+        assert_eq!(console, Some(Uart::pl011(0x900_1000)), "{count}");
+    }
 }
 
 #[test]

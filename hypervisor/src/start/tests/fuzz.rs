@@ -171,7 +171,8 @@ fn start_everything(random: &mut Random, base: &Base) -> Result<(), Refusal> {
 
     let map = AddressMap { exeunt, tree, memory: &platform.memory, pa_range };
     if let Some(console) = platform.console
-        && let Ok(pages) = map.device(console, PAGE_SIZE, 4)
+        && let registers = console.registers()
+        && let Ok(pages) = map.device(registers.start, registers.end - registers.start, console.alignment())
     {
         assert!(map.reaches(pages) && !pages.overlaps(exeunt) && !pages.overlaps(tree));
     }

@@ -2,8 +2,10 @@
 
 mod after_kexec;
 mod bad_input;
+mod boards;
 mod boot;
 mod conformance;
+mod consoles;
 mod drill;
 mod exits;
 mod failures;
@@ -27,6 +29,7 @@ use crate::cell::Cell;
 pub fn all() -> Vec<Cell> {
     [
         boot::cells(),
+        boards::cells(),
         hotplug::cells(),
         guests::cells(),
         interrupts::cells(),
@@ -39,6 +42,7 @@ pub fn all() -> Vec<Cell> {
         uboot::cells(),
         virtual_el2::cells(),
         conformance::cells(),
+        consoles::cells(),
         kvm::cells(),
         leave::cells(),
         after_kexec::cells(),
