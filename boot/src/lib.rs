@@ -37,8 +37,8 @@ pub const HCR_EL2_RW: u64 = 1 << 31;
 /// What a CPU needs to turn EL2's MMU on and to have a stack. Read with the MMU off, so whoever writes it cleans it to
 /// the point of coherency; it does not change after that.
 ///
-/// A CPU that Exeunt has left has no stage 2, and may have written to it. So whoever trusts it looks whether it is as it
-/// was made ([`Self::seal`]): REENTER at all of it, the vectors of EL2 at its last word alone.
+/// A CPU that Exeunt has left has no stage 2, and may have written to it. So whoever trusts it looks whether it is as
+/// it was made ([`Self::seal`]): REENTER at all of it, the vectors of EL2 at its last word alone.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub struct CpuBoot {

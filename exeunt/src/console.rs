@@ -58,8 +58,8 @@ static LINE: SpinMutex<()> = SpinMutex::new(());
 /// memory that everything is before.
 static LOCKS_WORK: AtomicBool = AtomicBool::new(false);
 
-/// How often a line asks for the lock before it goes without: the CPU that holds it may be the one that is stuck, or have
-/// died with it.
+/// How often a line asks for the lock before it goes without: the CPU that holds it may be the one that is stuck, or
+/// have died with it.
 const LOCK_PATIENCE: u32 = 1_000_000;
 
 struct Logger;
@@ -78,8 +78,9 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// Opens the UART that is to be used, if there is one, and says whether the log goes to it: it does not if nothing answers.
-/// Called on the boot CPU, before any other runs; the UART's registers are mapped as Device memory, or the MMU is off.
+/// Opens the UART that is to be used, if there is one, and says whether the log goes to it: it does not if nothing
+/// answers. Called on the boot CPU, before any other runs; the UART's registers are mapped as Device memory, or the MMU
+/// is off.
 pub fn set_uart(uart: Option<Uart>) -> bool {
     let port = uart.as_ref().and_then(turn_on);
     // SAFETY: nobody else runs that could read it, as the caller promises.
@@ -171,8 +172,8 @@ pub fn line(args: fmt::Arguments) {
     }
 }
 
-/// What EL2 was entered for: an access to a UART that is answered by an exception overwrites it, and whoever writes a line
-/// may not have looked yet.
+/// What EL2 was entered for: an access to a UART that is answered by an exception overwrites it, and whoever writes a
+/// line may not have looked yet.
 struct Syndrome {
     esr: u64,
     far: u64,
@@ -193,8 +194,8 @@ impl Syndrome {
     }
 }
 
-/// The lock, if it can be had in time. Without it characters of two lines may mix, which does no more harm than that the
-/// host writes to the same UART.
+/// The lock, if it can be had in time. Without it characters of two lines may mix, which does no more harm than that
+/// the host writes to the same UART.
 fn lock() -> Option<SpinMutexGuard<'static, ()>> {
     // The MMU is off, and this is the only CPU.
     if !locks_work() {
@@ -249,8 +250,8 @@ fn send(port: &Port, text: &str) -> Option<()> {
 }
 
 /// Sends `text`, unless nothing answers. If there is no room in time the rest is dropped, and so is what follows until
-/// there is some again; the ring has it. These are the accesses that the host can make impossible at any time, by gating
-/// the UART's clock.
+/// there is some again; the ring has it. These are the accesses that the host can make impossible at any time, by
+/// gating the UART's clock.
 fn put(port: &Port, mut text: &[u8]) -> Option<()> {
     let mut patience = if STUCK.load(Ordering::Relaxed) { 0 } else { UART_PATIENCE };
     while !text.is_empty() {

@@ -119,8 +119,8 @@ fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Ma
     }
 }
 
-/// An IRQ taken to EL2. HCR_EL2.IMO is 0, so that the host has its interrupts; TGE brings them here while the host is in
-/// virtual EL2, where they are held.
+/// An IRQ taken to EL2. HCR_EL2.IMO is 0, so that the host has its interrupts; TGE brings them here while the host is
+/// in virtual EL2, where they are held.
 pub extern "C" fn irq(frame: &mut HostFrame, cpu: &'static PerCpu) {
     interrupt(frame, cpu, "an IRQ");
 }

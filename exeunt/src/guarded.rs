@@ -145,8 +145,8 @@ guarded! {
     /// Nothing that Exeunt relies on is there.
     store32(value, address) concat!("mov x9, x1\n", guarded_asm!("str w0, [x9]", "ret"));
 
-    /// Copies bytes from `text` to the byte at `data`, `length` of them or as long as the byte at `status`, with all bits
-    /// but `mask` cleared, is `room`. The value of the access is how many.
+    /// Copies bytes from `text` to the byte at `data`, `length` of them or as long as the byte at `status`, with all
+    /// bits but `mask` cleared, is `room`. The value of the access is how many.
     ///
     /// # Safety
     /// There are so many bytes at `text`. Reading `status` changes nothing that Exeunt relies on, and nothing of that

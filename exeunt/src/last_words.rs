@@ -72,7 +72,8 @@ const REPORT_PATIENCE: u64 = 15;
 const SYSTEM_OFF: u32 = 0x8400_0008;
 
 unsafe extern "C" {
-    /// Waits for another CPU, which reports a panic, to turn the machine off, and does so itself if that takes too long.
+    /// Waits for another CPU, which reports a panic, to turn the machine off, and does so itself if that takes too
+    /// long.
     safe fn exeunt_await_report() -> !;
 }
 

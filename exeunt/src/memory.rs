@@ -240,8 +240,8 @@ fn extend<T>(change: impl FnOnce(&mut Stage1, &mut TablePages) -> Result<T, pagi
     Ok(result)
 }
 
-/// Maps the device registers at `pages`, which lie apart from everything else that is mapped, and says whether it could.
-/// For the log's sake: it neither waits nor gives up.
+/// Maps the device registers at `pages`, which lie apart from everything else that is mapped, and says whether it
+/// could. For the log's sake: it neither waits nor gives up.
 pub fn try_map_device(pages: Region) -> bool {
     let Some(mut stage1) = STAGE1.try_lock() else { return false };
     let Some(stage1) = stage1.as_mut() else { return false };
@@ -293,8 +293,8 @@ pub fn map_stack(index: usize) -> Result<(), Error> {
 /// Where the table of the windows that were opened last is.
 static WINDOW_TABLE: AtomicU64 = AtomicU64::new(0);
 
-/// Gives `cpu` its windows, which stand above the stack that [`map_stack`] has given it. For one CPU after the other, in the
-/// order of their numbers: the first in a table finds it for all that are in it.
+/// Gives `cpu` its windows, which stand above the stack that [`map_stack`] has given it. For one CPU after the other,
+/// in the order of their numbers: the first in a table finds it for all that are in it.
 pub fn open_windows(cpu: &PerCpu) -> Result<(), Error> {
     let first = window(cpu.index(), Use::Code);
     if (cpu.index() as u64).is_multiple_of(TABLE_SPAN / STACK_STRIDE) {

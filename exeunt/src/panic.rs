@@ -30,8 +30,8 @@ const MAX_FRAMES: usize = 32;
 /// Names of the four kinds of exception, in the order of the vectors.
 const KINDS: [&str; 4] = ["synchronous exception", "IRQ", "FIQ", "SError"];
 
-/// Where QEMU's `virt` machine has its UART. Written to only when there is no device tree that could be asked, because the
-/// alternative is to stop without a word; the host never runs after that.
+/// Where QEMU's `virt` machine has its UART. Written to only when there is no device tree that could be asked, because
+/// the alternative is to stop without a word; the host never runs after that.
 const FALLBACK_UART: Uart = Uart::pl011(0x0900_0000);
 
 /// Says why the host cannot be started and turns the machine off.

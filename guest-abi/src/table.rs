@@ -415,8 +415,8 @@ pub const CALLS: &[CallDoc] = &[
         ],
         clobbers: NO_CLOBBERS,
         answers: [
-            "the CPU is `Live`; 0. STUB_ERR on a CPU that the device tree does not name, and where what Exeunt keeps for \
-             the CPU is damaged",
+            "the CPU is `Live`; 0. STUB_ERR on a CPU that the device tree does not name, and where what Exeunt keeps \
+             for the CPU is damaged",
             "works, and changes nothing",
             "works, and changes nothing",
             STUB_ERR,

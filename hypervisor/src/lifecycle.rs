@@ -259,8 +259,8 @@ impl fmt::Display for NoVirtualEl2 {
 }
 
 impl EntryLevel {
-    /// At which level a CPU's host is entered where the options say `self`. `tree` is the GIC of the device tree, `here`
-    /// what it is to this CPU ([`Gic::on`]).
+    /// At which level a CPU's host is entered where the options say `self`. `tree` is the GIC of the device tree,
+    /// `here` what it is to this CPU ([`Gic::on`]).
     ///
     /// In virtual EL2 TGE routes interrupts to real EL2 whatever PSTATE is, at a CPU's first entry as well as at a
     /// restart, and the GIC is what holds them ([`crate::virtual_el2::interrupts`]). A GIC that is not known may have

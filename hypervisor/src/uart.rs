@@ -1,8 +1,8 @@
 //! The UARTs that Exeunt's log can go to.
 //!
-//! Owns the table of their kinds: what a device tree calls them, where the two registers are that a byte takes, and which
-//! bit says that there is room for it. Whether one can be where a tree puts it, `placement` says; the accesses are the
-//! image's.
+//! Owns the table of their kinds: what a device tree calls them, where the two registers are that a byte takes, and
+//! which bit says that there is room for it. Whether one can be where a tree puts it, `placement` says; the accesses
+//! are the image's.
 //!
 //! As in Linux's earlycon, a UART is used as firmware left it. Nothing here knows of its speed, and only kinds that are
 //! ready for a byte by one bit of one register are in the table.
@@ -101,8 +101,8 @@ impl Kind {
         NAMES.iter().find(|(known, _)| is(known)).map(|&(_, kind)| kind)
     }
 
-    /// Offsets of the status and of the data register, the bit of status, and whether it is set when there is room for a
-    /// byte.
+    /// Offsets of the status and of the data register, the bit of status, and whether it is set when there is room for
+    /// a byte.
     const fn registers(self) -> (u64, u64, u32, bool) {
         match self {
             // UARTFR.TXFF, UARTDR

@@ -332,7 +332,8 @@ pub enum Gic {
     V2,
     /// GICv3 or later: the CPU interface is in system registers.
     V3,
-    /// One that Exeunt does not know, or that this CPU cannot use in the way that the device tree says. It is left alone.
+    /// One that Exeunt does not know, or that this CPU cannot use in the way that the device tree says. It is left
+    /// alone.
     Other,
 }
 

@@ -11,9 +11,9 @@
 //!
 //! A writer that dies in the middle (an exception at EL2) would keep the published position where it is for ever.
 //! Exeunt's lines are written under a lock, so that such a writer is one that never gives the lock back: who writes
-//! without the lock, having waited for it in vain, calls [`LogRing::abandon_writers`] first. If the other was only slow, or
-//! sleeps so long that the ring is claimed once more meanwhile, its bytes come among those of others: wrong text,
-//! nothing worse.
+//! without the lock, having waited for it in vain, calls [`LogRing::abandon_writers`] first. If the other was only
+//! slow, or sleeps so long that the ring is claimed once more meanwhile, its bytes come among those of others: wrong
+//! text, nothing worse.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};

@@ -2,8 +2,8 @@
 //!
 //! Owns the questions and the words of a refusal, in the order in which the image's `start.rs` asks: where the tree is,
 //! what the machine has, where the kernel and all else lies. At which level the host is entered is
-//! [`crate::lifecycle`]'s. Each answer is made of numbers alone, so that whoever writes a tree, and whatever it says, gets a line and no panic. The image reads the
-//! memory and refuses.
+//! [`crate::lifecycle`]'s. Each answer is made of numbers alone, so that whoever writes a tree, and whatever it says,
+//! gets a line and no panic. The image reads the memory and refuses.
 
 #[cfg(test)]
 mod tests;

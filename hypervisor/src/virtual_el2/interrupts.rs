@@ -22,13 +22,13 @@
 //! With HCR_EL2.TGE 0 interrupts and SErrors of EL0 target EL1, and there PSTATE.A, I and F at EL0 do mask them,
 //! whatever their source. So do the host's own exceptions, which are all that virtual EL2 lives on; and EL1 has nobody
 //! to take them. VBAR_EL1 gets an address at which stage 2 has nothing ([`Settings::void`]): the fetch of the vector's
-//! first instruction faults, and that fault is real EL2's. The host's exception is then in ESR_EL1, FAR_EL1, ELR_EL1 and
-//! SPSR_EL1, as if EL2 had taken it one step late, and not one instruction has run at EL1. Stage 1 stays off
+//! first instruction faults, and that fault is real EL2's. The host's exception is then in ESR_EL1, FAR_EL1, ELR_EL1
+//! and SPSR_EL1, as if EL2 had taken it one step late, and not one instruction has run at EL1. Stage 1 stays off
 //! (SCTLR_EL1.M), stage 2 stays on.
 //!
 //! It has its price: five registers of EL1 serve the trick, so that the host's own values are kept here, and so is
-//! PSTATE.DAIF, because the host may clear it at EL2 without being interrupted. SCTLR_EL1.UMA is 0 in the detour, so that
-//! its accesses to it trap. That is why it is the last step and not the first; and no silicon has seen it.
+//! PSTATE.DAIF, because the host may clear it at EL2 without being interrupted. SCTLR_EL1.UMA is 0 in the detour, so
+//! that its accesses to it trap. That is why it is the last step and not the first; and no silicon has seen it.
 
 use super::registers::{Needs, Register};
 use super::{Cpu, Settings, borrow};
@@ -120,8 +120,8 @@ impl Interrupts {
         }
     }
 
-    /// An interrupt has come to real EL2 in the window. True if the window has to take the detour: then [`Self::detour`]
-    /// has begun, and the caller writes SCTLR_EL1 and HCR_EL2.
+    /// An interrupt has come to real EL2 in the window. True if the window has to take the detour: then
+    /// [`Self::detour`] has begun, and the caller writes SCTLR_EL1 and HCR_EL2.
     pub fn came(&mut self, cpu: &mut impl Cpu, settings: &Settings) -> bool {
         if self.detour.is_some() {
             return false;
@@ -151,8 +151,8 @@ impl Interrupts {
         self.detour.is_some()
     }
 
-    /// The host's exception that has led to the one with this syndrome, and its FAR. On the detour, that is the one that
-    /// EL1 has taken; the CPU's return becomes the host's then.
+    /// The host's exception that has led to the one with this syndrome, and its FAR. On the detour, that is the one
+    /// that EL1 has taken; the CPU's return becomes the host's then.
     pub fn exception(&mut self, cpu: &mut impl Cpu, settings: &Settings, esr: Esr) -> (Esr, u64) {
         // The host goes on: what comes now is not the same interrupt for ever.
         self.came = 0;

@@ -432,8 +432,8 @@ macro_rules! virtual_el2_registers {
             PmintenclrEl1, "PMINTENCLR_EL1", 3, 0, 9, 14, 2, ReadWrite, Has(F::Pmuv3);
             PmovssetEl0, "PMOVSSET_EL0", 3, 3, 9, 14, 3, ReadWrite, Has(F::Pmuv3);
             BrbcrEl1, "BRBCR_EL1", 2, 1, 9, 0, 0, ReadWrite, Has(F::Brbe);
-            // The GIC's CPU interface, Group 1. With EL3 the registers of Group 0 may be its own, and of these nothing but
-            // ICC_IGRPEN0_EL1 matters here.
+            // The GIC's CPU interface, Group 1. With EL3 the registers of Group 0 may be its own, and of these nothing
+            // but ICC_IGRPEN0_EL1 matters here.
             IccBpr1El1, "ICC_BPR1_EL1", 3, 0, 12, 12, 3, ReadWrite, Gicv3;
             IccCtlrEl1, "ICC_CTLR_EL1", 3, 0, 12, 12, 4, ReadWrite, Gicv3;
             IccSreEl1, "ICC_SRE_EL1", 3, 0, 12, 12, 5, ReadWrite, Gicv3;

@@ -5,10 +5,10 @@
 //! - `leaver`: CPU 1 calls LEAVE and dies at EL2 in the middle of it (Exeunt has `selftest=dead-leave`). The others are
 //!   held, and released when one of them takes it for dead. Then CPU 0 restarts, as a crash does.
 //! - `damage`: what Exeunt keeps for a CPU is damaged while it is away. REENTER says no, until it is mended.
-//! - `counts`: what STATUS says of a CPU that goes off and comes up, by Exeunt or without, lent to KVM or not (Exeunt has
-//!   `kvm=lend`).
-//! - none: all CPUs run, and CPU 0 turns the machine off, at which Exeunt may break (`late`). With `twice` CPU 1 turns it
-//!   off as well, a second later.
+//! - `counts`: what STATUS says of a CPU that goes off and comes up, by Exeunt or without, lent to KVM or not (Exeunt
+//!   has `kvm=lend`).
+//! - none: all CPUs run, and CPU 0 turns the machine off, at which Exeunt may break (`late`). With `twice` CPU 1 turns
+//!   it off as well, a second later.
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
@@ -194,17 +194,15 @@ fn damage() {
     for at in (own.base..own.end()).step_by(ALIGNMENT).filter(is_cpu) {
         let kept: [u64; WORDS] = core::array::from_fn(|number| read(at + 8 * number as u64));
         let mut refused = 0;
-        for number in 0..WORDS {
-            for wrong in [0, kept[number] ^ 1 << (8 * number), u64::MAX] {
-                if wrong == kept[number] {
-                    continue;
-                }
+        for (number, &right) in kept.iter().enumerate() {
+            let place = word(at + 8 * number as u64);
+            for wrong in [0, right ^ 1 << (8 * number), u64::MAX].into_iter().filter(|&wrong| wrong != right) {
                 // SAFETY: as for `read`; it is put back before anybody else comes here.
-                unsafe { word(at + 8 * number as u64).write_volatile(wrong) };
+                unsafe { place.write_volatile(wrong) };
                 let is_refused = is_refused(way);
                 refused += usize::from(is_refused);
                 // SAFETY: as above.
-                unsafe { word(at + 8 * number as u64).write_volatile(kept[number]) };
+                unsafe { place.write_volatile(right) };
                 check!(is_refused || refused == 0, "{at:#x}: word {number} {wrong:#x}, and REENTER comes back");
             }
         }
@@ -323,7 +321,7 @@ pub fn run(_: &Start) {
                 });
                 let end = read_register!("cntvct_el0") + read_register!("cntfrq_el0");
                 while read_register!("cntvct_el0") < end {}
-                crate::firmware::exit(0);
+                firmware::exit(0);
             }
             if index != 0 {
                 count_for_good(index);

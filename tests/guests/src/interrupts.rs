@@ -1,5 +1,5 @@
-//! Interrupts that arrive while a CPU is at EL2, or at the virtual EL2 that stands for it: none is taken there, and none
-//! is lost.
+//! Interrupts that arrive while a CPU is at EL2, or at the virtual EL2 that stands for it: none is taken there, and
+//! none is lost.
 //!
 //! Each CPU makes an interrupt pending while it is at EL2 for the first time, and then goes through SOFT_RESTARTs with
 //! an interrupt of each kind pending. Exeunt's option `restart=resident` is needed, so that the payloads of these are

@@ -3,8 +3,8 @@
 //! The runtime brings a CPU from an arm64 Image's entry to Rust: relocation, stacks, a console, a stage 1 that maps
 //! memory to itself, secondary CPUs, and [`cpu::Context::enter`], which runs a few instructions in any state and
 //! reports how they ended. The tests themselves are [`aborts`], [`broken`], [`calls`], [`conformance`], [`interrupts`],
-//! [`lend`], [`log`], [`psci`], [`sysregs`], [`rounds`], [`wake`] and [`shim`]; each binary runs one. Nothing here is linked
-//! into Exeunt, and nothing here knows how Exeunt works inside: expectations come from the Arm ARM, from the SMC
+//! [`lend`], [`log`], [`psci`], [`sysregs`], [`rounds`], [`wake`] and [`shim`]; each binary runs one. Nothing here is
+//! linked into Exeunt, and nothing here knows how Exeunt works inside: expectations come from the Arm ARM, from the SMC
 //! Calling Convention (DEN0028) and from PSCI (DEN0022).
 //!
 //! A guest runs on one kind of machine only, QEMU's virt under TCG. Cache maintenance around switching the MMU off is

@@ -1,5 +1,5 @@
-//! As much of a GIC as it takes to have an interrupt pending: the virtual timer's at the boot CPU, which ends a WFI, and
-//! one of each kind at any CPU ([`Source`]).
+//! As much of a GIC as it takes to have an interrupt pending: the virtual timer's at the boot CPU, which ends a WFI,
+//! and one of each kind at any CPU ([`Source`]).
 //!
 //! No interrupt is ever taken as an exception: PSTATE.I and F stay set.
 
@@ -258,8 +258,8 @@ pub fn signalled() -> u64 {
     read_register!("isr_el1") & (Line::Irq as u64 | Line::Fiq as u64)
 }
 
-/// Takes back the interrupt with the highest priority on the line of `source` at this CPU, which has the number `index`,
-/// and gives its number.
+/// Takes back the interrupt with the highest priority on the line of `source` at this CPU, which has the number
+/// `index`, and gives its number.
 #[must_use]
 pub fn take(index: usize, source: Source) -> u32 {
     match gic() {

@@ -96,8 +96,8 @@ const ADDRESS_OF_KERNEL: u64 = 0x40_0000;
 const ADDRESS_OF_INITRD: u64 = 0x860_0000;
 /// Where virt has its UART, and a ZCU102 has RAM.
 const VIRTS_UART: u64 = 0x900_0000;
-/// Bytes of the file in the initrd of which none may change, and their value. Who takes them for a PL011's registers sees
-/// one that is ready to send.
+/// Bytes of the file in the initrd of which none may change, and their value. Who takes them for a PL011's registers
+/// sees one that is ready to send.
 const SPAN: usize = 8 << 20;
 const SPAN_BYTE: u8 = 0x55;
 

@@ -183,7 +183,8 @@ fn lock_without_a_cpu(context: &Context) -> Outcome {
     images::module("6.12", &overlay)?;
     let tree = context.directory()?.join("three.dtb");
     let machine = |cpus: u32| {
-        let script = "insmod /tests/exeunt_test.ko; exec 3<>/proc/exeunt; echo lock >&3; echo lock $(cat <&3); echo cpus $(nproc)";
+        let script = "insmod /tests/exeunt_test.ko; exec 3<>/proc/exeunt; \
+                      echo lock >&3; echo lock $(cat <&3); echo cpus $(nproc)";
         context.machine().with("SMP", cpus).with("OVERLAY", overlay.display()).with("RUN", script)
     };
     // QEMU writes the tree of a machine with three CPUs, and ends.
