@@ -6,7 +6,7 @@
 //! register is a number in a list, and the instructions stand in the order of that list: a match would make a table of
 //! addresses besides.
 
-use core::arch::{asm, naked_asm};
+use core::arch::naked_asm;
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{FAR_EL1, FAR_EL2, HCR_EL2, ID_AA64PFR0_EL1, Readable, Writeable};
