@@ -82,7 +82,8 @@ pub fn edit(buffer: &mut [u8], platform: &Platform, edits: &Edits) -> Result<usi
     if let Some(Lift { to, property }) = plan.lift {
         put_last_first(&mut buffer[to as usize..property.end as usize], (property.end - property.start) as usize);
         let length = to as usize + 4;
-        write(buffer, length, read(buffer, length) + padded(edits.arguments) as u32);
+        // Nobody vouches for what is there: somebody may have changed it since the scan.
+        write(buffer, length, read(buffer, length).wrapping_add(padded(edits.arguments) as u32));
     }
     plan.move_what_stays(buffer, used);
     for splice in plan.splices.iter() {

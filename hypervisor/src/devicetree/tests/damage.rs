@@ -117,7 +117,8 @@ proptest! {
         let mut blob = flat(0).resized(flat(0).len() + slack);
         let platform = scanned(&blob);
         apply(&damage, &mut blob);
-        let _ = edit(&mut blob, &platform, &Edits::new(&platform, EXEUNT));
+        let edits = Edits { arguments: b"kvm-arm.mode=nvhe", ..Edits::new(&platform, EXEUNT) };
+        let _ = edit(&mut blob, &platform, &edits);
     }
 
     #[test]

@@ -29,7 +29,7 @@ frame=$(dd if=/proc/$program/pagemap bs=8 skip=$((0x$text / 4096)) count=1 2>/de
 wait $program
 echo status $?
 echo program $((0x$frame * 4096))
-echo first $((0x$(awk -F- '/virtio_mem/ { print $1; exit }' /proc/iomem)))
+echo first $((0x$(awk -F'[- ]+' '/virtio_mem/ { print $2; exit }' /proc/iomem)))
 COMPLAINTS";
 
 /// A directory for OVERLAY= with the module that the device needs.

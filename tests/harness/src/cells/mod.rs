@@ -14,6 +14,7 @@ mod hotplug;
 mod interrupts;
 mod kvm;
 mod leave;
+mod memory;
 mod people;
 mod restarts;
 mod shell;
@@ -29,6 +30,7 @@ use crate::cell::Cell;
 pub fn all() -> Vec<Cell> {
     [
         boot::cells(),
+        memory::cells(),
         boards::cells(),
         hotplug::cells(),
         guests::cells(),

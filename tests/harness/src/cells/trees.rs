@@ -235,7 +235,11 @@ type Test = fn(&Context) -> Outcome;
 const TESTS: &[(&str, Test)] = &[
     ("packed", packed),
     ("packed-before-the-kernel", packed_before_the_kernel),
-    ("header-of-0-bytes", |context| cut_off(context, 4, "the device tree is corrupt")),
+    ("header-of-0-bytes", |context| {
+        let machine = shimmed(context.machine().guest(&images::guest("rounds")?, "start-only"), ELSEWHERE, "size=0")?;
+        refused(machine, "the device tree is corrupt")
+    }),
+    ("cut-after-4-bytes", |context| cut_off(context, 4, "the device tree is corrupt")),
     ("cut-in-the-header", |context| cut_off(context, 20, "the device tree has format version 0")),
     ("beyond-the-end-of-ram", beyond_the_end_of_ram),
     ("ram-in-the-last-page-of-all", |context| {
