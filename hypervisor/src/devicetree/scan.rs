@@ -117,6 +117,7 @@ fn scan_into(dtb: &[u8], platform: &mut Platform) -> Result<(), TreeError> {
         stdout: None,
         chosen_initrd: [Data::ABSENT; 2],
         aliases: None,
+        unknown: Data::ABSENT,
     };
     scanner.run()?;
     scanner.find_console();
@@ -290,6 +291,8 @@ struct Scanner<'a> {
     /// The properties `linux,initrd-start` and `linux,initrd-end` of `/chosen`.
     chosen_initrd: [Data; 2],
     aliases: Option<Span>,
+    /// The last `compatible` in which nothing was known.
+    unknown: Data,
 }
 
 impl<'a> Scanner<'a> {
@@ -752,12 +755,16 @@ impl<'a> Scanner<'a> {
 
     /// A node that says what it is compatible with.
     fn device(&mut self, node: &Node, depth: usize) -> Result<(), TreeError> {
+        // A tree has many of a kind side by side.
+        if self.is_same(node.compatible, self.unknown) {
+            return Ok(());
+        }
         for string in self.bytes(node.compatible).split(|&byte| byte == 0) {
             // Most nodes have nothing of Arm's, nor a GICv2 of Qualcomm's.
             if !string.starts_with(b"arm,") && !string.starts_with(b"qcom,msm-") {
                 let Some(kind) = uart::Kind::of(string) else { continue };
                 self.uart(node, depth, kind);
-                break;
+                return Ok(());
             }
             match string {
                 b"arm,psci-0.2" | b"arm,psci-1.0" => {
@@ -783,9 +790,17 @@ impl<'a> Scanner<'a> {
                     None => continue,
                 },
             }
-            break;
+            return Ok(());
         }
+        self.unknown = node.compatible;
         Ok(())
+    }
+
+    /// Whether two values are the same, padding included.
+    fn is_same(&self, one: Data, other: Data) -> bool {
+        let words = |data: Data| self.words.get(data.word as usize..).unwrap_or_default().iter();
+        one.length == other.length
+            && words(one).zip(words(other)).take(words_in(one.length)).all(|(one, other)| one == other)
     }
 
     /// Where the GICv2 of the node at level `depth` has its registers.
