@@ -223,7 +223,7 @@ fn expect(when: &str, expected: (CpuState, u16, u32, u32)) {
     check!(held, "CPU 1 {when}: {cpu:?}, expected {expected:?}");
 }
 
-/// CPU 0 is about to turn the machine off.
+/// CPU 0 has said or seen what CPU 1 waits for.
 static SPOKEN: AtomicBool = AtomicBool::new(false);
 
 /// Waits until CPU 1 is off.
@@ -267,9 +267,16 @@ fn come_back(_: usize) {
     check!(back.is_ok(), "REENTER: {back:?}");
 }
 
+/// CPU 1 goes off, as soon as CPU 0 has looked at it.
+fn go_off_when_seen(index: usize) {
+    check!(smp::wait_for(|| SPOKEN.load(Ordering::Acquire)), "CPU 0 does not look");
+    go_off(index);
+}
+
 /// CPU 1 goes off under Exeunt, comes up without it, and comes back.
 fn first_without(_: usize) {
     expect("at first", (CpuState::Live, 0, 0, 0));
+    SPOKEN.store(true, Ordering::Release);
     wait_for_off();
     expect("off", (CpuState::Off, 0, 0, 0));
     // SAFETY: Exeunt is there, and the call changes nothing.
@@ -310,7 +317,7 @@ pub fn run(_: &Start) {
     } else if has("damage") {
         damage();
     } else if has("counts") {
-        on_both(first_without, go_off);
+        on_both(first_without, go_off_when_seen);
     } else {
         smp::on_all(|index| {
             let twice = machine().words().any(|word| word == "twice");
