@@ -228,13 +228,13 @@ impl fmt::Display for Error {
     }
 }
 
-/// Changes EL2's stage 1 by mappings that were not there before, which needs no TLB maintenance: a fault is never
-/// cached. Only the boot CPU does this, before any other runs.
-fn extend<T>(change: impl FnOnce(&mut Stage1, &mut TablePages) -> Result<T, paging::Error>) -> Result<T, Error> {
+/// Changes EL2's stage 1. Mappings that were not there before need no TLB maintenance: a fault is never cached. Only
+/// the boot CPU does this, before any other runs.
+fn change<T>(how: impl FnOnce(&mut Stage1, &mut TablePages) -> Result<T, paging::Error>) -> Result<T, Error> {
     let mut stage1 = STAGE1.lock();
     // It is there since before the MMU was on.
     let stage1 = stage1.as_mut().ok_or(paging::Error::OutOfTables)?;
-    let result = change(stage1, &mut TablePages)?;
+    let result = how(stage1, &mut TablePages)?;
     barrier::dsb(barrier::ISHST);
     barrier::isb(barrier::SY);
     Ok(result)
@@ -254,19 +254,34 @@ pub fn try_map_device(pages: Region) -> bool {
 /// Maps the page of device registers at `base`.
 pub fn map_device(base: u64) -> Result<(), Error> {
     let page = base & !(PAGE - 1);
-    extend(|stage1, pages| stage1.map_identity(pages, page..page + PAGE, Attributes::Device))
+    change(|stage1, pages| stage1.map_identity(pages, page..page + PAGE, Attributes::Device))
 }
 
 /// Makes the RAM at `region` readable, in whole pages.
 pub fn map_for_reading(region: Region) -> Result<(), Error> {
     let pages = region.start & !(PAGE - 1)..region.end.next_multiple_of(PAGE);
-    extend(|stage1, tables| stage1.map_identity(tables, pages, Attributes::Rodata))
+    change(|stage1, tables| stage1.map_identity(tables, pages, Attributes::Rodata))
 }
 
 /// Maps what `tree`, of which `mapped` is mapped already, has beyond that.
 pub fn map_tree_further(mapped: Region, tree: Region) -> Result<(), Error> {
     let pages = mapped.end.next_multiple_of(PAGE)..tree.end.next_multiple_of(PAGE);
-    extend(|stage1, tables| stage1.map_identity(tables, pages, Attributes::Data))
+    change(|stage1, tables| stage1.map_identity(tables, pages, Attributes::Data))
+}
+
+/// Takes away what the start had mapped of the host's RAM: the pages of `regions`.
+///
+/// # Safety
+/// Nothing uses them again through these addresses, and no other CPU runs.
+pub unsafe fn give_back(regions: [Region; 2]) -> Result<(), Error> {
+    for region in regions {
+        let pages = region.start & !(PAGE - 1)..region.end.next_multiple_of(PAGE);
+        change(|stage1, tables| stage1.unmap(tables, pages))?;
+    }
+    // SAFETY: only forgets translations. For this CPU alone: those that come up later forget all before their MMU is
+    // on.
+    unsafe { core::arch::asm!("tlbi alle2", "dsb nsh", "isb", options(nostack, preserves_flags)) };
+    Ok(())
 }
 
 /// Makes the structure of CPU `index`, which is not the boot CPU.
@@ -286,7 +301,7 @@ pub fn map_stack(index: usize) -> Result<(), Error> {
     let size = STACK_PAGES * PAGE;
     let memory = allocate(size, PAGE).ok_or(Error::NoRoom { what: "the stack", cpu: index })?;
     let top = stack_top(index);
-    extend(|stage1, pages| stage1.map(pages, top - size..top, memory, Attributes::Data))?;
+    change(|stage1, pages| stage1.map(pages, top - size..top, memory, Attributes::Data))?;
     Ok(())
 }
 
@@ -299,7 +314,7 @@ pub fn open_windows(cpu: &PerCpu) -> Result<(), Error> {
     let first = window(cpu.index(), Use::Code);
     if (cpu.index() as u64).is_multiple_of(TABLE_SPAN / STACK_STRIDE) {
         // The stack has brought the table that they share with it.
-        let (table, _) = extend(|stage1, pages| stage1.page_slot(pages, first).ok_or(paging::Error::OutOfTables))?;
+        let (table, _) = change(|stage1, pages| stage1.page_slot(pages, first).ok_or(paging::Error::OutOfTables))?;
         WINDOW_TABLE.store(table, Ordering::Relaxed);
     }
     let offset = first % TABLE_SPAN / PAGE * size_of::<u64>() as u64;

@@ -54,6 +54,12 @@ pub fn run(which: SelfTest) -> ! {
             // instruction is a return.
             unsafe { asm!("blr {}", in(reg) address, out("x30") _) };
         }
+        SelfTest::ReadHost => {
+            // Where a loader that puts the two side by side has the host's kernel.
+            let address = memory::reservation().end;
+            // SAFETY: none is needed if stage 1 does what it should. If it does not, nothing is changed.
+            unsafe { asm!("ldr {:w}, [{}]", out(reg) _, in(reg) address, options(readonly)) };
+        }
         SelfTest::StackOverflow => {
             let _ = black_box(overflow(0));
         }

@@ -146,15 +146,17 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
         // On a stack like those that Exeunt works on later, with a guard page below.
         selftest::run(which);
     }
-    let kernel = find_kernel(platform, map).unwrap_or_else(|error| cannot_start(error));
+    let (kernel, kernel_header) = find_kernel(platform, map).unwrap_or_else(|error| cannot_start(error));
     let machine = prepare(platform, map, kernel, &options);
     let lends = machine.entry == EntryLevel::VirtualEl2 && options.kvm == Kvm::Lend;
     let arguments: &[u8] = if lends { ARGUMENTS_TO_LEND } else { b"" };
     let edits = Edits { arguments, ..Edits::new(platform, memory::reservation()) };
+    let mut mapped = region;
     let used = match devicetree::edit(tree, platform, &edits) {
         Err(TreeError::NoRoom { needed, .. }) => {
+            mapped = grow_tree(platform, map, kernel, needed);
             // SAFETY: as above, and nobody has what is after it; the other reference is not used again.
-            let tree = unsafe { memory::bytes_mut(grow_tree(platform, map, kernel, needed)) };
+            let tree = unsafe { memory::bytes_mut(mapped) };
             devicetree::edit(tree, platform, &edits)
         }
         done => done,
@@ -162,6 +164,8 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     let used = used.unwrap_or_else(|error| cannot_start(error));
     // The host reads the tree with its MMU off at first.
     memory::clean(Region { start: region.start, end: region.start + used as u64 });
+    // SAFETY: the tree and the kernel are the host's from now on, and `tree` is not used again.
+    unsafe { memory::give_back([mapped, kernel_header]) }.unwrap_or_else(|error| cannot_start(error));
     info!("the host: kernel at {kernel}, device tree at {:#x}; enters it at {}", region.start, machine.entry);
     if registers::has_el3() {
         info!("EL3 is there; if this line is the last, it keeps registers of EL2 to itself that Linux needs too");
@@ -212,12 +216,14 @@ fn start_console(platform: &Platform, map: &AddressMap) {
 /// What becomes of the log without a UART.
 const RING_ONLY: &str = "the log is kept for LOG_READ alone";
 
-/// Finds the host's kernel and makes sure that it can be started. Returns the memory that it takes.
-fn find_kernel(platform: &Platform, map: &AddressMap) -> Result<Region, Refusal> {
+/// Finds the host's kernel and makes sure that it can be started. Returns the memory that it takes, and what of it is
+/// mapped.
+fn find_kernel(platform: &Platform, map: &AddressMap) -> Result<(Region, Region), Refusal> {
     let header = start::kernel_header(platform, map)?;
     memory::map_for_reading(header).unwrap_or_else(|error| cannot_start(error));
     // SAFETY: just mapped, in RAM, and nothing runs that could change it.
-    start::kernel(platform, map, unsafe { memory::bytes(header) }, ID_AA64MMFR0_EL1.get())
+    let kernel = start::kernel(platform, map, unsafe { memory::bytes(header) }, ID_AA64MMFR0_EL1.get())?;
+    Ok((kernel, header))
 }
 
 /// The tree with as much memory after it as is `needed` and there is, mapped. A loader that packs its tree leaves no

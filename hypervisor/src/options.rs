@@ -20,6 +20,8 @@ pub enum SelfTest {
     WriteRodata,
     /// Branch into its own data.
     RunData,
+    /// Load from the page after Exeunt's memory, where the host's kernel can be.
+    ReadHost,
     /// Recurse until the stack ends.
     StackOverflow,
     /// Lose the stack pointer.
@@ -212,6 +214,11 @@ pub const OPTIONS: &[OptionDoc] = &[
                 name: "run-data",
                 help: "branch into Exeunt's own data",
                 set: |o| o.selftest = Some(SelfTest::RunData),
+            },
+            ValueDoc {
+                name: "read-host",
+                help: "load from the page after Exeunt's own memory, where the host's kernel can be",
+                set: |o| o.selftest = Some(SelfTest::ReadHost),
             },
             ValueDoc {
                 name: "stack-overflow",
@@ -441,8 +448,8 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named_beside_what_would_be() {
         let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident \
-                     kvm=hide|lend stats selftest=write-text|write-rodata|run-data|stack-overflow|lost-stack|lost-cpu|\
-                     dead-lock|double-fault|triple-fault|dead-report|slow-leave|dead-leave|unknown-gic|\
+                     kvm=hide|lend stats selftest=write-text|write-rodata|run-data|read-host|stack-overflow|lost-stack|\
+                     lost-cpu|dead-lock|double-fault|triple-fault|dead-report|slow-leave|dead-leave|unknown-gic|\
                      gic-holds-nothing|panic late";
         assert_eq!(refused("stats root=/dev/vda"), format!("unknown option 'root=/dev/vda'{known}"));
         assert_eq!(refused("entry=el3"), format!("option 'entry' has no value 'el3' in this version{known}"));

@@ -52,9 +52,11 @@ fn fault(context: &Context, fault: &Fault, profile: &str) -> Outcome {
 /// order.
 type Late = (&'static str, &'static [&'static str]);
 
-const LATE: [Late; 8] = [
+const LATE: [Late; 9] = [
     ("panic", &["EXEUNT PANIC: asked for by the option selftest", "the machine goes off"]),
     ("stack-overflow", &["EXEUNT PANIC: data abort", "translation fault", "the machine goes off"]),
+    // The host's kernel begins there, and Exeunt had its first page mapped at start.
+    ("read-host", &["EXEUNT PANIC: data abort", "translation fault", "FAR", "the machine goes off"]),
     ("lost-stack", &["EXEUNT PANIC: data abort", "SP  0x0000000000000000", "the machine goes off"]),
     ("lost-cpu", &["EXEUNT PANIC: TPIDR_EL2 was 0x", "data abort", "CPU 0 ", "the machine goes off"]),
     ("dead-lock", &["EXEUNT PANIC: asked for by the option selftest", "the machine goes off"]),
