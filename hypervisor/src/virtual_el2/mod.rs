@@ -48,6 +48,7 @@
 //!   ([`interrupts`]), SErrors by [`VirtualEl2::hold_serror`]. They reach EL1 after the exception return. For a kernel
 //!   whose HCR_EL2 has IMO, FMO, AMO and TGE 0 that is what EL2 does: interrupts that target EL1 wait while EL2 runs. A
 //!   CPU whose GIC Exeunt does not know has no virtual EL2 ([`crate::lifecycle::EntryLevel::on`]).
+//! - Set breakpoints and watchpoints: their registers are not in the table.
 //! - Turn on its stage 1 or FEAT_VHE, enter EL1 in AArch32, run programs at EL0 below itself, authenticate the address
 //!   of ERETAA. It gets an undefined instruction, except for the first two, see above.
 

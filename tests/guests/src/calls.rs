@@ -185,7 +185,6 @@ fn call(random: &mut Random) {
     }
 }
 
-/// From EL0 neither instruction exists, whatever EL2 does.
 /// Exeunt writes for a caller where the caller may, and nowhere else: `open=ADDRESS` and `closed=ADDRESS`.
 fn buffers() {
     for word in machine().bootargs().split_ascii_whitespace() {
@@ -207,6 +206,7 @@ fn buffers() {
     }
 }
 
+/// From EL0 neither instruction exists, whatever EL2 does.
 fn from_el0() {
     let code = &CODE[crate::cpu::index()];
     for (name, instruction) in [("HVC", HVC), ("SMC", SMC)] {

@@ -16,21 +16,55 @@ use crate::registers::field;
 use crate::start::Start;
 
 /// An encoding of MRS, MSR or SYS: op0, op1, CRn, CRm, op2 (Arm ARM C5.1.2).
-#[derive(Clone, Copy)]
-struct Encoding(u32);
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Encoding(u32);
 
 impl Encoding {
-    const fn new(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> Self {
+    /// The one with this op0 and these fourteen bits from op1 to op2.
+    #[must_use]
+    pub const fn of(op0: u32, rest: u32) -> Self {
+        Self(op0 << 14 | rest)
+    }
+
+    /// op0.
+    #[must_use]
+    pub const fn op0(self) -> u32 {
+        self.0 >> 14
+    }
+
+    /// op1.
+    #[must_use]
+    pub const fn op1(self) -> u32 {
+        self.0 >> 11 & 7
+    }
+
+    /// CRn.
+    #[must_use]
+    pub const fn crn(self) -> u32 {
+        self.0 >> 7 & 15
+    }
+
+    /// CRm.
+    #[must_use]
+    pub const fn crm(self) -> u32 {
+        self.0 >> 3 & 15
+    }
+
+    /// The one with these parts.
+    #[must_use]
+    pub const fn new(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> Self {
         Self(op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2)
     }
 
-    /// `mrs x0, …`.
-    const fn read(self) -> u32 {
+    /// `mrs x0, …`, which for op0 = 1 is `sysl x0, …`.
+    #[must_use]
+    pub const fn read(self) -> u32 {
         0xd520_0000 | self.0 << 5
     }
 
     /// `msr …, x0`, which for op0 = 1 is `sys …, x0`.
-    const fn write(self) -> u32 {
+    #[must_use]
+    pub const fn write(self) -> u32 {
         0xd500_0000 | self.0 << 5
     }
 }

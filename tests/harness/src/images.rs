@@ -71,6 +71,7 @@ pub fn guest(name: &str) -> Result<PathBuf, Missed> {
             "broken",
             "calls",
             "conformance",
+            "encodings",
             "interrupts",
             "lend",
             "log",

@@ -24,6 +24,16 @@ fn guest(context: &Context, name: &str, model: &str, gic: u32, profile: &str, en
     Ok(())
 }
 
+/// Nothing that can be encoded as a system instruction does more in virtual EL2 than it should. The guest has checked
+/// that, and that it could do so to the end is half of it.
+fn encodings(context: &Context, model: &str, gic: u32, profile: &str, arguments: &str) -> Outcome {
+    let machine = machine(context, qemu::usual()?, "encodings", model, arguments)?.with("SMP", 1).with("GIC", gic);
+    let machine = machine.entered(Entry::VirtualEl2, "").with("PROFILE", profile);
+    let machine = if profile == "debug" { machine.own_build() } else { machine };
+    machine.run()?.ended_with(0)?.says("checks, 0 failed")?;
+    Ok(())
+}
+
 /// RAM, and a range after it that neither has memory nor devices and does not begin at a multiple of 1 GiB.
 const RAM_WITH_A_HOLE: (&str, &str) = ("1536M", "region=0xa0000000,0x200000");
 
@@ -168,6 +178,23 @@ pub(super) fn cells() -> Vec<Cell> {
             let cell = Cell::new(name, move |context| same_registers(context, model, gic, entry));
             cells.push(cell.slow(quickly != Some(entry)));
         }
+    }
+    for (model, gic, profile, quick) in [
+        ("cortex-a57", 2, "release", true),
+        ("max", 3, "release", true),
+        ("cortex-a53", 3, "release", false),
+        ("cortex-a57", 2, "release", false),
+        ("cortex-a72", 3, "release", false),
+        ("neoverse-n2", 3, "release", false),
+        ("neoverse-v1", 3, "release", false),
+        ("max", 3, "release", false),
+        ("max", 3, "debug", false),
+    ] {
+        let (what, arguments) = if quick { ("encodings-quickly", "quick") } else { ("encodings", "") };
+        let cell = Cell::new(format!("guests/{what}-{model}-gic{gic}-{profile}"), move |context| {
+            encodings(context, model, gic, profile, arguments)
+        });
+        cells.push(cell.slow(!quick));
     }
     for address in [0x4400_0000, 0x5fe0_0000] {
         cells.push(Cell::new(format!("guests/exeunt-at-{address:#x}"), move |context| elsewhere(context, address)));
