@@ -230,6 +230,15 @@ fn initrd_by_boot_protocol(context: &Context) -> Outcome {
     Ok(())
 }
 
+/// RAM that is not there, in a node of its own: the host gets no answer in a buffer there, and Exeunt goes on.
+fn ram_where_nothing_answers(context: &Context) -> Outcome {
+    let node = "memory@90000000 { device_type = \"memory\"; reg = <0x0 0x90000000 0x0 0x10000000>; }; cpus {";
+    let host = Host::guest("closed=0x90000000 closed=0x9ffff000 open=0x62000000")?;
+    let ran = changed(context, &host, "cpus {", node)?.run()?.ended_with(0)?.says("checks, 0 failed")?;
+    ran.says("a call's buffer at 0x90000000 cannot be written: data abort from EL2: synchronous external abort")?;
+    Ok(())
+}
+
 type Test = fn(&Context) -> Outcome;
 
 const TESTS: &[(&str, Test)] = &[
@@ -250,6 +259,7 @@ const TESTS: &[(&str, Test)] = &[
         let beyond = "reg = <0x0 0x40000000 0x0 0x40000000 0x1000 0x0 0x0 0x40000000>;";
         impossible(context, RAM, beyond, "the RAM at 0x100000000000-0x10003fffffff goes beyond the 44 bits")
     }),
+    ("ram-where-nothing-answers", ram_where_nothing_answers),
     ("gicv2-where-nothing-answers", |context| {
         let nowhere = "reg = <0x0 0x0b000000 0x0 0x10000 0x0 0x0b010000 0x0 0x10000>;";
         impossible(context, GIC, nowhere, "the GICv2 of the device tree does not answer at 0xb000004")
