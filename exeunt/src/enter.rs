@@ -9,7 +9,7 @@ use ::smccc::psci::PSCI_CPU_OFF;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTPCT_EL0, ELR_EL2, Readable, SCTLR_EL2, SPSR_EL2, Writeable};
 use guest_abi::vendor::Policy;
-use hypervisor::features::{self, Feature, Step, Units};
+use hypervisor::features::{self, Feature, Gic, Step, Units};
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::psci::HostEntry;
 use hypervisor::virtual_el2::VirtualEl2;
@@ -59,8 +59,8 @@ pub fn arrive() -> ! {
 fn enter(entry: HostEntry) -> ! {
     let cpu = cpu::current();
     let machine = machine();
-    set_up(cpu, machine, Keep::Nothing);
-    let level = level(cpu, machine);
+    let gic = set_up(cpu, machine, Keep::Nothing);
+    let level = level(cpu, machine, gic);
     if level == EntryLevel::VirtualEl2 {
         let settings = machine.settings(cpu.ids());
         let mut frame = HostFrame::EMPTY;
@@ -73,10 +73,9 @@ fn enter(entry: HostEntry) -> ! {
     unsafe { eret(entry.pc, entry.x0, level.spsr(), memory::stack_top(cpu.index())) }
 }
 
-/// At which level the host is entered on this CPU, which has just been set up for it.
-fn level(cpu: &PerCpu, machine: &Machine) -> EntryLevel {
-    let here = gic::on_this_cpu(machine.gic, cpu.ids());
-    let level = machine.entry.on(machine.gic, here).unwrap_or_else(|reason| {
+/// At which level the host is entered on this CPU, to which the GIC is `gic`.
+fn level(cpu: &PerCpu, machine: &Machine, gic: Gic) -> EntryLevel {
+    let level = machine.entry.on(machine.gic, gic).unwrap_or_else(|reason| {
         warn!("CPU {}: {reason}; the host is entered at EL1 there", cpu.index());
         EntryLevel::El1
     });
@@ -93,9 +92,9 @@ pub enum Keep {
     Host,
 }
 
-/// Sets EL2's registers for the host.
+/// Sets EL2's registers for the host. Returns what the GIC is to this CPU.
 #[inline(never)]
-pub fn set_up(cpu: &PerCpu, machine: &Machine, keep: Keep) {
+pub fn set_up(cpu: &PerCpu, machine: &Machine, keep: Keep) -> Gic {
     machine.stage2.install();
     let ids = cpu.ids();
     if ids.has(Feature::Sme) {
@@ -109,7 +108,8 @@ pub fn set_up(cpu: &PerCpu, machine: &Machine, keep: Keep) {
         // What it uses it goes on using, whether it has asked Exeunt for it or was alone with EL2 then.
         Keep::Host => Units::ALL,
     };
-    features::set_up(ids, gic::on_this_cpu(machine.gic, ids), opened, |step| match step {
+    let gic = gic::on_this_cpu(machine.gic, ids);
+    features::set_up(ids, gic, opened, |step| match step {
         Step::Write(register, _) if keep == Keep::Host && !register.is_el2() => {}
         // SAFETY: only registers that the CPU's ID registers show; none of them changes what Exeunt itself runs under.
         Step::Write(register, value) => unsafe { registers::write(register, value) },
@@ -121,6 +121,7 @@ pub fn set_up(cpu: &PerCpu, machine: &Machine, keep: Keep) {
         cpu.interface.store(gic::own_interface(frames), Ordering::Relaxed);
     }
     assert!(cpu.life.go_live().is_ok(), "EL2 of CPU {} is set up twice", cpu.index());
+    gic
 }
 
 /// Starts the next payload at `entry` under Exeunt, as if the CPU had just come up there, with the registers of
@@ -131,8 +132,8 @@ pub fn restart(frame: &mut HostFrame, entry: u64) {
     let cpu = cpu::current();
     let machine = machine();
     cpu.life.begin();
-    set_up(cpu, machine, Keep::Nothing);
-    if level(cpu, machine) == EntryLevel::VirtualEl2 {
+    let gic = set_up(cpu, machine, Keep::Nothing);
+    if level(cpu, machine, gic) == EntryLevel::VirtualEl2 {
         let settings = machine.settings(cpu.ids());
         let trap = &mut Trap { frame, cpu, machine };
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(trap, &settings, entry));

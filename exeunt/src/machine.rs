@@ -19,7 +19,7 @@ use spin::Once;
 
 use crate::cpu::{self, PerCpu};
 use crate::stage2::Stage2;
-use crate::{firmware, memory, selftest};
+use crate::{firmware, selftest};
 
 /// What all CPUs share while the host runs.
 pub struct Machine {
@@ -155,14 +155,7 @@ impl Machine {
 
     /// What virtual EL2 is on a CPU with these ID registers.
     pub fn settings<'a>(&self, ids: &'a IdRegisters) -> Settings<'a> {
-        Settings {
-            ids,
-            gic: self.gic,
-            hide_stage2_granules: self.hides_stage2_granules(),
-            gic_holds: self.gic_holds,
-            // Exeunt's own text.
-            void: memory::reservation().start,
-        }
+        Settings { ids, gic: self.gic, hide_stage2_granules: self.hides_stage2_granules() }
     }
 
     /// Prints how often each CPU, and all together, came to EL2. `stats` asks for it, so a log that became quiet when

@@ -134,6 +134,15 @@ impl virtual_el2::Cpu for Trap<'_> {
         unsafe { write(value, register) }.done()
     }
 
+    fn gic_holds(&self) -> bool {
+        self.machine.gic_holds
+    }
+
+    fn void(&self) -> u64 {
+        // Exeunt's own text.
+        memory::reservation().start
+    }
+
     fn gicc_pmr(&mut self) -> Option<u32> {
         self.machine.gicv2.and_then(gic::priority_mask)
     }

@@ -21,7 +21,7 @@
 //!
 //! With HCR_EL2.TGE 0 interrupts and SErrors of EL0 target EL1, and there PSTATE.A, I and F at EL0 do mask them,
 //! whatever their source. So do the host's own exceptions, which are all that virtual EL2 lives on; and EL1 has nobody
-//! to take them. VBAR_EL1 gets an address at which stage 2 has nothing ([`Settings::void`]): the fetch of the vector's
+//! to take them. VBAR_EL1 gets an address at which stage 2 has nothing ([`Cpu::void`]): the fetch of the vector's
 //! first instruction faults, and that fault is real EL2's. The host's exception is then in ESR_EL1, FAR_EL1, ELR_EL1
 //! and SPSR_EL1, as if EL2 had taken it one step late, and not one instruction has run at EL1. Stage 1 stays off
 //! (SCTLR_EL1.M), stage 2 stays on.
@@ -70,12 +70,17 @@ struct Detour {
 /// What the window has taken from the host for the sake of interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interrupts {
+    /// The GIC holds them: what is here of its registers is the host's.
+    held: bool,
     /// ICC_PMR_EL1 or GICC_PMR.
     priority_mask: u64,
     /// ICC_IGRPEN0_EL1 and ICC_IGRPEN1_EL1 of a GICv3.
     groups: [u64; 2],
-    /// Interrupts that came since the host's last exception.
+    /// Interrupts that came since the host's last exception; on the detour not 0.
     came: u8,
+    /// On the detour, the host's last exception came by way of EL1. (Not in [`Detour`]: there `None` would be a `bool`
+    /// that is neither, and what a CPU begins with no longer all zeros, which the image need not hold.)
+    by_el1: bool,
     detour: Option<Detour>,
 }
 
@@ -85,22 +90,22 @@ const GROUPS: [(Register, Needs); 2] =
 
 impl Interrupts {
     /// Of a CPU that was never in virtual EL2.
-    pub const NONE: Self = Self { priority_mask: 0, groups: [0; 2], came: 0, detour: None };
+    pub const NONE: Self = Self { held: false, priority_mask: 0, groups: [0; 2], came: 0, by_el1: false, detour: None };
 
     /// Has the GIC hold all interrupts.
     pub fn hold(cpu: &mut impl Cpu, settings: &Settings) -> Self {
-        let mut held = Self::NONE;
-        if settings.gic_holds {
-            held.priority_mask = priority_mask(cpu, settings);
+        let mut interrupts = Self { held: cpu.gic_holds(), ..Self::NONE };
+        if interrupts.held {
+            interrupts.priority_mask = priority_mask(cpu, settings);
             set_priority_mask(cpu, settings, 0);
-            for (group, (register, needs)) in held.groups.iter_mut().zip(GROUPS) {
+            for (group, (register, needs)) in interrupts.groups.iter_mut().zip(GROUPS) {
                 if needs.met(settings) {
                     *group = borrow(cpu, register);
                     cpu.write(register, 0);
                 }
             }
         }
-        held
+        interrupts
     }
 
     /// Gives everything back, at the end of the window. The caller writes HCR_EL2.
@@ -110,7 +115,7 @@ impl Interrupts {
                 cpu.write(register, value);
             }
         }
-        if settings.gic_holds {
+        if self.held {
             for (&group, (register, needs)) in self.groups.iter().zip(GROUPS) {
                 if needs.met(settings) {
                     cpu.write(register, group);
@@ -120,27 +125,28 @@ impl Interrupts {
         }
     }
 
-    /// An interrupt has come to real EL2 in the window. True if the window has to take the detour: then
-    /// [`Self::detour`] has begun, and the caller writes SCTLR_EL1 and HCR_EL2.
-    pub fn came(&mut self, cpu: &mut impl Cpu, settings: &Settings) -> bool {
+    /// An interrupt has come to real EL2 in the window. True if the window has to take the detour, which has begun
+    /// then: the caller writes SCTLR_EL1 and HCR_EL2.
+    pub fn came(&mut self, cpu: &mut impl Cpu) -> bool {
         if self.detour.is_some() {
             return false;
         }
-        if settings.gic_holds
+        if self.held
             && let Some(mask) = cpu.gicc_pmr()
             && mask != 0
         {
             self.priority_mask = u64::from(mask);
             cpu.set_gicc_pmr(0);
         }
-        if self.came < PATIENCE {
-            self.came += 1;
+        self.came += 1;
+        if self.came <= PATIENCE {
             return false;
         }
-        let spsr = cpu.spsr();
-        self.detour = Some(Detour { el1: DETOUR.map(|register| borrow(cpu, register)), daif: spsr & pstate::DAIF });
-        cpu.write(Register::VbarEl1, settings.void);
-        let pc = cpu.elr();
+        let (pc, spsr) = (cpu.elr(), cpu.spsr());
+        let el1 = DETOUR.map(|register| borrow(cpu, register));
+        self.detour = Some(Detour { el1, daif: spsr & pstate::DAIF });
+        let void = cpu.void();
+        cpu.write(Register::VbarEl1, void);
         cpu.set_return(pc, spsr | pstate::DAIF);
         true
     }
@@ -151,18 +157,37 @@ impl Interrupts {
         self.detour.is_some()
     }
 
-    /// The host's exception that has led to the one with this syndrome, and its FAR. On the detour, that is the one
-    /// that EL1 has taken; the CPU's return becomes the host's then.
-    pub fn exception(&mut self, cpu: &mut impl Cpu, settings: &Settings, esr: Esr) -> (Esr, u64) {
-        // The host goes on: what comes now is not the same interrupt for ever.
-        self.came = 0;
-        let at_vector = || cpu.elr() == settings.void + VECTOR && cpu.spsr() & pstate::EL_MASK != 0;
-        if self.detour.is_none() || !at_vector() || esr.class() != Some(ExceptionClass::InstructionAbortLower) {
-            return (esr, cpu.far());
+    /// Whether no interrupt has come since the host's last exception, and the window has not taken the detour. The one
+    /// question that each exception of the host's asks.
+    #[must_use]
+    pub const fn are_quiet(&self) -> bool {
+        self.came == 0
+    }
+
+    /// The host's exception that has led to the one with this syndrome. On the detour, that is the one that EL1 has
+    /// taken; the CPU's return becomes the host's then.
+    #[cold]
+    #[inline(never)]
+    pub fn exception(&mut self, cpu: &mut impl Cpu, esr: Esr) -> Esr {
+        if self.detour.is_none() {
+            // The host goes on: what comes now is not the same interrupt for ever.
+            self.came = 0;
+            return esr;
+        }
+        self.by_el1 = esr.class() == Some(ExceptionClass::InstructionAbortLower)
+            && cpu.elr() == cpu.void() + VECTOR
+            && cpu.spsr() & pstate::EL_MASK != 0;
+        if !self.by_el1 {
+            return esr;
         }
         let (pc, spsr) = (borrow(cpu, Register::ElrEl1), borrow(cpu, Register::SpsrEl1));
         cpu.set_return(pc, spsr);
-        (Esr::new(borrow(cpu, Register::EsrEl1)), borrow(cpu, Register::FarEl1))
+        Esr::new(borrow(cpu, Register::EsrEl1))
+    }
+
+    /// FAR of the host's exception.
+    pub fn far(&self, cpu: &mut impl Cpu) -> u64 {
+        if self.by_el1 { borrow(cpu, Register::FarEl1) } else { cpu.far() }
     }
 
     /// PSTATE with the host's DAIF, for one that hardware has.
@@ -186,16 +211,16 @@ impl Interrupts {
     }
 
     /// Where the host's value of a register of EL1 is, if it is not in hardware.
-    pub fn borrowed(&mut self, settings: &Settings, register: Register) -> Option<&mut u64> {
+    pub fn borrowed(&mut self, register: Register) -> Option<&mut u64> {
         if let Some(detour) = &mut self.detour
             && let Some(place) = DETOUR.iter().position(|&each| each == register)
         {
             return Some(&mut detour.el1[place]);
         }
         match register {
-            Register::IccPmrEl1 if settings.gic_holds => Some(&mut self.priority_mask),
-            Register::IccIgrpen0El1 if settings.gic_holds => Some(&mut self.groups[0]),
-            Register::IccIgrpen1El1 if settings.gic_holds => Some(&mut self.groups[1]),
+            Register::IccPmrEl1 if self.held => Some(&mut self.priority_mask),
+            Register::IccIgrpen0El1 if self.held => Some(&mut self.groups[0]),
+            Register::IccIgrpen1El1 if self.held => Some(&mut self.groups[1]),
             _ => None,
         }
     }

@@ -163,11 +163,6 @@ pub struct Settings<'a> {
     pub gic: Gic,
     /// The host finds no granule for stage 2, here and, by HCR_EL2.TID3, later.
     pub hide_stage2_granules: bool,
-    /// The GIC is to hold interrupts in the window. Only tests go without, to see what becomes of those that it cannot
-    /// hold.
-    pub gic_holds: bool,
-    /// An address, a multiple of 2 KiB, at which stage 2 has nothing.
-    pub void: u64,
 }
 
 impl Settings<'_> {
@@ -230,6 +225,11 @@ pub trait Cpu {
     fn read_id(&mut self, crm: u8, op2: u8) -> u64;
     /// MSR. The exception return makes it take effect.
     fn write(&mut self, register: Register, value: u64) -> Option<()>;
+    /// Whether the GIC is to hold interrupts in the window. Only tests go without, to see what becomes of those that it
+    /// cannot hold.
+    fn gic_holds(&self) -> bool;
+    /// An address, a multiple of 2 KiB, at which stage 2 has nothing.
+    fn void(&self) -> u64;
     /// GICC_PMR of a GICv2; nothing if there is none.
     fn gicc_pmr(&mut self) -> Option<u32>;
     /// Sets it. It has arrived at the GIC when this returns.
@@ -604,7 +604,7 @@ impl VirtualEl2 {
         if !self.in_window {
             return Held::Outside;
         }
-        if !self.interrupts.came(cpu, settings) {
+        if !self.interrupts.came(cpu) {
             return Held::Again;
         }
         cpu.write(Register::SctlrEl1, self.window_sctlr(settings));
@@ -616,7 +616,7 @@ impl VirtualEl2 {
 
     /// Answers a synchronous exception from the host in virtual EL2.
     pub fn handle(&mut self, cpu: &mut impl Cpu, settings: &Settings, esr: Esr) -> Answer {
-        let (esr, far) = self.interrupts.exception(cpu, settings, esr);
+        let esr = if self.interrupts.are_quiet() { esr } else { self.interrupts.exception(cpu, esr) };
         let pc = cpu.elr();
         let done = match esr.class() {
             Some(ExceptionClass::Wfx) => Done::Next,
@@ -627,7 +627,7 @@ impl VirtualEl2 {
                 Some(access) => self.execute(cpu, settings, decode::from_syndrome(access), Note::Exception(esr)),
                 None => Done::Take(Cause::Undefined, Some(Note::Exception(esr))),
             },
-            _ => Done::Take(Cause::of(esr, far), Some(Note::Exception(esr))),
+            _ => Done::Take(Cause::of(esr, self.interrupts.far(cpu)), Some(Note::Exception(esr))),
         };
         match done {
             Done::Next => {
@@ -835,7 +835,7 @@ impl VirtualEl2 {
                 Register::CcsidrEl1 => cache_size(cpu),
                 _ => {
                     self.ask(cpu, settings, register);
-                    match self.interrupts.borrowed(settings, hardware) {
+                    match self.interrupts.borrowed(hardware) {
                         Some(value) => Some(*value),
                         None => cpu.read(hardware),
                     }
@@ -872,7 +872,7 @@ impl VirtualEl2 {
                     Register::SpEl0 => self.borrowed.other_sp = value,
                     _ => {
                         self.ask(cpu, settings, register);
-                        match self.interrupts.borrowed(settings, hardware) {
+                        match self.interrupts.borrowed(hardware) {
                             Some(place) => *place = value,
                             None => cpu.write(hardware, value)?,
                         }

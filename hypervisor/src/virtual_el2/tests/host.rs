@@ -143,7 +143,7 @@ impl Model {
     }
 
     pub fn settings(&self) -> Settings<'_> {
-        Settings { ids: &self.ids, gic: self.gic, hide_stage2_granules: self.hide, gic_holds: self.holds, void: VOID }
+        Settings { ids: &self.ids, gic: self.gic, hide_stage2_granules: self.hide }
     }
 }
 
@@ -393,6 +393,14 @@ impl Cpu for Hardware {
         self.check(register);
         assert_ne!(register.access(), Access::ReadOnly, "{}", register.name());
         (!self.refuses).then(|| self.set(register, value))
+    }
+
+    fn gic_holds(&self) -> bool {
+        self.model.holds
+    }
+
+    fn void(&self) -> u64 {
+        VOID
     }
 
     fn gicc_pmr(&mut self) -> Option<u32> {
@@ -645,7 +653,7 @@ impl Host {
         assert_eq!(sctlr & (1 | 1 << 9 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 18 | 1 << 26), expected, "{sctlr:#x}");
         assert_eq!(self.cpu.get(Register::CpacrEl1) >> 20 & 3, 3);
         assert_eq!(self.cpu.get(Register::MdscrEl1), 0);
-        if !settings.gic_holds {
+        if !self.model.holds {
             return;
         }
         if Needs::Gicv3.met(&settings) {

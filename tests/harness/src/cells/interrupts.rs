@@ -67,10 +67,10 @@ fn linux(context: &Context, forgets: bool) -> Outcome {
     Ok(())
 }
 
-/// A kexec or a crash whose next kernel starts with interrupts pending that no GIC holds: the old kernel's timer has
-/// not stopped.
-fn detour(context: &Context, model: &str, gic: u32, crash: bool) -> Outcome {
-    let console = restart_with(context, model, gic, "resident", crash, "selftest=gic-holds-nothing")?;
+/// A kexec whose next kernel starts with an interrupt pending that no GIC holds: the old kernel's timer has not
+/// stopped. After a crash there is none, because Linux masks them all before.
+fn detour(context: &Context, model: &str, gic: u32) -> Outcome {
+    let console = restart_with(context, model, gic, "resident", false, "selftest=gic-holds-nothing")?;
     ensure!(console.contains(DETOUR), "no interrupt came in virtual EL2");
     Ok(())
 }
@@ -94,14 +94,9 @@ pub(super) fn cells() -> Vec<Cell> {
     }
     cells.push(Cell::new("interrupts/linux-forgotten-gic", |context| linux(context, true)));
     cells.push(Cell::new("interrupts/linux-other-gic", |context| linux(context, false)).slow(true));
-    for (model, gic, crash, quick) in
-        [("cortex-a57", 3, false, false), ("cortex-a57", 2, true, false), ("neoverse-n2", 3, true, false)]
-    {
-        let what = if crash { "crash" } else { "kexec" };
-        let cell = Cell::new(format!("interrupts/detour-{what}-{model}-gic{gic}"), move |context| {
-            detour(context, model, gic, crash)
-        });
-        cells.push(cell.slow(!quick));
+    for (model, gic) in [("cortex-a57", 3), ("cortex-a57", 2), ("neoverse-n2", 3)] {
+        let name = format!("interrupts/detour-kexec-{model}-gic{gic}");
+        cells.push(Cell::new(name, move |context| detour(context, model, gic)).slow(true));
     }
     cells
 }
