@@ -19,7 +19,7 @@ help:
 	@echo "make run RUN='COMMAND'   run a shell command in the guest, show its output, power off (scripts/run returns its status)"
 	@echo '    SMP=4 MEM=1G CPU=cortex-a57 GIC=3 KERNEL=6.12|6.1|6.12-rt|6.12-16k|backports|5.10|FILE'
 	@echo '    INITRD=FILE APPEND=... EXEUNT=...'
-	@echo '    PROFILE=release|debug TIMEOUT=SECONDS OVERLAY=DIRECTORY QEMU=... QEMU_EXTRA=... HYPERVISOR=none'
+	@echo '    PROFILE=release|debug TIMEOUT=SECONDS OVERLAY=DIRECTORY QEMU=... QEMU_EXTRA=... HYPERVISOR=none FIRMWARE=tf-a'
 	@echo '    (scripts/machine.sh describes each)'
 	@echo 'make gdb       the same machine, stopped at Exeunt'"'"'s entry, in gdb with the symbols loaded'
 	@echo 'make kexec     boot Linux, kexec the next one, and say what became of EL2: ENTRY=el2|el1 POLICY=leave|resident FROM=CPU'

@@ -43,12 +43,13 @@ debian_mirror() {
         END { if (best) print mirror; else exit 1 }'
 }
 
-# Makes a private apt state in $1 for architecture $2 and the suites $3... (such as "trixie trixie-security") unless it
-# is there, and fetches the suites' indexes. A security suite is left out where the machine has no mirror for it.
-# On failure says why in one line and returns 1.
+# Makes a private apt state in $1 for architecture $2, or for source packages if that is `source`, and the suites $3... (such as
+# "trixie trixie-security") unless it is there, and fetches the suites' indexes. A security suite is left out where the machine has
+# no mirror for it. On failure says why in one line and returns 1.
 private_apt_update() {
-    local state=$1 arch=$2 keyring mirror security suite log
+    local state=$1 arch=$2 what="deb [arch=$2 " keyring mirror security suite log
     shift 2
+    if [[ $arch == source ]]; then what="deb-src [" arch=$(dpkg --print-architecture); fi
     keyring=$(debian_keyring) || return 1
     if ! mirror=$(debian_mirror Debian); then
         say "apt on this machine has no source for Debian itself (apt-get indextargets shows none)"
@@ -62,10 +63,10 @@ private_apt_update() {
         case $suite in
         *-security)
             if [[ -n $security ]]; then
-                echo "deb [arch=$arch signed-by=$keyring] $security $suite main"
+                echo "${what}signed-by=$keyring] $security $suite main"
             fi
             ;;
-        *) echo "deb [arch=$arch signed-by=$keyring] $mirror $suite main" ;;
+        *) echo "${what}signed-by=$keyring] $mirror $suite main" ;;
         esac
     done >"$state/sources.list"
     {

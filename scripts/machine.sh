@@ -17,6 +17,7 @@
 #   PROFILE=release  or debug: which build of Exeunt
 #   EXEUNT_BIN=      a ready image of Exeunt; nothing is built then
 #   HYPERVISOR=exeunt  or none: the same host on bare QEMU, entered at the level EL=2 or EL=1
+#   FIRMWARE=        tf-a: Arm's Trusted Firmware at EL3, below Exeunt (scripts/firmware); without, QEMU itself answers PSCI
 #   THREADS=         multi or single: QEMU runs the CPUs in a thread each, which is its choice too, or in turn in one. With more CPUs
 #                    than this machine has, those that wait for one another take most of the time of many threads: 8 CPUs with 64 GiB
 #                    boot in 15 seconds of one, and in 220 of eight
@@ -24,10 +25,15 @@
 #   OUT=target/run   directory for console.log and the composed initrd (while that is in use, target/run-2 and so on)
 #
 # Where things go in RAM, from its base at 0x40000000: Exeunt at 2 MiB (QEMU places an Image there), QEMU's device tree at
-# half of the RAM but no higher than 128 MiB, the host's kernel and its initrd in what is left, lowest address first.
+# half of the RAM but no higher than 128 MiB, the host's kernel and its initrd in what is left, lowest address first. With
+# FIRMWARE=tf-a the device tree is at RAM's base, and everything else where it is without.
 
 readonly KIB=1024 MIB=$((1024 * 1024)) GIB=$((1024 * 1024 * 1024))
 readonly RAM_BASE=0x40000000
+# Where QEMU puts an Image, and the firmware enters one.
+readonly EXEUNT_OFFSET=$((2 * MIB))
+# The models that TF-A knows (plat/qemu/common/common.mk): on another it stops before it has said anything.
+readonly FIRMWARE_CPUS="cortex-a53 cortex-a55 cortex-a57 cortex-a72 cortex-a76 cortex-a710 neoverse-n1 neoverse-n2 neoverse-v1 max"
 
 # An arm64 Image's header (Linux, Documentation/arch/arm64/booting.rst): offsets of the fields that matter here.
 readonly IMAGE_TEXT_OFFSET=8 IMAGE_SIZE=16 IMAGE_MAGIC=56
@@ -55,7 +61,7 @@ footprint_of() {
 check_variables() {
     smp=${SMP:-4} mem=${MEM:-1G} cpu=${CPU:-cortex-a57} gic=${GIC:-3} kernel=${KERNEL:-6.12} initrd=${INITRD:-}
     profile=${PROFILE:-release} hypervisor=${HYPERVISOR:-exeunt} el=${EL:-2} run=${RUN:-} overlay=${OVERLAY:-}
-    qemu_program=${QEMU:-qemu-system-aarch64} threads=${THREADS:-}
+    qemu_program=${QEMU:-qemu-system-aarch64} threads=${THREADS:-} firmware=${FIRMWARE:-}
 
     [[ $smp =~ ^[1-9][0-9]{0,2}$ ]] || die "SMP=$smp: it is a number of CPUs, such as 4"
     [[ -z $threads || $threads == multi || $threads == single ]] || die "THREADS=$threads: it is multi or single"
@@ -74,6 +80,12 @@ check_variables() {
     [[ $hypervisor == exeunt || $hypervisor == none ]] || die "HYPERVISOR=$hypervisor: it is exeunt or none"
     [[ $el == [12] ]] || die "EL=$el: it is 1 or 2"
     if [[ $hypervisor == exeunt && $el == 1 ]]; then die "EL=1 goes with HYPERVISOR=none: Exeunt needs EL2"; fi
+    [[ -z $firmware || $firmware == tf-a ]] || die "FIRMWARE=$firmware: it is tf-a, or empty"
+    if [[ -n $firmware ]]; then
+        if [[ $hypervisor == none || $gic == 2 ]]; then die "FIRMWARE=$firmware goes with HYPERVISOR=exeunt and GIC=3"; fi
+        if ((smp > 32)); then die "SMP=$smp with FIRMWARE=$firmware: it knows 32 CPUs"; fi
+        [[ " $FIRMWARE_CPUS " == *" ${cpu%%,*} "* ]] || die "CPU=$cpu with FIRMWARE=$firmware: it knows $FIRMWARE_CPUS"
+    fi
     if [[ -n $overlay && ! -d $overlay ]]; then die "OVERLAY=$overlay: no such directory"; fi
     if [[ -n $initrd && $initrd != none && ! -f $initrd ]]; then die "INITRD=$initrd: no such file"; fi
     if [[ -n ${EXEUNT_BIN:-} && ! -f $EXEUNT_BIN ]]; then die "EXEUNT_BIN=$EXEUNT_BIN: no such file"; fi
@@ -93,6 +105,7 @@ prepare() {
     if [[ $hypervisor == exeunt && -z ${EXEUNT_BIN:-} ]]; then parts+=(build); fi
     if [[ -n $alias ]]; then parts+=("kernel:$alias"); fi
     if [[ -z $initrd ]]; then parts+=(initramfs); fi
+    if [[ -n $firmware ]]; then parts+=(firmware); fi
     "$ROOT/scripts/setup" "${parts[@]}" "$@" || exit 125
 
     if ! command -v "$qemu_program" >/dev/null; then die "QEMU=$qemu_program: no such program"; fi
@@ -175,11 +188,14 @@ place_modules() {
     exeunt_size=$(footprint_of "$exeunt_bin")
     # QEMU (hw/arm/boot.c): its own boot stub at RAM's base, the Image 2 MiB above that, the device tree at half of the RAM
     # but no higher than 128 MiB, on a 2 MiB boundary. The tree is padded to 1 MiB.
-    taken=(0 $((2 * MIB + exeunt_size)))
-    tree=$((ram / 2 < 128 * MIB ? ram / 2 : 128 * MIB))
-    tree=$(align_up "$tree" $((2 * MIB)))
-    ((tree >= taken[1] && tree + 2 * MIB <= ram)) || die "MEM=$mem is too little for Exeunt and a device tree"
-    taken+=("$tree" $((tree + 2 * MIB)))
+    # With firmware: the device tree at RAM's base, where firmware expects it.
+    taken=(0 $((EXEUNT_OFFSET + exeunt_size)))
+    if [[ -z $firmware ]]; then
+        tree=$((ram / 2 < 128 * MIB ? ram / 2 : 128 * MIB))
+        tree=$(align_up "$tree" $((2 * MIB)))
+        ((tree >= taken[1] && tree + 2 * MIB <= ram)) || die "MEM=$mem is too little for Exeunt and a device tree"
+        taken+=("$tree" $((tree + 2 * MIB)))
+    fi
 
     # An Image lies text_offset bytes above a 2 MiB boundary.
     if is_image "$kernel"; then
@@ -229,6 +245,11 @@ compose_machine() {
     if [[ $hypervisor == exeunt ]]; then
         place_modules
         qemu+=(-kernel "$exeunt_bin")
+        if [[ -n $firmware ]]; then
+            # Of -kernel QEMU then keeps only the command line: the image is put into RAM here.
+            qemu+=(-machine secure=on -bios "$TARGET/firmware/flash.bin" -device "$(printf 'loader,file=%s,addr=%#x,force-raw=on' \
+                "$(escape "$exeunt_bin")" $((RAM_BASE + EXEUNT_OFFSET)))")
+        fi
         if [[ -n ${EXEUNT:-} ]]; then qemu+=(-append "$EXEUNT"); fi
         qemu+=(-device "$(printf 'guest-loader,addr=%#x,kernel=%s,bootargs=%s' \
             "$kernel_address" "$(escape "$kernel")" "$(escape "$bootargs")")")

@@ -6,7 +6,7 @@
 #   POLICY=leave     what becomes of Exeunt at the restart: leave, or resident (what goes on at EL1 leaves Exeunt where it is)
 #   NEXT=$KERNEL     the kernel that comes after: an alias or a file, as KERNEL=
 #   FROM=CPU         the CPU that restarts or dies
-#   CPU=, SMP=, MEM=, GIC=, KERNEL=, APPEND=, EXEUNT=, HYPERVISOR=, EL=, PROFILE=, TIMEOUT= are those of scripts/run.
+#   CPU=, SMP=, MEM=, GIC=, KERNEL=, APPEND=, EXEUNT=, HYPERVISOR=, EL=, FIRMWARE=, PROFILE=, TIMEOUT= are those of scripts/run.
 #
 # CPU=max is taken for max,lpa2=off, unless KERNEL=backports kexecs: with LPA2 `kexec -l` oopses in Linux 6.12, also where there is no
 # hypervisor, but not in 7.3; and makedumpfile gives up on a dump. CPU=max,lpa2=on says otherwise.

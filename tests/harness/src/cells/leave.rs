@@ -5,7 +5,7 @@ use std::fs;
 
 use super::shell;
 use crate::cell::{Cell, Context, Outcome};
-use crate::machine::PATIENT;
+use crate::machine::{Machine, PATIENT};
 use crate::{ensure, images, parse, qemu};
 
 /// CPUs of each machine here.
@@ -102,10 +102,10 @@ echo status $answer
 COMPLAINTS
 "#;
 
-fn race(context: &Context, rounds: u32, entry: &str, gic: u32) -> Outcome {
+pub(super) fn race(context: &Context, machine: Machine, rounds: u32, entry: &str) -> Outcome {
     let overlay = context.directory()?.join("overlay");
     images::module("6.12", &overlay)?;
-    let machine = context.machine().with("SMP", CPUS).with("GIC", gic).with("APPEND", PATIENT);
+    let machine = machine.with("SMP", CPUS).with("APPEND", PATIENT);
     let machine = machine.with("EXEUNT", format!("entry={entry} stats")).with("OVERLAY", overlay.display());
     let machine = machine.with("RUN", shell::script(RACE, rounds)).limit(300 + u64::from(rounds) * 4);
     let ran = machine.run()?.ended_with(0)?;
@@ -126,7 +126,7 @@ fn race(context: &Context, rounds: u32, entry: &str, gic: u32) -> Outcome {
     Ok(())
 }
 
-fn rounds(context: &Context, rounds: u32, entry: &str, model: &str, gic: u32) -> Outcome {
+pub(super) fn rounds(context: &Context, machine: Machine, rounds: u32, entry: &str, model: &str) -> Outcome {
     let qemu = qemu::usual()?;
     qemu.needs(model)?;
     let overlay = context.directory()?.join("overlay");
@@ -134,7 +134,7 @@ fn rounds(context: &Context, rounds: u32, entry: &str, model: &str, gic: u32) ->
     // A CPU with VHE that the firmware starts while Exeunt is away goes on at EL2, where the others do not.
     let left = if model == "cortex-a57" { "yes" } else { "" };
     let script = shell::script(SCRIPT, rounds).replace("LEFT", left);
-    let machine = context.machine().with("SMP", CPUS).with("CPU", qemu.cpu(model)).with("GIC", gic);
+    let machine = machine.with("SMP", CPUS).with("CPU", qemu.cpu(model));
     let machine = machine.with("EXEUNT", format!("entry={entry} stats")).with("APPEND", PATIENT);
     let machine = machine.with("OVERLAY", overlay.display()).with("RUN", script);
     let ran = machine.limit(300 + u64::from(rounds) * 4).run()?.ended_with(0)?;
@@ -210,11 +210,13 @@ pub(super) fn cells() -> Vec<Cell> {
     ] {
         let name = format!("leave/{count}-rounds-{entry}-{model}-gic{gic}");
         let quick = (count, entry) == (50, "el2");
-        cells.push(Cell::new(name, move |context| rounds(context, count, entry, model, gic)).slow(!quick));
+        let test = move |context: &Context| rounds(context, context.machine().with("GIC", gic), count, entry, model);
+        cells.push(Cell::new(name, test).slow(!quick));
     }
     for (count, entry, gic) in [(50, "el2", 3), (500, "el2", 2), (500, "el1", 3)] {
         let name = format!("leave/race-{count}-rounds-{entry}-gic{gic}");
-        cells.push(Cell::new(name, move |context| race(context, count, entry, gic)).slow(count > 50));
+        let test = move |context: &Context| race(context, context.machine().with("GIC", gic), count, entry);
+        cells.push(Cell::new(name, test).slow(count > 50));
     }
     cells
 }

@@ -9,6 +9,7 @@ mod consoles;
 mod drill;
 mod exits;
 mod failures;
+mod firmware;
 mod guests;
 mod hotplug;
 mod interrupts;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Cell> {
         user::cells(),
         exits::cells(),
         failures::cells(),
+        firmware::cells(),
         bad_input::cells(),
         trees::cells(),
         people::cells(),
