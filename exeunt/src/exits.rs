@@ -17,7 +17,7 @@ use crate::frame::HostFrame;
 use crate::machine::{self, Machine};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{calls, leaving, memory};
+use crate::{calls, leaving, memory, serror};
 
 /// An HVC from AArch64. It cannot come from virtual EL2, which is at EL0, where there is none.
 pub extern "C" fn hvc(frame: &mut HostFrame, cpu: &'static PerCpu) {
@@ -157,14 +157,14 @@ fn interrupt(frame: &mut HostFrame, cpu: &'static PerCpu, what: &str) {
 
 /// An SError taken to EL2. It is the host's: it came while the host was in virtual EL2, where HCR_EL2.TGE routes it
 /// here, or after one that did, since AMO stays set for its sake. It is given to the host as a virtual SError as soon
-/// as the host is at EL1.
+/// as the host is at EL1 and does not mask it.
 pub extern "C" fn serror(_: &mut HostFrame, cpu: &'static PerCpu) {
     cpu.counters.count(Exit::Interrupt);
     let esr = Esr::new(ESR_EL2.get());
+    trap::limited(machine::machine(), || warn!("CPU {}: {esr}, which the host will take", cpu.index()));
     if cpu.in_window() {
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.hold_serror(esr));
     } else {
-        // VSE has no effect without AMO.
-        HCR_EL2.modify(HCR_EL2::AMO::SET + HCR_EL2::VSE::SET);
+        serror::pend(cpu, esr);
     }
 }

@@ -17,8 +17,8 @@
 //!
 //! ESR_EL2, FAR_EL2 and HPFAR_EL2 are not put back: whoever needs those of the host's exception reads them before.
 //!
-//! Only synchronous exceptions come here. An external abort that a bus reports later is an SError, which EL2 masks; the
-//! host gets it. And firmware that has external aborts routed to EL3 (SCR_EL3.EA) decides there what becomes of one.
+//! Only synchronous exceptions come here. An external abort that a bus reports later is an SError, which EL2 masks: see
+//! `serror`. And firmware that has external aborts routed to EL3 (SCR_EL3.EA) decides there what becomes of one.
 
 use core::arch::naked_asm;
 

@@ -13,6 +13,7 @@ use hypervisor::leave::{self, Cpus, Fate, Leaver, Patience, Room, World};
 use hypervisor::lifecycle::{EntryLevel, LifeCycle};
 use hypervisor::own_calls;
 use hypervisor::psci::{Environment, PowerState};
+use hypervisor::serror;
 use hypervisor::syndrome::{Esr, ExceptionClass};
 use hypervisor::trap;
 use hypervisor::virtual_el2::VirtualEl2;
@@ -133,9 +134,9 @@ pub fn go(frame: &HostFrame, cpu: &PerCpu) -> ! {
     leave_to_host(frame, cpu, vectors)
 }
 
-/// HCR_EL2 of a host that has EL2 to itself.
+/// HCR_EL2 of a host that has EL2 to itself. An SError that it has not taken yet goes with it.
 fn hcr_of_host(cpu: &PerCpu) -> u64 {
-    features::hcr_el2(cpu.ids()) & !(hcr::VM | hcr::TSC | hcr::SWIO)
+    features::hcr_el2(cpu.ids()) & !(hcr::VM | hcr::TSC | hcr::SWIO) | serror::kept(HCR_EL2.get())
 }
 
 fn leave_to_host(frame: &HostFrame, cpu: &PerCpu, vectors: Option<u64>) -> ! {

@@ -44,6 +44,8 @@ mod resident;
 #[cfg(target_os = "none")]
 mod selftest;
 #[cfg(target_os = "none")]
+mod serror;
+#[cfg(target_os = "none")]
 mod stage2;
 #[cfg(target_os = "none")]
 mod start;

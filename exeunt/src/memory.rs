@@ -32,7 +32,7 @@ use hypervisor::syndrome::Esr;
 use spin::mutex::SpinMutex;
 
 use crate::cpu::{self, PerCpu};
-use crate::guarded;
+use crate::{guarded, serror};
 
 /// Where the CPUs' stacks are mapped: the upper half of what TTBR0_EL2 translates, far from any physical address.
 const STACK_WINDOW: u64 = IDENTITY_END;
@@ -463,7 +463,7 @@ pub unsafe fn read_host(cpu: &PerCpu, address: u64) -> Result<u64, Esr> {
 /// As for [`fetch`], of the page that `buffer` lies in.
 pub unsafe fn write_host(cpu: &PerCpu, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) -> Result<(), Esr> {
     // SAFETY: promised by the caller.
-    unsafe {
+    let write = || unsafe {
         with_host_page(cpu, buffer.address, Attributes::Data, |start| {
             // A write that finds nothing may end in an SError, later; a read cannot.
             guarded::load8(start).result()?;
@@ -473,7 +473,8 @@ pub unsafe fn write_host(cpu: &PerCpu, buffer: Buffer, fill: impl FnOnce(&mut dy
             let line = cache_line();
             guarded::clean(start & !(line - 1), start + buffer.size as u64, line).result().map(|_| ())
         })
-    }
+    };
+    serror::watch(cpu, write)
 }
 
 /// A piece of the host's RAM that is mapped.

@@ -6,7 +6,7 @@
 //! register is a number in a list, and the instructions stand in the order of that list: a match would make a table of
 //! addresses besides.
 
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{FAR_EL1, FAR_EL2, HCR_EL2, ID_AA64PFR0_EL1, Readable, Writeable};
@@ -164,4 +164,27 @@ macro_rules! el1_register {
 }
 
 el1_register!(sctlr2_el1, "SCTLR2_EL1", "S3_0_C1_C0_3");
+el1_register!(vsesr_el2, "VSESR_EL2", "S3_4_C5_C2_3");
 el1_register!(gcscr_el1, "GCSCR_EL1", "S3_0_C2_C5_0");
+
+/// Has this CPU take note of a physical SError that is pending at it and that EL2 masks (ESB), and gives what DISR_EL1
+/// says of that. It is pending no longer. DISR_EL1 is then the host's again.
+///
+/// # Safety
+/// The CPU has FEAT_RAS.
+pub unsafe fn error_barrier() -> u64 {
+    let disr: u64;
+    // SAFETY: promised by the caller. ESB is HINT #16.
+    unsafe {
+        asm!(
+            "dsb sy",
+            "mrs {host}, S3_0_C12_C1_1",
+            "msr S3_0_C12_C1_1, xzr",
+            "hint #16",
+            "mrs {disr}, S3_0_C12_C1_1",
+            "msr S3_0_C12_C1_1, {host}",
+            host = out(reg) _, disr = out(reg) disr, options(nostack, preserves_flags)
+        );
+    }
+    disr
+}

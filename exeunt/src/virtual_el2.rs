@@ -8,6 +8,7 @@ use core::arch::naked_asm;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{ELR_EL2, FAR_EL2, Readable, SPSR_EL2, Writeable};
 use hypervisor::features::{self, Unit, Units};
+use hypervisor::syndrome::Esr;
 use hypervisor::virtual_el2::Refused;
 use hypervisor::virtual_el2::registers::Register;
 use hypervisor::virtual_el2::system::{Maintenance, SetWay};
@@ -15,7 +16,7 @@ use hypervisor::{virtual_el2, virtual_el2_maintenance, virtual_el2_registers, vi
 
 use crate::guarded::{Access, guarded_table};
 use crate::trap::Trap;
-use crate::{gic, memory, registers};
+use crate::{gic, memory, registers, serror};
 
 macro_rules! accessors {
     ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal,
@@ -151,6 +152,10 @@ impl virtual_el2::Cpu for Trap<'_> {
         if let Some(gic) = self.machine.gicv2 {
             gic::set_priority_mask(gic, value);
         }
+    }
+
+    fn take_serror(&mut self) -> Option<Esr> {
+        serror::take(self.cpu)
     }
 
     fn open(&mut self, unit: Unit) -> Units {

@@ -20,6 +20,7 @@ pub mod placement;
 pub mod psci;
 pub mod ratelimit;
 pub mod restart;
+pub mod serror;
 pub mod sgi;
 pub mod smccc;
 pub mod start;

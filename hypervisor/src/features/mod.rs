@@ -25,7 +25,7 @@
 //! | PAuth | HCR_EL2 APK, API | booting: keys and instructions trap otherwise |
 //! | MTE2 | HCR_EL2 ATA | booting: tags and GCR_EL1 trap otherwise |
 //! | RASv1p1 | HCR_EL2 FIEN | fault injection registers (ERXPFGx_EL1) trap otherwise |
-//! | RAS | VSESR_EL2 0 | the syndrome of a virtual SError, of which there is none |
+//! | RAS | VSESR_EL2 0 | the syndrome of a virtual SError, until there is one |
 //! | CSV2_2, CSV2_1p2 | HCR_EL2 EnSCXT | SCXTNUM_EL1 and _EL0 trap otherwise |
 //! | HCX | HCRX_EL2, all of the below | the register's reset leaves the features off |
 //! | MOPS | HCRX_EL2 MSCEn; MCE2 stays 0 | booting. MCE2 is for hypervisors that move a guest between CPUs |

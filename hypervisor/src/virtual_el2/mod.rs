@@ -71,6 +71,7 @@ use system::{Effect, Maintenance, SetWay};
 
 use crate::features::{self, Feature, Gic, IdRegister, IdRegisters, Step, Unit, Units, hcr};
 use crate::inject::{pstate, skip_instruction};
+use crate::serror;
 use crate::syndrome::{EC_SHIFT, Encoding, Esr, ExceptionClass, IL, ISS_CM, ISS_MASK, ISS_WNR};
 
 /// HCR_EL2.TID3: reads of ID registers from EL1 trap.
@@ -78,10 +79,6 @@ pub const TID3: u64 = 1 << 18;
 
 /// HCR_EL2 (Arm ARM D24.2), the fields that only matter here.
 mod hcr_bits {
-    /// Physical SErrors go to EL2, and VSE has effect.
-    pub const AMO: u64 = 1 << 5;
-    /// A virtual SError is pending.
-    pub const VSE: u64 = 1 << 8;
     /// TLB and instruction cache maintenance of EL1 is broadcast.
     pub const FB: u64 = 1 << 9;
     /// The least shareability of EL1's barriers.
@@ -146,8 +143,6 @@ const VBAR_RES0: u64 = 0x7ff;
 const CPACR_FPEN: u64 = 3 << 20;
 const CPACR_ZEN: u64 = 3 << 16;
 const CPACR_SMEN: u64 = 3 << 24;
-/// VSESR_EL2, ESR_EL2 of an SError: IDS and the syndrome.
-const VSESR_MASK: u64 = ISS_MASK;
 /// An instruction abort, translation fault.
 const ABORT_OF_FETCH: u64 = (ExceptionClass::InstructionAbortLower as u64) << EC_SHIFT | IL | 0b000100;
 /// A data abort of a cache maintenance instruction, translation fault.
@@ -236,6 +231,8 @@ pub trait Cpu {
     fn set_gicc_pmr(&mut self, value: u32);
     /// The host asks for a unit that [waits](Unit::waits): opens it, if it is shut, and tells which are open.
     fn open(&mut self, unit: Unit) -> Units;
+    /// Takes back the virtual SError that is pending for the host at EL1, if one is.
+    fn take_serror(&mut self) -> Option<Esr>;
     /// MSR of a register that [`features::set_up`] sets too, to a value under which Exeunt goes on running; without the
     /// bits that are [shut](features::shut).
     fn write_el2(&mut self, register: features::Register, value: u64) -> Option<()>;
@@ -396,7 +393,7 @@ pub struct VirtualEl2 {
     sp_el0: bool,
     /// The note about SCTLR_EL2.M was given.
     noted_stage1: bool,
-    /// ESR_EL2 of an SError that arrived in the window.
+    /// The syndrome of the SErrors that arrived in the window.
     serror: Option<u64>,
     /// Reads of ID registers that HCR_EL2.TID3 has trapped since the window.
     id_reads: u16,
@@ -512,6 +509,8 @@ impl VirtualEl2 {
             self.set_up(settings);
         }
         let state = exception::State { pstate: cpu.spsr(), pc: cpu.elr(), ..self.state() };
+        // It waits for EL1, and goes on waiting.
+        self.serror = cpu.take_serror().map(|esr| esr.bits() & ISS_MASK);
         self.open(cpu, settings, self.borrowed.other_sp);
         let taken = exception::take_from_el1(settings.ids, &state, esr);
         self.arrive(cpu, &taken);
@@ -556,7 +555,8 @@ impl VirtualEl2 {
         self.interrupts = Interrupts::hold(cpu, settings);
         cpu.write(Register::SpEl0, sp_el2);
         cpu.write_el2(features::Register::HcrEl2, settings.window_hcr());
-        // What EL1 had with its MMU on is stale now, and TGE is one of the bits that a TLB may keep.
+        // TGE is in no TLB (Arm ARM D24.2, HCR_EL2.TGE), but SCTLR_EL1 has bits that may be in one, and EL1 may have
+        // had its MMU on.
         cpu.maintain(Maintenance::TlbiAlle1);
     }
 
@@ -593,10 +593,14 @@ impl VirtualEl2 {
         }
     }
 
-    /// Keeps an SError that was taken to real EL2 in the window, where TGE routes it, until the host is at EL1. Of
-    /// several the last is kept: the architecture merges them too.
+    /// Keeps an SError that was taken to real EL2 in the window, where TGE routes it, until the host is at EL1. Several
+    /// become one.
     pub const fn hold_serror(&mut self, esr: Esr) {
-        self.serror = Some(esr.bits());
+        let syndrome = esr.bits() & ISS_MASK;
+        self.serror = Some(match self.serror {
+            Some(held) => serror::merge(held, syndrome),
+            None => syndrome,
+        });
     }
 
     /// Answers an IRQ or FIQ that was taken to real EL2: in the window, where TGE routes it, it is held.
@@ -609,7 +613,7 @@ impl VirtualEl2 {
         }
         cpu.write(Register::SctlrEl1, self.window_sctlr(settings));
         cpu.write_el2(features::Register::HcrEl2, settings.native_hcr());
-        // TGE is one of the bits that a TLB may keep.
+        // As at the window's beginning.
         cpu.maintain(Maintenance::TlbiAlle1);
         Held::Detour
     }
@@ -795,16 +799,15 @@ impl VirtualEl2 {
         cpu.write(Register::MdscrEl1, self.borrowed.mdscr_el1);
         self.interrupts.give_back(cpu, settings);
         let mut hcr = settings.native_hcr() | self.get(El2::Hcr) & (hcr_bits::FB | hcr_bits::BSU);
-        if let Some(esr) = self.serror.take() {
-            // With AMO the host's next physical SErrors come to EL2 too; whoever handles one there sets VSE again.
-            hcr |= hcr_bits::VSE | hcr_bits::AMO;
+        if let Some(syndrome) = self.serror.take() {
+            let (with_serror, vsesr) = serror::pend(hcr, 0, syndrome);
+            hcr = with_serror;
             if settings.ids.has(Feature::Ras) {
-                cpu.write_el2(features::Register::VsesrEl2, esr & VSESR_MASK);
+                cpu.write_el2(features::Register::VsesrEl2, vsesr);
             }
         }
         cpu.write_el2(features::Register::HcrEl2, hcr);
-        // TGE is one of the bits that a TLB may keep, and must be clear in effect before the ERET, which would be
-        // illegal.
+        // As at the window's beginning. The barriers have TGE clear before the ERET, which would be illegal otherwise.
         cpu.maintain(Maintenance::TlbiAlle1);
         self.in_window = false;
     }

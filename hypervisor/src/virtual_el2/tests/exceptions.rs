@@ -333,11 +333,13 @@ fn leave(host: &mut Host) {
 #[test]
 fn an_serror_of_the_window_is_delivered_after_it() {
     let mut host = Host::new(Model::max());
-    host.el2.hold_serror(Esr::new(0xbf00_0002));
-    host.el2.hold_serror(Esr::new(0xbf00_0011));
+    // Restartable, unrecoverable, corrected: the worst is what the host gets.
+    for syndrome in [0x811, 0x411, 0x1811] {
+        host.el2.hold_serror(Esr::new(0xbe00_0000 | syndrome));
+    }
     leave(&mut host);
     assert_eq!(host.cpu.hcr(), host.model.settings().native_hcr() | 1 << 5 | 1 << 8);
-    assert_eq!(host.cpu.el2(features::Register::VsesrEl2), Some(0x100_0011));
+    assert_eq!(host.cpu.el2(features::Register::VsesrEl2), Some(0x411));
     // Once.
     host.enter();
     leave(&mut host);
@@ -347,6 +349,23 @@ fn an_serror_of_the_window_is_delivered_after_it() {
     host.el2.hold_serror(Esr::new(0xbe00_0000));
     leave(&mut host);
     assert_eq!(host.cpu.hcr() & 0x120, 0x120);
+}
+
+#[test]
+fn an_serror_that_waits_for_el1_waits_while_the_hosts_vectors_run() {
+    let mut host = Host::new(Model::max());
+    host.el2.hold_serror(Esr::new(0xbe00_0411));
+    leave(&mut host);
+    host.el2.set_vectors(0x4110_0000);
+    host.cpu.spsr = 0x3c5;
+    host.el2.call(&mut host.cpu, &host.model.settings(), Esr::new(0x5a00_0000));
+    assert!(host.el2.in_window());
+    assert_eq!(host.cpu.hcr(), host.model.settings().window_hcr());
+    // Another one comes meanwhile.
+    host.el2.hold_serror(Esr::new(0xbe00_0811));
+    leave(&mut host);
+    assert_eq!(host.cpu.hcr() & 0x120, 0x120);
+    assert_eq!(host.cpu.el2(features::Register::VsesrEl2), Some(0x411));
 }
 
 /// Of HCR_EL2 the host gets what concerns nobody else.

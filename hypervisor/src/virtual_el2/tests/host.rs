@@ -411,6 +411,13 @@ impl Cpu for Hardware {
         self.gicc_pmr = self.gicc_pmr.map(|_| value);
     }
 
+    fn take_serror(&mut self) -> Option<Esr> {
+        let hcr = self.hcr();
+        self.el2[features::Register::HcrEl2 as usize] = Some(hcr & !(1 << 8));
+        let vsesr = self.el2(features::Register::VsesrEl2).unwrap_or(0);
+        (hcr & 1 << 8 != 0).then(|| Esr::new(0xbe00_0000 | vsesr))
+    }
+
     fn open(&mut self, unit: Unit) -> Units {
         assert!(unit.waits(&self.model.ids), "{unit:?} is open");
         if !self.opened.contains(unit) {
