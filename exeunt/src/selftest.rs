@@ -73,6 +73,7 @@ pub fn run(which: SelfTest) -> ! {
         }
         SelfTest::DeadLock => {
             console::lose_lock();
+            log::warn!("selftest: the log goes on without its lock");
             panic!("asked for by the option selftest, without the log's lock");
         }
         SelfTest::DoubleFault | SelfTest::TripleFault => {

@@ -80,6 +80,24 @@ fn small_ram_shares_a_level_2_table_with_devices() {
 }
 
 #[test]
+fn a_layout_fits_the_cpus_that_it_could_have_been_made_for() {
+    for parange in 0..=7 {
+        for ipa_bits in 32..=48 {
+            let made_on = |parange| Layout::new(ipa_bits, PaRange::from_id_aa64mmfr0(parange));
+            let layout = made_on(MAX).unwrap();
+            assert_eq!(
+                layout.fits(PaRange::from_id_aa64mmfr0(parange)),
+                made_on(parange).is_ok(),
+                "{ipa_bits} {parange}"
+            );
+        }
+    }
+    // A cortex-a53 beside a cortex-a57.
+    assert!(!layout(44, A57).fits(PaRange::from_id_aa64mmfr0(A53)));
+    assert!(layout(40, A57).fits(PaRange::from_id_aa64mmfr0(A53)));
+}
+
+#[test]
 fn every_ipa_size_has_a_layout_where_the_cpu_allows_it() {
     for parange in 0..=7_u64 {
         let cpu_bits = [32, 36, 40, 42, 44, 48, 52, 56][parange as usize];

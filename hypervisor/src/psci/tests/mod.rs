@@ -438,6 +438,34 @@ fn what_firmware_refuses_is_undone_and_told() {
     assert_eq!(psci.power_state(0), PowerState::On);
 }
 
+/// Firmware that does not turn a CPU off, and looks what the proxy says of it meanwhile.
+struct Looks<'a>(&'a Psci, Recorder);
+
+impl Firmware for Looks<'_> {
+    fn call(&self, registers: &mut [u64; 18]) {
+        assert_eq!([0, 1].map(|cpu| self.0.power_state(cpu)), [PowerState::Off, PowerState::On]);
+        self.1.call(registers);
+    }
+}
+
+#[test]
+fn cpu_off_is_known_before_firmware_is_asked_and_undone_if_that_returns() {
+    let psci = ready(2);
+    psci.come_back(1);
+    // Whatever it returns with, the CPU has not gone off.
+    for answer in [DENIED, DENIED & 0xffff_ffff, SUCCESS, NOT_SUPPORTED] {
+        let firmware = Looks(&psci, Recorder::answering(answer));
+        assert_eq!(call(&psci, &[0xffff_ffff_8401_0002], &firmware), answer);
+        assert_eq!(firmware.1.only(), request(&[0x8400_0002]), "the rest is what the host has given");
+        assert_eq!([0, 1].map(|cpu| psci.power_state(cpu)), [PowerState::On; 2]);
+        assert!(!psci.has_new_claims());
+    }
+    // It has no 64-bit number.
+    let firmware = Recorder::answering(SUCCESS);
+    assert_eq!(call(&psci, &[0xc400_0002], &firmware), NOT_SUPPORTED);
+    assert!(firmware.was_silent());
+}
+
 #[test]
 fn suspend_wakes_in_exeunt_and_goes_on_in_the_host() {
     let psci = ready(2);

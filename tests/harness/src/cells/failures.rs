@@ -59,7 +59,7 @@ const LATE: [Late; 9] = [
     ("read-host", &["EXEUNT PANIC: data abort", "translation fault", "FAR", "the machine goes off"]),
     ("lost-stack", &["EXEUNT PANIC: data abort", "SP  0x0000000000000000", "the machine goes off"]),
     ("lost-cpu", &["EXEUNT PANIC: TPIDR_EL2 was 0x", "data abort", "CPU 0 ", "the machine goes off"]),
-    ("dead-lock", &["EXEUNT PANIC: asked for by the option selftest", "the machine goes off"]),
+    ("dead-lock", &["the log goes on without its lock", "EXEUNT PANIC: asked for by", "the machine goes off"]),
     ("double-fault", &["EXEUNT PANIC: data abort", "EXEUNT PANIC: an exception during a panic: ESR 0x9600004f ELR "]),
     (
         "triple-fault",
