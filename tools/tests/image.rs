@@ -16,7 +16,7 @@ use common::{Built, build};
 use exeunt_tools::a64::Fault;
 use exeunt_tools::image::{Calls, Error, Image, Offender};
 use exeunt_tools::symbolize::Symbols;
-use object::{Object as _, ObjectSection as _};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
 /// Bytes in the stack of each CPU (`STACK_PAGES` in exeunt/src/memory.rs) and in the emergency stack.
 const CPU_STACK: i64 = 8192;
@@ -377,6 +377,21 @@ fn every_relocation_is_one_that_the_entry_code_does() {
         assert!(image.relocated_words() > 0, "{profile}: no relocations: are they read?");
         let others: Vec<_> = image.other_relocations().iter().map(|kind| format!("type {kind}")).collect();
         none(profile, "relocations that boot/src/entry.rs does not know", &others);
+    }
+}
+
+/// What exeunt/src/cpu.rs takes for granted when it makes another CPU's structure out of zeros: those that the image
+/// begins with are in BSS.
+#[test]
+fn a_cpus_structure_begins_as_zeros() {
+    for profile in ["release", "debug"] {
+        let data = fs::read(build(profile).elf).unwrap();
+        let file = object::File::parse(&*data).unwrap();
+        for name in ["exeunt_boot_cpu", "exeunt_spare_cpu"] {
+            let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name)).unwrap();
+            let section = file.section_by_index(symbol.section_index().unwrap()).unwrap();
+            assert_eq!(section.kind(), object::SectionKind::UninitializedData, "{profile}: {name}");
+        }
     }
 }
 
