@@ -52,7 +52,7 @@ static DOOR: Shared = Shared(UnsafeCell::new(Door::Unasked));
 static GONE: AtomicBool = AtomicBool::new(false);
 
 /// Held while a line is written.
-static LINE: SpinMutex<()> = SpinMutex::new(());
+static LINE: SpinMutex<Line> = SpinMutex::new(Line { bytes: [0; _], length: 0 });
 
 /// Whether a lock may be taken: set once the MMU is on, since exclusive accesses are not promised to work on the Device
 /// memory that everything is before.
@@ -159,12 +159,14 @@ fn prefix(out: &mut impl Write) -> fmt::Result {
 
 /// Writes one line, also in a panic and before the MMU is on.
 pub fn line(args: fmt::Arguments) {
-    let _line = lock();
+    let mut text = Text(lock());
     let syndrome = locks_work().then(Syndrome::read);
     let was_gone = GONE.load(Ordering::Relaxed);
-    let mut console = Console;
-    let _ = prefix(&mut console);
-    let _ = writeln!(console, "{args}");
+    let _ = prefix(&mut text);
+    let _ = writeln!(text, "{args}");
+    if let Some(line) = &mut text.0 {
+        line.pass_on();
+    }
     if let Some(syndrome) = syndrome
         && GONE.load(Ordering::Relaxed) != was_gone
     {
@@ -196,7 +198,7 @@ impl Syndrome {
 
 /// The lock, if it can be had in time. Without it characters of two lines may mix, which does no more harm than that
 /// the host writes to the same UART.
-fn lock() -> Option<SpinMutexGuard<'static, ()>> {
+fn lock() -> Option<SpinMutexGuard<'static, Line>> {
     // The MMU is off, and this is the only CPU.
     if !locks_work() {
         return None;
@@ -211,23 +213,56 @@ fn lock() -> Option<SpinMutexGuard<'static, ()>> {
     None
 }
 
-/// The ring and the UART as a place to write to; each use finds them anew, so that a panic needs nothing else.
-struct Console;
+/// What of a line is not in the ring and at the UART yet. `core::fmt` makes a line of some thirty pieces, and to pass
+/// each of them on takes longer than to make it. A line that is no longer than this is in the ring, all of it, before
+/// the UART gets its first byte: whoever dies while it is sent leaves it to LOG_READ.
+struct Line {
+    bytes: [u8; 256],
+    length: usize,
+}
 
-impl Write for Console {
+impl Line {
+    fn pass_on(&mut self) {
+        pass_on(self.bytes.get(..self.length).unwrap_or_default());
+        self.length = 0;
+    }
+}
+
+/// A line on its way: by the buffer, or without the lock piece by piece.
+struct Text(Option<SpinMutexGuard<'static, Line>>);
+
+impl Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if locks_work() {
-            RING.append(text.as_bytes());
-        } else {
-            RING.append_alone(text.as_bytes());
-        }
-        if let Door::Open(port) = door()
-            && !GONE.load(Ordering::Relaxed)
-            && send(port, text).is_none()
-        {
-            GONE.store(true, Ordering::Relaxed);
+        let Some(line) = self.0.as_deref_mut() else {
+            pass_on(text.as_bytes());
+            return Ok(());
+        };
+        for &byte in text.as_bytes() {
+            if line.length == line.bytes.len() {
+                line.pass_on();
+            }
+            // There is room now.
+            if let Some(place) = line.bytes.get_mut(line.length) {
+                *place = byte;
+                line.length += 1;
+            }
         }
         Ok(())
+    }
+}
+
+/// Writes to the ring and to the UART. Each time it finds them anew, so that a panic needs nothing else.
+fn pass_on(text: &[u8]) {
+    if locks_work() {
+        RING.append(text);
+    } else {
+        RING.append_alone(text);
+    }
+    if let Door::Open(port) = door()
+        && !GONE.load(Ordering::Relaxed)
+        && send(port, text).is_none()
+    {
+        GONE.store(true, Ordering::Relaxed);
     }
 }
 
@@ -239,8 +274,8 @@ const UART_PATIENCE: u32 = 10_000_000;
 static STUCK: AtomicBool = AtomicBool::new(false);
 
 /// Sends `text`, unless nothing answers.
-fn send(port: &Port, text: &str) -> Option<()> {
-    let mut rest = text.as_bytes();
+fn send(port: &Port, text: &[u8]) -> Option<()> {
+    let mut rest = text;
     while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
         put(port, &rest[..end])?;
         put(port, b"\r\n")?;

@@ -125,8 +125,12 @@ impl<'a> LogRing<'a> {
         let at = start.wrapping_add(skip as u64) as usize & (self.bytes.len() - 1);
         // To the end of the ring, and on from its beginning.
         let (before, from) = self.bytes.split_at(at);
-        for (slot, &byte) in from.iter().chain(before).zip(&text[skip..]) {
-            slot.store(byte, Ordering::Relaxed);
+        let text = &text[skip..];
+        let (first, rest) = text.split_at(text.len().min(from.len()));
+        for (slots, bytes) in [(from, first), (before, rest)] {
+            for (slot, &byte) in slots.iter().zip(bytes) {
+                slot.store(byte, Ordering::Relaxed);
+            }
         }
     }
 
