@@ -21,6 +21,8 @@
 #   THREADS=         multi or single: QEMU runs the CPUs in a thread each, which is its choice too, or in turn in one. With more CPUs
 #                    than this machine has, those that wait for one another take most of the time of many threads: 8 CPUs with 64 GiB
 #                    boot in 15 seconds of one, and in 220 of eight
+#                    With FIRMWARE=tf-a it is single if nothing is said: a CPU that is off waits in BL31 with WFE, which QEMU makes
+#                    an idle turn of its thread, so that 7 of them take seven eighths of a busy workstation from the one that boots
 #   QEMU=            which QEMU;  QEMU_EXTRA=  further arguments for it, quoted as for a shell
 #   OUT=target/run   directory for console.log and the composed initrd (while that is in use, target/run-2 and so on)
 #
@@ -61,7 +63,7 @@ footprint_of() {
 check_variables() {
     smp=${SMP:-4} mem=${MEM:-1G} cpu=${CPU:-cortex-a57} gic=${GIC:-3} kernel=${KERNEL:-6.12} initrd=${INITRD:-}
     profile=${PROFILE:-release} hypervisor=${HYPERVISOR:-exeunt} el=${EL:-2} run=${RUN:-} overlay=${OVERLAY:-}
-    qemu_program=${QEMU:-qemu-system-aarch64} threads=${THREADS:-} firmware=${FIRMWARE:-}
+    qemu_program=${QEMU:-qemu-system-aarch64} firmware=${FIRMWARE:-} threads=${THREADS:-${FIRMWARE:+single}}
 
     [[ $smp =~ ^[1-9][0-9]{0,2}$ ]] || die "SMP=$smp: it is a number of CPUs, such as 4"
     [[ -z $threads || $threads == multi || $threads == single ]] || die "THREADS=$threads: it is multi or single"

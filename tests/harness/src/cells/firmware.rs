@@ -130,11 +130,13 @@ pub(super) fn cells() -> Vec<Cell> {
         let variables = [&[("FIRMWARE", "tf-a")], variables].concat();
         cells.push(Cell::new(name, move |context| passes(context, script, &variables)));
     }
+    // What races with what is to be seen in threads.
+    let threads = |context: &Context| machine(context).with("THREADS", "multi");
     for entry in Entry::ALL.map(Entry::name) {
-        let rounds = move |context: &Context| leave::rounds(context, machine(context), 50, entry, "cortex-a57");
+        let rounds = move |context: &Context| leave::rounds(context, threads(context), 50, entry, "cortex-a57");
         cells.push(Cell::new(format!("firmware/leave-50-rounds-{entry}"), rounds));
     }
-    let race = |context: &Context| leave::race(context, machine(context), 50, "el2");
+    let race = move |context: &Context| leave::race(context, threads(context), 50, "el2");
     cells.push(Cell::new("firmware/leave-race-50-rounds-el2", race));
     cells.into_iter().map(|cell| cell.slow(true)).collect()
 }
