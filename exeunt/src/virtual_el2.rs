@@ -50,7 +50,7 @@ macro_rules! accessors {
 virtual_el2_registers!(accessors);
 
 macro_rules! maintainer {
-    ($($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
+    ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
         /// Executes maintenance of all there is. It is not complete when this returns.
         ///
         /// # Safety
@@ -66,7 +66,7 @@ macro_rules! maintainer {
 virtual_el2_maintenance!(maintainer);
 
 macro_rules! set_way_maintainer {
-    ($($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
+    ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
         /// Executes cache maintenance by set and way. It is not complete when this returns.
         ///
         /// # Safety

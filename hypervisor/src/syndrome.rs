@@ -1,7 +1,8 @@
 //! What a syndrome register says, as types and in words.
 //!
 //! Owns the layout of ESR_EL2: exception classes, the syndromes of aborts, calls and trapped register accesses, and the
-//! names of the fault status codes. It decides nothing and changes nothing; logs, panics and [`crate::trap`] read it.
+//! names of the fault status codes; and how an instruction names a register ([`Encoding`]), with the enums that are
+//! made of such names. It decides nothing and changes nothing; logs, panics and [`crate::trap`] read it.
 //!
 //! Source for every number here: Arm ARM (DDI 0487L.a), D24.2, "ESR_EL2, Exception Syndrome Register (EL2)".
 
@@ -542,6 +543,47 @@ impl Encoding {
     pub const fn new(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> Self {
         Self { op0, op1, crn, crm, op2 }
     }
+}
+
+/// An enum of registers or instructions with an encoding, out of rows `Name, "words", op0, op1, CRn, CRm, op2;`.
+macro_rules! encoded_enum {
+    (
+        $(#[$doc:meta])* $type:ident:
+        $($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum $type {
+            $(#[doc = $words] $name,)*
+        }
+
+        impl $type {
+            /// Every one of them, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// How MRS, MSR or SYS names it.
+            #[must_use]
+            pub const fn encoding(self) -> $crate::syndrome::Encoding {
+                match self {
+                    $(Self::$name => $crate::syndrome::Encoding::new($op0, $op1, $crn, $crm, $op2),)*
+                }
+            }
+
+            /// Its name in the Arm ARM.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                $crate::syndrome::word(concat!($($words, " ",)*), self as usize)
+            }
+        }
+    };
+}
+
+pub(crate) use encoded_enum;
+
+/// One of many names in one string, which takes a tenth of the room that a table of strings does.
+pub(crate) fn word(names: &'static str, number: usize) -> &'static str {
+    names.split_ascii_whitespace().nth(number).unwrap_or_default()
 }
 
 impl fmt::Display for Encoding {

@@ -4,7 +4,7 @@
 //! values come from whoever can execute MRS. Fields and the features that they tell of: Arm ARM (DDI 0487L.a), D24.2.
 
 use crate::inject::PstateFeatures;
-use crate::syndrome::Encoding;
+use crate::syndrome::encoded_enum;
 
 /// Calls the macro `$callback` with every ID register, as `Name, "words", op0, op1, CRn, CRm, op2;`. With it the EL2
 /// binary makes its MRS instructions, and this file its enum, out of the same list.
@@ -40,35 +40,12 @@ macro_rules! id_registers {
 }
 
 macro_rules! id_register_enum {
-    ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
-        /// A register that tells what the CPU has. Those of the ID space (op0 3, op1 0, CRn 0) are there on every CPU
-        /// and read as zero where the architecture had not defined them yet; the others come with a feature.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u8)]
-        pub enum IdRegister {
-            $(#[doc = $words] $name,)*
-        }
-
-        impl IdRegister {
-            /// Every register, in the order in which they can be read: one that comes with a feature after the one that
-            /// tells of it.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// How MRS names it.
-            #[must_use]
-            pub const fn encoding(self) -> Encoding {
-                match self {
-                    $(Self::$name => Encoding::new($op0, $op1, $crn, $crm, $op2),)*
-                }
-            }
-
-            /// Its name in the Arm ARM.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$name => $words,)*
-                }
-            }
+    ($($rows:tt)*) => {
+        encoded_enum! {
+            /// A register that tells what the CPU has, in the order in which they can be read: one that comes with a
+            /// feature after the one that tells of it. Those of the ID space (op0 3, op1 0, CRn 0) are there on every
+            /// CPU and read as zero where the architecture had not defined them yet; the others come with a feature.
+            IdRegister: $($rows)*
         }
     };
 }

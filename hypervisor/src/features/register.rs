@@ -2,7 +2,7 @@
 //!
 //! Owns names and encodings. Which value goes where is decided in the parent module.
 
-use crate::syndrome::Encoding;
+use crate::syndrome::encoded_enum;
 
 /// Calls the macro `$callback` with every register, as `Name, "words", op0, op1, CRn, CRm, op2;`. With it the EL2
 /// binary makes its MSR instructions, and this file its enum, out of the same list. Encodings: Arm ARM (DDI 0487),
@@ -63,43 +63,20 @@ macro_rules! el2_registers {
 }
 
 macro_rules! register_enum {
-    ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*) => {
-        /// A register that is set before the host is entered.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u8)]
-        pub enum Register {
-            $(#[doc = $words] $name,)*
-        }
-
-        impl Register {
-            /// Every register, in no order that matters.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// How MSR names it.
-            #[must_use]
-            pub const fn encoding(self) -> Encoding {
-                match self {
-                    $(Self::$name => Encoding::new($op0, $op1, $crn, $crm, $op2),)*
-                }
-            }
-
-            /// Whether it is one of EL2's. The others are EL1's and EL0's.
-            #[must_use]
-            pub const fn is_el2(self) -> bool {
-                match self {
-                    $(Self::$name => $op1 == 4,)*
-                }
-            }
-
-            /// Its name in the Arm ARM.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$name => $words,)*
-                }
-            }
+    ($($rows:tt)*) => {
+        encoded_enum! {
+            /// A register that is set before the host is entered.
+            Register: $($rows)*
         }
     };
 }
 
 el2_registers!(register_enum);
+
+impl Register {
+    /// Whether it is one of EL2's. The others are EL1's and EL0's.
+    #[must_use]
+    pub const fn is_el2(self) -> bool {
+        self.encoding().op1 == 4
+    }
+}

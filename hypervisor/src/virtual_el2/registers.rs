@@ -14,7 +14,7 @@ use Policy::{Filtered, Shadow, Special};
 
 use super::Settings;
 use crate::features::{self, Feature as F, Gic, IdRegister};
-use crate::syndrome::Encoding;
+use crate::syndrome::{Encoding, encoded_enum, word};
 
 /// What a write to a register of EL2 does. A read gives what was written last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,31 +224,12 @@ macro_rules! el2_rows {
 macro_rules! el2_enum {
     ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal,
         $policy:expr, $needs:expr;)*) => {
-        /// A register of EL2 whose value is kept for the host.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u8)]
-        pub enum El2 {
-            $(#[doc = $words] $name,)*
+        encoded_enum! {
+            /// A register of EL2 whose value is kept for the host.
+            El2: $($name, $words, $op0, $op1, $crn, $crm, $op2;)*
         }
 
         impl El2 {
-            /// Every one of them, in no order that matters.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// How MRS and MSR name it.
-            #[must_use]
-            pub const fn encoding(self) -> Encoding {
-                match self {
-                    $(Self::$name => Encoding::new($op0, $op1, $crn, $crm, $op2),)*
-                }
-            }
-
-            /// Its name in the Arm ARM.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                word(concat!($($words, " ",)*), self as usize)
-            }
-
             /// What a write does.
             #[must_use]
             pub const fn policy(self) -> Policy {
@@ -464,31 +445,12 @@ macro_rules! virtual_el2_registers {
 macro_rules! hardware_enum {
     ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal,
         $access:expr, $needs:expr;)*) => {
-        /// A register that virtual EL2 reads or writes in hardware.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u8)]
-        pub enum Register {
-            $(#[doc = $words] $name,)*
+        encoded_enum! {
+            /// A register that virtual EL2 reads or writes in hardware.
+            Register: $($name, $words, $op0, $op1, $crn, $crm, $op2;)*
         }
 
         impl Register {
-            /// Every one of them, in no order that matters.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// How MRS and MSR name it.
-            #[must_use]
-            pub const fn encoding(self) -> Encoding {
-                match self {
-                    $(Self::$name => Encoding::new($op0, $op1, $crn, $crm, $op2),)*
-                }
-            }
-
-            /// Its name in the Arm ARM.
-            #[must_use]
-            pub fn name(self) -> &'static str {
-                word(concat!($($words, " ",)*), self as usize)
-            }
-
             /// In which direction it can be accessed.
             #[must_use]
             pub const fn access(self) -> Access {
@@ -723,9 +685,4 @@ pub fn name(register: Encoding) -> Option<&'static str> {
         Row::Hardware(register) => Some(register.name()),
         Row::Absent(index) => Some(word(ABSENT_NAMES, usize::from(index))),
     }
-}
-
-/// One of many names in one string, which takes a tenth of the room that a table of strings does.
-fn word(names: &'static str, number: usize) -> &'static str {
-    names.split_ascii_whitespace().nth(number).unwrap_or_default()
 }

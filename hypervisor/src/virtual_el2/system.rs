@@ -18,18 +18,18 @@
 //! Source: Arm ARM (DDI 0487), C5.3 to C5.5, and D8.17 for what each TLBI covers.
 
 use crate::features::{Feature, IdRegister, IdRegisters};
-use crate::syndrome::Encoding;
+use crate::syndrome::{Encoding, encoded_enum};
 
 /// Calls the macro `$callback` with every instruction that Exeunt executes for virtual EL2 and that names a set and way
-/// of a cache in its register, as `Name, "words", op1, CRn, CRm, op2;` (op0 is 1).
+/// of a cache in its register, as `Name, "words", op0, op1, CRn, CRm, op2;`.
 #[macro_export]
 macro_rules! virtual_el2_set_way {
     ($callback:ident) => {
         $callback! {
-            DcCisw, "DC CISW", 0, 7, 14, 2;
-            DcCsw, "DC CSW", 0, 7, 10, 2;
-            DcCigdsw, "DC CIGDSW", 0, 7, 14, 6;
-            DcCgdsw, "DC CGDSW", 0, 7, 10, 6;
+            DcCisw, "DC CISW", 1, 0, 7, 14, 2;
+            DcCsw, "DC CSW", 1, 0, 7, 10, 2;
+            DcCigdsw, "DC CIGDSW", 1, 0, 7, 14, 6;
+            DcCgdsw, "DC CGDSW", 1, 0, 7, 10, 6;
         }
     };
 }
@@ -39,51 +39,30 @@ macro_rules! virtual_el2_set_way {
 macro_rules! virtual_el2_maintenance {
     ($callback:ident) => {
         $callback! {
-            IcIallu, "IC IALLU", 0, 7, 5, 0;
-            IcIalluis, "IC IALLUIS", 0, 7, 1, 0;
-            TlbiAlle1, "TLBI ALLE1", 4, 8, 7, 4;
-            TlbiAlle1is, "TLBI ALLE1IS", 4, 8, 3, 4;
-            TlbiAlle1os, "TLBI ALLE1OS", 4, 8, 1, 4;
-        }
-    };
-}
-
-macro_rules! instruction_enum {
-    (
-        $type:ident, $doc:literal;
-        $($name:ident, $words:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal;)*
-    ) => {
-        #[doc = $doc]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u8)]
-        pub enum $type {
-            $(#[doc = $words] $name,)*
-        }
-
-        impl $type {
-            /// Every one of them.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// How SYS names it.
-            #[must_use]
-            pub const fn encoding(self) -> Encoding {
-                match self {
-                    $(Self::$name => Encoding::new(1, $op1, $crn, $crm, $op2),)*
-                }
-            }
+            IcIallu, "IC IALLU", 1, 0, 7, 5, 0;
+            IcIalluis, "IC IALLUIS", 1, 0, 7, 1, 0;
+            TlbiAlle1, "TLBI ALLE1", 1, 4, 8, 7, 4;
+            TlbiAlle1is, "TLBI ALLE1IS", 1, 4, 8, 3, 4;
+            TlbiAlle1os, "TLBI ALLE1OS", 1, 4, 8, 1, 4;
         }
     };
 }
 
 macro_rules! set_way_enum {
     ($($rows:tt)*) => {
-        instruction_enum! { SetWay, "Maintenance of a cache by set and way, which the register names."; $($rows)* }
+        encoded_enum! {
+            /// Maintenance of a cache by set and way, which the register names.
+            SetWay: $($rows)*
+        }
     };
 }
 
 macro_rules! maintenance_enum {
     ($($rows:tt)*) => {
-        instruction_enum! { Maintenance, "Maintenance of all that there is, without an operand."; $($rows)* }
+        encoded_enum! {
+            /// Maintenance of all that there is, without an operand.
+            Maintenance: $($rows)*
+        }
     };
 }
 
