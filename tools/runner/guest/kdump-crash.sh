@@ -1,0 +1,65 @@
+# shellcheck shell=dash disable=SC2154 # the runner puts the variables and common.sh before it
+# The crash kernel: makedumpfile filters and compresses /proc/vmcore onto the disk.
+
+facts next
+echo "next vmcore $(stat -c %s /proc/vmcore)"
+vmcore-dmesg /proc/vmcore | sed 's/^/next dmesg /'
+load_modules /modules next
+set -o pipefail
+# makedumpfile up to 1.7.8 goes by the address size that the kernel was built for, and gives up on 52 bits with pages of 4 and
+# 16 KiB. Without LPA2 the kernel uses 48 or 47, and that is what it is told here. To symbols of such a file it adds the offset
+# of KASLR.
+info=
+dd if=/proc/vmcore bs=64k count=1 2>/dev/null | tr '\0' '\n' | sed -n '/^OSRELEASE=/,/^$/p' >/tmp/vmcoreinfo
+t1sz=$(sed -n 's/^NUMBER(TCR_EL1_T1SZ)=//p' /tmp/vmcoreinfo)
+bits=$((64 - ${t1sz:-0}))
+if grep -qE '^PAGESIZE=(4096|16384)$' /tmp/vmcoreinfo && [ $bits -lt 52 ]; then
+    offset=$(sed -n 's/^KERNELOFFSET=//p' /tmp/vmcoreinfo)
+    while IFS= read -r line; do
+        case $line in
+        'NUMBER(VA_BITS)=52') echo "NUMBER(VA_BITS)=$bits" ;;
+        'SYMBOL('*) printf '%s=%x\n' "${line%=*}" $((0x${line#*=} - 0x${offset:-0})) ;;
+        *) printf '%s\n' "$line" ;;
+        esac
+    done </tmp/vmcoreinfo >/tmp/vmcoreinfo-used
+    info="-i /tmp/vmcoreinfo-used"
+fi
+# Flattened: makedumpfile would seek otherwise, and the file's size would be unknown on the other side. It writes page by page,
+# and what is written to a disk in pieces smaller than its blocks has to be read first: dd makes large pieces of them. LZO: zlib
+# takes minutes for a dump full of a pattern where QEMU translates each instruction.
+# shellcheck disable=SC2086 # $info is nothing or two words
+dump_with() { makedumpfile "$@" -F -l -d "$level" $info /proc/vmcore 2>/tmp/makedumpfile; }
+# How far it is, for the runner.
+watch_it() {
+    while sleep 5; do
+        echo "next progress $(tr '\r' '\n' </tmp/makedumpfile | sed -n 's/^Copying data *: *\[ *\([0-9.]*\) %\].*/\1/p' | tail -n1)"
+    done
+}
+mkfifo /tmp/pieces
+wc -c </tmp/pieces >/tmp/size &
+counter=$!
+: >/tmp/makedumpfile
+watch_it &
+watcher=$!
+echo next dumping yes
+if [ ! -b /dev/vda ]; then
+    echo "next bad there is no disk: a kernel with virtio_blk and virtio_mmio built in has one, or with their modules (MODULES=)"
+elif dump_with | tee /tmp/pieces | dd of=/dev/vda ibs=64k obs=1M 2>/tmp/dd && wait $counter && sync; then
+    echo "next dumped $(cat /tmp/size)"
+elif wait $counter && grep -q 'No space left' /tmp/dd; then
+    # Without dd there is nobody who counts to the end.
+    echo "next bad the disk is too small: it has $(($(cat /sys/class/block/vda/size) * 512)) bytes, and the dump $(dump_with | wc -c)"
+else
+    echo "next bad the dump is not complete: $(tr '\r' '\n' </tmp/makedumpfile | grep -v 'Copying data' | tail -n6) $(cat /tmp/dd)"
+fi
+kill $watcher
+if [ "$read" = 1 ]; then
+    echo "next read $(dd if=/proc/vmcore bs=1M 2>/dev/null | wc -c)"
+    echo "next unmapped $(dump_with --non-mmap | wc -c)"
+fi
+if [ "$back" = 1 ]; then
+    or_say next kexec --load --no-checks /back/vmlinuz --initrd=/back/initrd --dtb=/back/tree \
+        --command-line="$next_command_line crashkernel=$reserved" && or_say next kexec --exec
+    echo next bad kexec returned
+fi
+true

@@ -1,0 +1,47 @@
+# shellcheck shell=dash disable=SC2154,SC2086 # the runner puts the variables and common.sh before it
+# The kernel that dies.
+
+facts first
+memory first
+if [ "$(cat /sys/kernel/kexec_crash_size)" = 0 ]; then
+    echo "first bad no memory is kept for a crash kernel: $(dmesg | grep -i crashkernel | tail -n 3 | tr '\n' ';')"
+    exit 1
+fi
+for cpu in /sys/devices/system/cpu/cpu[0-9]*; do echo "first note ${cpu##*/cpu} $(cat "$cpu/crash_notes")"; done
+if [ "$back" = 1 ]; then
+    mkdir -p /tmp/tree/back && cp /sys/firmware/fdt /tmp/tree/back/tree &&
+        (cd /tmp/tree && find . | cpio -o -H newc) >>/next/initrd
+fi
+# kexec-tools describe the kernel's image in the dump by the symbol _text, and where they do not find it they write a size of
+# 16 EiB. The 6.1 of Debian 12 (without CONFIG_KALLSYMS_ALL) does not list it: there it is told, SEGMENT_ALIGN
+# (arch/arm64/include/asm/memory.h) below _stext.
+grep -q ' _text$' /proc/kallsyms || {
+    printf '%x T _text\n' $((0x$(sed -n 's/ T _stext$//p' /proc/kallsyms) - 0x10000)) | cat /proc/kallsyms - >/tmp/kallsyms
+    mount --bind /tmp/kallsyms /proc/kallsyms
+}
+or_say first kexec -p /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line maxcpus=1 reset_devices" || exit
+echo first loaded yes
+if [ "$crash" = restart ]; then
+    # On the way into a kexec, which is loaded while there is memory.
+    or_say first kexec -l /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line" || exit
+fi
+sysctl -q kernel.panic_on_oops=1
+if [ -e /tests/exeunt_test.ko ]; then
+    or_say first insmod /tests/exeunt_test.ko calls=$with_exeunt || exit
+    if [ "$fill" != 0 ]; then echo "first filled $(ask fill "$fill")"; fi
+fi
+on_cpu="taskset $(printf '%x' $((1 << from)))"
+echo first dies now
+case $crash in
+sysrq) $on_cpu sh -c 'echo c >/proc/sysrq-trigger' ;;
+restart)
+    echo crash restart >/proc/exeunt
+    $on_cpu kexec -e
+    ;;
+*)
+    echo "crash $crash $from $turns" >/proc/exeunt
+    sleep 60
+    ;;
+esac
+echo first bad it survived
+false

@@ -1,0 +1,512 @@
+//! `make kdump`: boots the host, loads a crash kernel, lets the host die, gets the dump out and opens it.
+//!
+//! The crash kernel has makedumpfile filter and compress /proc/vmcore onto a virtio disk; drgn opens it on the
+//! workstation (scripts/read-dump).
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::guest::Script;
+use crate::machine::{kernel_file, take_output};
+use crate::modules;
+use crate::output::Output;
+use crate::placement::RAM_BASE;
+use crate::progress::Progress;
+use crate::restart::{
+    Entry, Policy, Ran, Verdict, Wanted, answer_of, in_words, is_there_at_the_end, kernel_line, make_initrd, put, run,
+    stub_calls, tells, what_ended,
+};
+use crate::settings::{Hypervisor, Kernel};
+use crate::variables::{Target, Values, Wrong, size};
+use crate::workstation::Places;
+
+/// How the host dies: by the magic key, or in a way of the test module's (tests/module/crash.c).
+pub const CRASHES: [&str; 14] = [
+    "sysrq",
+    "null",
+    "irq",
+    "timer",
+    "masked",
+    "bug",
+    "overflow",
+    "hvc",
+    "hvc-other",
+    "stuck",
+    "hotplug",
+    "hotplug-down",
+    "leave",
+    "restart",
+];
+
+/// Two kernels and two initrds have to fit where the way back is loaded too.
+const RESERVED: [&str; 2] = ["256M", "384M"];
+
+/// What a person wants.
+#[derive(Clone, Debug)]
+pub struct Kdump {
+    wanted: Wanted,
+    crash: &'static str,
+    turns: u32,
+    fill: u32,
+    level: u32,
+    read: bool,
+    back: bool,
+    reserved: String,
+    disk: u64,
+    symbols: Option<Symbols>,
+    modules: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+enum Symbols {
+    /// Debian's debug package of the kernel.
+    Fetched(&'static str),
+    /// A person's vmlinux.
+    File(PathBuf),
+}
+
+impl Kdump {
+    /// Out of the variables.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn read(values: &Values) -> Result<Self, Wrong> {
+        let wanted = Wanted::read(Target::Kdump, values)?;
+        let mut wrong = Vec::new();
+        macro_rules! or_say {
+            ($result:expr, $usual:expr) => {
+                $result.unwrap_or_else(|error| {
+                    wrong.push(error);
+                    $usual
+                })
+            };
+        }
+        let one_of = CRASHES.map(|kind| (kind, kind));
+        let crash = if let Ok(crash) = values.choose("CRASH", &one_of) {
+            crash
+        } else {
+            let value = values.get("CRASH").unwrap_or_default();
+            wrong.push(format!("CRASH={value}: it is one of {}", CRASHES.join(", ")));
+            CRASHES[0]
+        };
+        let up_to = |most: u32| move |text: &str| text.parse().ok().filter(|&number: &u32| number <= most);
+        let flag = [("0", false), ("1", true)];
+        let fill = or_say!(values.parse("FILL", 0, up_to(15)), 0);
+        let level = or_say!(values.parse("LEVEL", 31, up_to(31)), 31);
+        let turns = or_say!(values.parse("TURNS", 0, up_to(u32::MAX)), 0);
+        let read = or_say!(values.choose("READ", &flag), false);
+        let back = or_say!(values.choose("BACK", &flag), false);
+        let disk = or_say!(values.parse("DISK", wanted.settings.mem.1, size), wanted.settings.mem.1);
+        let reserved = or_say!(
+            values.parse("CRASHKERNEL", RESERVED[usize::from(back)].to_owned(), crash_kernel),
+            RESERVED[0].to_owned()
+        );
+        let symbols = match (values.get("SYMBOLS"), &wanted.settings.kernel) {
+            (None | Some("0"), _) => None,
+            (Some("1"), Kernel::Named(name)) => Some(Symbols::Fetched(name)),
+            (Some("1"), Kernel::File(_)) => {
+                wrong.push("SYMBOLS=1: of a file Debian has none; SYMBOLS= takes your vmlinux".to_owned());
+                None
+            }
+            (Some(path), _) if Path::new(path).is_file() => Some(Symbols::File(path.into())),
+            (Some(path), _) => {
+                wrong.push(format!("SYMBOLS={path}: it is 1, or a vmlinux"));
+                None
+            }
+        };
+        let modules = values.get("MODULES").map(PathBuf::from);
+        if let Some(directory) = modules.as_ref().filter(|directory| !directory.is_dir()) {
+            wrong.push(format!("MODULES={}: no such directory", directory.display()));
+        }
+        let with_module = crash != "sysrq" || fill != 0;
+        if let (true, Kernel::File(file)) = (with_module, &wanted.settings.kernel) {
+            wrong.push(format!(
+                "CRASH={crash} FILL={fill} with KERNEL={}: they need the test module, which is built for the kernels \
+                 that set-up knows; with another one it is CRASH=sysrq and FILL=0",
+                file.display()
+            ));
+        }
+        if wrong.is_empty() {
+            Ok(Self { wanted, crash, turns, fill, level, read, back, reserved, disk, symbols, modules })
+        } else {
+            Err(Wrong(wrong))
+        }
+    }
+
+    fn parts(&self) -> Vec<String> {
+        let mut parts = self.wanted.parts();
+        parts.extend(["drgn", "disk"].map(str::to_owned));
+        if let Some(Symbols::Fetched(name)) = self.symbols {
+            parts.push(format!("debug:{name}"));
+        }
+        parts
+    }
+
+    /// Does it. The directory is kept until the verdict was read.
+    ///
+    /// # Errors
+    /// Something could not be built or started; in words.
+    pub fn run(&self, places: &Places, progress: &Progress) -> Result<(Output, Ran, Verdict), String> {
+        let mut wanted = self.wanted.clone();
+        progress.phase("setting up");
+        places.set_up(&self.parts())?;
+        let output = take_output(&wanted.settings, places, "kdump")?;
+        if output.file("dump").exists() {
+            progress.phase("removing the dump of the run before; OUT= names another directory");
+        }
+        output.clear().map_err(|error| error.to_string())?;
+
+        progress.phase("making the crash kernel's initrd");
+        let overlay = output.file("overlay");
+        let crash = output.file("crash");
+        fs::create_dir_all(overlay.join("next")).map_err(|error| error.to_string())?;
+        let from = match (&self.modules, &wanted.next) {
+            (Some(directory), _) => Some(directory.clone()),
+            (None, Kernel::Named(name)) => Some(places.target().join("guest/kernels").join(name).join("modules")),
+            // They are built in, or the guest says that there is no disk.
+            (None, Kernel::File(_)) => None,
+        };
+        fs::create_dir_all(&crash).map_err(|error| error.to_string())?;
+        if let Some(from) = from {
+            modules::take(&modules::DISK, &from, &crash.join("modules"))?;
+        }
+        if self.back {
+            // All but the host's device tree, which the host adds itself: the crash kernel's own says that there is no
+            // memory beside the reserved, and kexec-tools would hand that on.
+            let (kernel, ..) = kernel_file(&wanted.settings.kernel, places, &output, "KERNEL", &mut |_| {})?;
+            put(&kernel, &crash.join("back/vmlinuz"))?;
+            make_initrd(places, &crash.join("back/initrd"), &Script::KdumpBack.with(&[]), None)?;
+        }
+        let next_command_line = Wanted::next_command_line();
+        let numbers = [self.level, u32::from(self.read), u32::from(self.back)].map(|number| number.to_string());
+        let script = Script::KdumpCrash.with(&[
+            ("modules", &modules::DISK.join(" ")),
+            ("level", &numbers[0]),
+            ("read", &numbers[1]),
+            ("back", &numbers[2]),
+            ("reserved", &self.reserved),
+            ("next_command_line", &next_command_line),
+        ]);
+        make_initrd(places, &overlay.join("next/initrd"), &script, Some(&crash))?;
+        put(&wanted.next_image(places, &output)?, &overlay.join("next/vmlinuz"))?;
+        if let (true, Kernel::Named(kernel)) = (self.crash != "sysrq" || self.fill != 0, &wanted.settings.kernel) {
+            progress.phase("building the test module");
+            let module = answer_of(places.script("module").arg(kernel), "the test module's build")?;
+            put(module.as_ref(), &overlay.join("tests/exeunt_test.ko"))?;
+        }
+        // A file with holes: it takes what is written.
+        let dump = output.file("dump");
+        File::create(&dump).and_then(|file| file.set_len(self.disk)).map_err(|error| error.to_string())?;
+        let file = dump.display().to_string().replace(',', ",,");
+        let drive = format!("if=none,id=dump,format=raw,file={file}");
+        let disk = ["-drive", &drive, "-device", "virtio-blk-device,drive=dump"].map(str::to_owned);
+        wanted.settings.qemu_extra.splice(0..0, disk);
+        wanted.settings.append = format!("crashkernel={} {}", self.reserved, wanted.settings.append);
+
+        let numbers = [wanted.from.unwrap_or(0), self.turns, self.fill, u32::from(wanted.with_exeunt())]
+            .map(|number| number.to_string());
+        let script = Script::KdumpFirst.with(&[
+            ("crash", self.crash),
+            ("from", &numbers[0]),
+            ("turns", &numbers[1]),
+            ("fill", &numbers[2]),
+            ("with_exeunt", &numbers[3]),
+            ("back", if self.back { "1" } else { "0" }),
+            ("next_command_line", &next_command_line),
+        ]);
+        let kernels = &["first", "next", "back"];
+        let (output, ran) = run(&wanted, places, output, script, kernels, progress, tells(phase))?;
+        for used in [overlay, crash] {
+            fs::remove_dir_all(&used).map_err(|error| format!("{}: {error}", used.display()))?;
+        }
+        let verdict = self.judge(&ran, &output, places, progress);
+        progress.end();
+        Ok((output, ran, verdict))
+    }
+
+    /// The part that drgn does: what it says of the dump.
+    fn open_dump(&self, ran: &Ran, output: &Output, places: &Places) -> Result<String, String> {
+        let dmesg = output.file("dmesg.txt");
+        let lines = ran.said.all("next", "dmesg").join("\n") + "\n";
+        fs::write(&dmesg, lines).map_err(|error| format!("{}: {error}", dmesg.display()))?;
+        let mut command = Command::new(places.target().join("drgn/bin/python"));
+        command.arg(places.root.join("scripts/read-dump")).arg(output.file("dump")).arg(dmesg);
+        match &self.symbols {
+            Some(Symbols::File(file)) => drop(command.arg("--symbols").arg(file)),
+            Some(Symbols::Fetched(name)) => {
+                let file = places.target().join("guest/debug").join(name).join("vmlinux");
+                command.arg("--symbols").arg(file);
+            }
+            None => {}
+        }
+        for note in ran.said.all("first", "note") {
+            if let Some((cpu, address)) = note.split_once(' ') {
+                command.args(["--note", cpu, &format!("0x{address}")]);
+            }
+        }
+        if self.fill != 0 {
+            let (base, bytes) = (RAM_BASE.to_string(), self.wanted.settings.mem.1.to_string());
+            command.args(["--filled", &base, &bytes]);
+        }
+        let done = command.output().map_err(|error| format!("drgn: {error}"))?;
+        let errors = String::from_utf8_lossy(&done.stderr);
+        let _ = fs::write(output.file("drgn.log"), errors.as_bytes());
+        if done.status.success() {
+            Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+        } else {
+            Err(errors.lines().last().unwrap_or("it says nothing").to_owned())
+        }
+    }
+
+    /// What the run shows.
+    fn judge(&self, ran: &Ran, output: &Output, places: &Places, progress: &Progress) -> Verdict {
+        let (wanted, said) = (&self.wanted, &ran.said);
+        let mut verdict = Verdict::default();
+        verdict.line(&ran.facts);
+        verdict.line(&kernel_line(said, "host", "first"));
+        verdict.line(&kernel_line(said, "crash", "next"));
+        if self.back {
+            verdict.line(&format!("{}; RAM {}", kernel_line(said, "back", "back"), said.last("back", "ram")));
+        }
+        let calls = stub_calls(&ran.console);
+        let stays = is_there_at_the_end(&ran.console);
+        let exeunt = if stays { "stays" } else { "gone" };
+        if wanted.with_exeunt() {
+            verdict.line(&format!("stub calls that Exeunt saw: {}; Exeunt at the end: {exeunt}", in_words(&calls)));
+        }
+        let died = !said.all("first", "dies").is_empty();
+        let dumped: Option<u64> = said.last("next", "dumped").parse().ok();
+        let from = wanted.from.unwrap_or(0);
+        let how = if died { format!("died by: {} on CPU {from}", self.crash) } else { "it did not die".to_owned() };
+        let bytes = dumped.map_or_else(|| "none".to_owned(), |bytes| format!("{bytes} bytes"));
+        let vmcore = said.last("next", "vmcore");
+        verdict.line(&format!("{how}; /proc/vmcore: {vmcore} bytes; dump: {bytes}; {} s in all", ran.took.as_secs()));
+        for complaint in said.complaints() {
+            verdict.line(&format!("complaint: {complaint}"));
+        }
+        if let Some(why) = what_ended(ran) {
+            verdict.wrong.push(why);
+        }
+        verdict
+            .check(!died || !said.last("next", "release").is_empty(), || "the crash kernel did not come up".to_owned());
+        let _ =
+            File::options().write(true).open(output.file("dump")).and_then(|file| file.set_len(dumped.unwrap_or(0)));
+        let mut report = String::new();
+        if dumped.is_some() {
+            progress.phase("drgn reads the dump");
+            match self.open_dump(ran, output, places) {
+                Ok(text) => report = text,
+                Err(error) => verdict.wrong.push(format!("the dump cannot be read: {error}")),
+            }
+        } else if verdict.passed() {
+            verdict.wrong.push("there is no dump".to_owned());
+        }
+        verdict.line(&report);
+        if verdict.passed() {
+            self.judge_dump(ran, &report, &mut verdict);
+            self.judge_exeunt(ran, stays, &mut verdict);
+            if self.back {
+                self.judge_back(ran, &mut verdict);
+            }
+            let traces = traces(&report);
+            let _ = fs::write(output.file("report.txt"), &verdict.report);
+            let vmlinux = match &self.symbols {
+                Some(Symbols::File(file)) => file.display().to_string(),
+                Some(Symbols::Fetched(name)) => format!("target/guest/debug/{name}/vmlinux"),
+                None => "VMLINUX".to_owned(),
+            };
+            let dump = output.file("dump");
+            verdict
+                .line(&format!("to look for yourself: target/drgn/bin/drgn -c {} -s {vmlinux}", places.short(&dump)));
+            let _ = write!(verdict.why, "the dump has the panic and the backtraces of {traces} CPUs");
+        }
+        verdict
+    }
+
+    fn judge_dump(&self, ran: &Ran, report: &str, verdict: &mut Verdict) {
+        let said = &ran.said;
+        let in_dump = |name: &str| {
+            let mut lines = report.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            lines.next().unwrap_or_default().to_owned()
+        };
+        let release = in_dump("release");
+        verdict.check(release == said.last("first", "release"), || format!("the dump is of Linux {release}"));
+        verdict.check(in_dump("panic") != "none", || "the dump has no panic message".to_owned());
+        if self.fill != 0 {
+            let filled = said.last("first", "filled").strip_prefix("ok pages ").unwrap_or_default();
+            let pattern = in_dump("pattern");
+            let is_whole = filled != "0" && !filled.is_empty() && pattern == format!("{filled} whole pages, 0 broken");
+            verdict.check(is_whole, || format!("of {filled} pages with a pattern the dump has {pattern}"));
+        }
+        if self.read {
+            let [read, vmcore, unmapped, dumped] =
+                ["read", "vmcore", "unmapped", "dumped"].map(|what| said.last("next", what));
+            verdict.check(read == vmcore, || format!("read(2) gave {read} bytes of /proc/vmcore"));
+            verdict.check(unmapped == dumped, || format!("without mmap(2) the dump has {unmapped} bytes"));
+        }
+        // One that spins with everything masked answers nobody, so that its registers are not in the notes.
+        let answered = self.wanted.settings.smp - u32::from(self.crash == "stuck");
+        let traces = traces(report);
+        verdict.check(traces == answered, || format!("the dump has the backtraces of {traces} CPUs"));
+    }
+
+    fn judge_exeunt(&self, ran: &Ran, stays: bool, verdict: &mut Verdict) {
+        let wanted = &self.wanted;
+        let started = ran.said.last("next", "level");
+        verdict.check(started == wanted.level(), || format!("the crash kernel started at {started}"));
+        if !wanted.with_exeunt() {
+            "bare QEMU, ".clone_into(&mut verdict.why);
+            return;
+        }
+        match (wanted.entry, wanted.policy) {
+            // It may have come first or last.
+            _ if self.crash == "leave" => {
+                let exeunt = if stays { "stays" } else { "gone" };
+                verdict.why = format!("a LEAVE was under way, and at the end Exeunt {exeunt}, ");
+                return;
+            }
+            (Entry::VirtualEl2, Policy::Leave) => {
+                verdict.check(!stays, || "Exeunt is still there".to_owned());
+                "Exeunt left at SOFT_RESTART, ".clone_into(&mut verdict.why);
+            }
+            _ => {
+                verdict.check(stays, || "Exeunt is gone".to_owned());
+                "Exeunt stays under the crash kernel, ".clone_into(&mut verdict.why);
+            }
+        }
+        if wanted.entry == Entry::VirtualEl2 {
+            let calls = stub_calls(&ran.console);
+            let restarts: Vec<u32> =
+                calls.iter().filter(|call| call.name == "SOFT_RESTART").map(|call| call.cpu).collect();
+            let from = wanted.from.unwrap_or(0);
+            // On the way back the crash kernel calls too.
+            let is_right = restarts.first() == Some(&from) && (self.back || restarts.len() == 1);
+            verdict.check(is_right, || format!("SOFT_RESTART came from {restarts:?}"));
+        }
+    }
+
+    fn judge_back(&self, ran: &Ran, verdict: &mut Verdict) {
+        let (wanted, said) = (&self.wanted, &ran.said);
+        let (level, cpus) = (said.last("back", "level"), said.last("back", "cpus"));
+        let came = !said.last("back", "release").is_empty();
+        verdict.check(came, || "the crash kernel did not find the way back".to_owned());
+        verdict.check(level == wanted.level(), || format!("the host's second kernel started at {level}"));
+        verdict.check(cpus == wanted.settings.smp.to_string(), || format!("the host's second kernel has {cpus} CPUs"));
+        for what in ["release", "kvm", "ram", "reserved"] {
+            let (before, after) = (said.last("first", what), said.last("back", what));
+            let leaves = wanted.settings.hypervisor == Hypervisor::Exeunt
+                && (wanted.entry, wanted.policy) == (Entry::VirtualEl2, Policy::Leave);
+            // After a leave KVM has EL2, which it had not before.
+            let is_right = if what == "kvm" && leaves {
+                after.ends_with("mode initialized successfully")
+            } else {
+                before == after
+            };
+            verdict.check(is_right, || format!("the host's {what} was '{before}' and is '{after}'"));
+        }
+        let _ = write!(
+            verdict.why,
+            "the crash kernel has brought the host back with {} CPUs and all of its RAM, ",
+            wanted.settings.smp
+        );
+    }
+}
+
+/// A size as the kernel takes it for crashkernel=, with M where there is no unit: 256M, or all that the kernel's own
+/// documentation has, such as 1G,high.
+fn crash_kernel(text: &str) -> Option<String> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b",@-:".contains(&byte);
+    (!text.is_empty() && text.bytes().all(known) && text.as_bytes()[0].is_ascii_digit())
+        .then(|| if plain { format!("{text}M") } else { text.to_owned() })
+}
+
+/// CPUs with a backtrace that has a function's name in it. A module's function has none without symbols.
+fn traces(report: &str) -> u32 {
+    let (mut found, mut is_nameless) = (0, false);
+    for line in report.lines() {
+        if line.starts_with("CPU ") && line.contains(", ") {
+            is_nameless = true;
+        } else if is_nameless
+            && let Some(rest) = line.strip_prefix('#')
+            && let Some((number, name)) = rest.split_once(' ')
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+            && name.trim_start().starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '_')
+        {
+            found += 1;
+            is_nameless = false;
+        }
+    }
+    found
+}
+
+/// The words for what a guest has told.
+fn phase(who: &str, what: &str, value: &str) -> Option<String> {
+    match (who, what) {
+        ("first", "release") => Some(format!("Linux {value} is up")),
+        ("first", "loaded") => Some("the crash kernel is loaded".to_owned()),
+        ("first", "dies") => Some("the host dies; purgatory looks whether the crash kernel is whole".to_owned()),
+        ("next", "release") => Some(format!("the crash kernel is up: Linux {value}")),
+        ("next", "dumping") => Some("makedumpfile writes the dump".to_owned()),
+        ("next", "progress") if !value.is_empty() => Some(format!("makedumpfile writes the dump: {value} %")),
+        ("next", "dumped") => Some(format!("the dump is written: {value} bytes")),
+        ("back", "release") => Some(format!("the host's kernel is back: Linux {value}")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_ways_to_die_are_those_of_the_module() {
+        let source = include_str!("../../../tests/module/crash.c");
+        let begin = source.find("crash KIND").unwrap();
+        let end = source.find("Whether an oops").unwrap();
+        let documented: BTreeSet<&str> = source[begin..end]
+            .lines()
+            .filter_map(|line| line.strip_prefix(" *\t"))
+            .filter(|line| !line.starts_with('\t'))
+            .filter_map(|line| line.split('\t').next())
+            .collect();
+        let known: BTreeSet<&str> = CRASHES.into_iter().filter(|kind| *kind != "sysrq").collect();
+        assert_eq!(documented, known);
+    }
+
+    #[test]
+    fn backtraces_with_a_name_are_counted() {
+        let report = "CPU 0, pc 0x1, pstate 0x2\n#0  crash_setup_regs (x.c:1)\n#1  0xffff\n\n\
+                      CPU 1, pc 0x1, pstate 0x2\n#0  0xffff\n#1  cpu_do_idle\n\nCPU 2, pc 0x0\n#0  0xffff800\n";
+        assert_eq!(traces(report), 2);
+    }
+
+    fn read(set: &[(&str, &str)]) -> Result<Kdump, Wrong> {
+        let look_up = |name: &str| set.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
+        Kdump::read(&Values::read(Target::Kdump, [], look_up)?)
+    }
+
+    #[test]
+    fn a_way_to_die_that_is_none_is_refused_with_the_list() {
+        let wrong = read(&[("CRASH", "nul"), ("FILL", "16"), ("SYMBOLS", "/nowhere")]).unwrap_err().to_string();
+        assert!(wrong.contains("CRASH=nul: it is one of sysrq, null, irq"), "{wrong}");
+        assert!(
+            wrong.contains("FILL=16: it is") && wrong.contains("SYMBOLS=/nowhere: it is 1, or a vmlinux"),
+            "{wrong}"
+        );
+    }
+
+    #[test]
+    fn the_crash_kernels_memory_is_in_mib_without_a_unit() {
+        let reserved = |set| read(set).unwrap().reserved;
+        assert_eq!(reserved(&[]), "256M");
+        assert_eq!(reserved(&[("BACK", "1")]), "384M");
+        assert_eq!(reserved(&[("CRASHKERNEL", "300")]), "300M");
+        assert_eq!(reserved(&[("CRASHKERNEL", "256M,high")]), "256M,high");
+        assert!(read(&[("CRASHKERNEL", "lots of it")]).is_err());
+    }
+}

@@ -1,0 +1,431 @@
+//! What `make kexec`, `make kdump` and `make soak` share: two kernels, one of which starts the other.
+//!
+//! Owns their variables, the initrd of the next kernel, how the machine is run with its phases told, and the verdict.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::archive::Archives;
+use crate::child::{End, Running};
+use crate::console::{Sort, Sorter};
+use crate::guest::Said;
+use crate::machine;
+use crate::output::Output;
+use crate::progress::Progress;
+use crate::settings::{Hypervisor, Kernel, Settings};
+use crate::variables::{Target, Values, Wrong};
+use crate::workstation::{Places, part_of};
+
+/// The kernel's detectors measure the time of a workstation that others use as well. What really hangs meets the time
+/// limit.
+const PATIENT: &str = "nosoftlockup rcupdate.rcu_cpu_stall_suppress=1";
+/// Seconds that a machine may run.
+const LIMIT: u64 = 420;
+
+/// How the host is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// At virtual EL2.
+    VirtualEl2,
+    /// At EL1.
+    El1,
+}
+
+/// What becomes of Exeunt at the restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// It goes.
+    Leave,
+    /// It stays under the next kernel.
+    Resident,
+}
+
+/// What a person wants of it.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The machine.
+    pub settings: Settings,
+    /// How the host is entered.
+    pub entry: Entry,
+    /// What becomes of Exeunt.
+    pub policy: Policy,
+    /// The kernel that comes after.
+    pub next: Kernel,
+    /// The CPU that restarts or dies, if that was asked for.
+    pub from: Option<u32>,
+}
+
+impl Wanted {
+    /// Out of the variables.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn read(target: Target, values: &Values) -> Result<Self, Wrong> {
+        let mut wrong = Vec::new();
+        let mut settings = Settings::read(values).unwrap_or_else(|Wrong(lines)| {
+            wrong.extend(lines);
+            Settings::usual()
+        });
+        let mut note = |error| wrong.push(error);
+        let entry = values.choose("ENTRY", &[("el2", Entry::VirtualEl2), ("el1", Entry::El1)]);
+        let entry = entry.map_err(&mut note).unwrap_or(Entry::VirtualEl2);
+        let policy = values.choose("POLICY", &[("leave", Policy::Leave), ("resident", Policy::Resident)]);
+        let policy = policy.map_err(&mut note).unwrap_or(Policy::Leave);
+        let next = values.get("NEXT").map_or(Ok(settings.kernel.clone()), |value| Kernel::parse("NEXT", value));
+        let next = next.map_err(&mut note).unwrap_or_else(|()| settings.kernel.clone());
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let from = values.parse("FROM", None, |text| digits(text).map(Some)).map_err(&mut note).unwrap_or(None);
+        if let Some(from) = from.filter(|&from| from >= settings.smp) {
+            note(format!("FROM={from}: there are {} CPUs", settings.smp));
+        }
+        if !wrong.is_empty() {
+            return Err(Wrong(wrong));
+        }
+        // With LPA2 `kexec -l` oopses in Linux 6.12, also where there is no hypervisor, but not in 7.3; and
+        // makedumpfile gives up on a dump. CPU=max,lpa2=on says otherwise.
+        let is_new = settings.kernel == Kernel::Named("backports");
+        if settings.cpu == "max" && (target == Target::Kdump || !is_new) {
+            "max,lpa2=off".clone_into(&mut settings.cpu);
+        }
+        settings.timeout = settings.timeout.or(Some(LIMIT));
+        if settings.hypervisor == Hypervisor::Exeunt {
+            let entry = if entry == Entry::El1 { "el1" } else { "el2" };
+            let policy = if policy == Policy::Resident { "resident" } else { "leave" };
+            settings.exeunt = format!("entry={entry} restart={policy} log=debug stats {}", settings.exeunt);
+        } else {
+            // The ITS does not survive a restart of a kernel that EFI did not boot; Exeunt hides it for that reason.
+            settings.qemu_extra.splice(0..0, ["-machine", "its=off"].map(str::to_owned));
+        }
+        settings.append = format!("{PATIENT} {}", settings.append);
+        Ok(Self { settings, entry, policy, next, from })
+    }
+
+    /// Whether Exeunt is below the first kernel.
+    #[must_use]
+    pub fn with_exeunt(&self) -> bool {
+        self.settings.hypervisor == Hypervisor::Exeunt
+    }
+
+    /// At which level a kernel of this run says that it was started.
+    #[must_use]
+    pub fn level(&self) -> &'static str {
+        match (self.settings.hypervisor, self.entry) {
+            (Hypervisor::NoneAtEl1, _) | (Hypervisor::Exeunt, Entry::El1) => "EL1",
+            _ => "EL2",
+        }
+    }
+
+    /// The next kernel's command line.
+    #[must_use]
+    pub fn next_command_line() -> String {
+        format!("console=ttyAMA0 quiet panic=-1 {PATIENT}")
+    }
+
+    /// The next kernel's file, for kexec-tools, which take an Image.
+    ///
+    /// # Errors
+    /// It cannot be read or unpacked; in words.
+    pub fn next_image(&self, places: &Places, output: &Output) -> Result<PathBuf, String> {
+        let (path, ..) = machine::kernel_file(&self.next, places, output, "NEXT", &mut |_| {})?;
+        Ok(path)
+    }
+
+    /// The parts of set-up that a run needs.
+    #[must_use]
+    pub fn parts(&self) -> Vec<String> {
+        [Some("run".to_owned()), part_of(&self.settings.kernel), part_of(&self.next)].into_iter().flatten().collect()
+    }
+}
+
+/// Makes the initrd at `to`, whose init runs `script`; what is in `directory` goes into it as well.
+///
+/// # Errors
+/// In words.
+pub fn make_initrd(places: &Places, to: &Path, script: &str, directory: Option<&Path>) -> Result<(), String> {
+    let write = || {
+        let mut archives = Archives::new(Vec::new());
+        archives.ready(&fs::read(places.initramfs())?)?;
+        archives.file("exeunt/run", 0o644, script.as_bytes())?;
+        if let Some(directory) = directory {
+            archives.directory(directory)?;
+        }
+        fs::write(to, archives.finish()?)
+    };
+    write().map_err(|error| format!("the next kernel's initrd cannot be made: {error}"))
+}
+
+/// What came of the machine.
+#[derive(Debug)]
+pub struct Ran {
+    /// How QEMU ended.
+    pub end: End,
+    /// What the guests said.
+    pub said: Said,
+    /// The whole console.
+    pub console: String,
+    /// Where that is.
+    pub log: PathBuf,
+    /// How long it took.
+    pub took: Duration,
+    /// One line on the machine.
+    pub facts: String,
+}
+
+/// Runs the machine with `script` in its first kernel. `kernels` are the names by which the kernels of this run call
+/// themselves. `hear` gets each line of theirs as it comes, and gives the words for what it tells, if it tells
+/// something.
+///
+/// # Errors
+/// It could not be started; in words.
+pub fn run(
+    wanted: &Wanted,
+    places: &Places,
+    output: Output,
+    script: String,
+    kernels: &'static [&'static str],
+    progress: &Progress,
+    mut hear: impl FnMut(&str) -> Option<String> + Send + 'static,
+) -> Result<(Output, Ran), String> {
+    let mut settings = wanted.settings.clone();
+    settings.run = Some(script);
+    settings.overlay = Some(output.file("overlay"));
+    let bootargs = "console=ttyAMA0 earlycon quiet panic=-1";
+    let mut machine = machine::prepare(&settings, places, output, bootargs, &[], &mut |line| progress.phase(line))?;
+    let log = machine.output.file("console.log");
+    let file = log.display().to_string().replace(',', ",,");
+    machine.command.args(["-chardev", &format!("stdio,id=console,mux=on,signal=off,logfile={file},logappend=off")]);
+    machine.command.args(["-serial", "chardev:console", "-mon", "chardev=console,mode=readline", "-no-reboot"]);
+    machine.command.stdin(Stdio::null()).stdout(Stdio::piped());
+    progress.phase("the host boots");
+    let begin = Instant::now();
+    let mut running = Running::start(&mut machine.command).map_err(|error| format!("QEMU: {error}"))?;
+    let stdout = running.stdout().ok_or("QEMU has no standard output")?;
+    let guests = machine.output.file("guests.txt");
+    let teller = progress.clone();
+    let listening = thread::spawn(move || {
+        listen(stdout, &guests, kernels, |line| {
+            if let Some(words) = hear(line) {
+                teller.phase(&words);
+            }
+        })
+    });
+    let end = running
+        .wait(settings.timeout.filter(|&seconds| seconds > 0).map(Duration::from_secs))
+        .map_err(|error| format!("QEMU: {error}"))?;
+    let said = listening.join().map_err(|_| "the console was not read to its end")?;
+    let said = said.map_err(|error| format!("the console: {error}"))?;
+    let console = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).replace('\r', "");
+    Ok((machine.output, Ran { end, said, console, log, took: begin.elapsed(), facts: machine.facts }))
+}
+
+fn listen(console: ChildStdout, guests: &Path, kernels: &[&str], mut hear: impl FnMut(&str)) -> std::io::Result<Said> {
+    let (mut sorter, mut said) = (Sorter::default(), Said::default());
+    let mut file = fs::File::create(guests)?;
+    let mut line = Vec::new();
+    let mut console = BufReader::new(console);
+    while console.read_until(b'\n', &mut line)? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        if let Sort::Command(text) = sorter.sort(text.trim_end_matches('\n')) {
+            writeln!(file, "{text}")?;
+            said.take(text, kernels);
+            hear(text);
+        }
+        line.clear();
+    }
+    Ok(said)
+}
+
+/// What a line `WHO WHAT VALUE` tells, by a table of its own words.
+pub fn tells(table: fn(&str, &str, &str) -> Option<String>) -> impl FnMut(&str) -> Option<String> + Send + 'static {
+    move |line| {
+        let mut words = line.splitn(3, ' ');
+        table(words.next()?, words.next()?, words.next().unwrap_or_default())
+    }
+}
+
+/// A stub call in Exeunt's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StubCall {
+    /// The CPU.
+    pub cpu: u32,
+    /// Its name in Linux.
+    pub name: &'static str,
+}
+
+/// The stub calls that Exeunt saw, in order. A line of a dying kernel's may be cut off by one of Exeunt's.
+#[must_use]
+pub fn stub_calls(console: &str) -> Vec<StubCall> {
+    let call = |line: &str| {
+        let (before, after) = line[line.find("[exeunt ")?..].split_once("] DEBUG stub call 0x")?;
+        let cpu = before.rsplit_once(" cpu")?.1.parse().ok()?;
+        let name = match after.split(',').next()? {
+            "0" => "SET_VECTORS",
+            "1" => "SOFT_RESTART",
+            "2" => "RESET_VECTORS",
+            _ => return None,
+        };
+        Some(StubCall { cpu, name })
+    };
+    console.lines().filter_map(call).collect()
+}
+
+/// Them in words.
+#[must_use]
+pub fn in_words(calls: &[StubCall]) -> String {
+    let words: Vec<String> = calls.iter().map(|call| format!("{} by CPU {}", call.name, call.cpu)).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+/// Whether Exeunt was there when the machine went off: then it prints its counters.
+#[must_use]
+pub fn is_there_at_the_end(console: &str) -> bool {
+    console.contains("all CPUs: exits:")
+}
+
+/// A line on one of the kernels.
+#[must_use]
+pub fn kernel_line(said: &Said, title: &str, who: &str) -> String {
+    let get = |what| match said.last(who, what) {
+        "" => "?",
+        value => value,
+    };
+    format!(
+        "{title:6} Linux {}, started at {}, {} CPUs, KVM: {}; {} s after its start",
+        get("release"),
+        get("level"),
+        get("cpus"),
+        get("kvm"),
+        get("seconds")
+    )
+}
+
+/// What came of a run, for people and for programs.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// What was seen, in lines.
+    pub report: String,
+    /// What is not as it should be.
+    pub wrong: Vec<String>,
+    /// Why it has passed.
+    pub why: String,
+}
+
+impl Verdict {
+    /// Adds a line to the report.
+    pub fn line(&mut self, line: &str) {
+        let _ = writeln!(self.report, "{line}");
+    }
+
+    /// Something is wrong unless `holds`.
+    pub fn check(&mut self, holds: bool, wrong: impl FnOnce() -> String) {
+        if !holds {
+            self.wrong.push(wrong());
+        }
+    }
+
+    /// Whether all is as it should be.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.wrong.is_empty()
+    }
+
+    /// The last line.
+    #[must_use]
+    pub fn last_line(&self, console: &str) -> String {
+        if self.passed() {
+            format!("PASS: {}", self.why)
+        } else {
+            format!("FAIL: {} (console: {console})", self.wrong.join("; "))
+        }
+    }
+}
+
+/// What ended the machine before its time, in the words of whoever failed: a guest's complaint comes before all else.
+#[must_use]
+pub fn what_ended(ran: &Ran) -> Option<String> {
+    let complaints = ran.said.complaints();
+    let last_words = |text: &str| {
+        ["Kernel panic - not syncing", "EXEUNT PANIC", "EXEUNT CANNOT START"]
+            .iter()
+            .find_map(|words| text.lines().find(|line| line.contains(words)))
+            .map(|line| line.trim().to_owned())
+    };
+    match (&ran.end, complaints.first()) {
+        (_, Some(complaint)) => Some(complaint.clone()),
+        (End::Exited(0), None) => None,
+        (end, None) => Some(match last_words(&ran.console) {
+            Some(words) => format!("QEMU {end}: {words}"),
+            None => format!("QEMU {end}"),
+        }),
+    }
+}
+
+/// Puts a file into a directory for OVERLAY=, and makes the directories that lead there.
+///
+/// # Errors
+/// In words.
+pub fn put(from: &Path, to: &Path) -> Result<(), String> {
+    let copy = || {
+        if let Some(directory) = to.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        fs::copy(from, to).map(drop)
+    };
+    copy().map_err(|error| format!("{} cannot be copied to {}: {error}", from.display(), to.display()))
+}
+
+/// Runs a script or cargo, and gives the last line of what it printed.
+///
+/// # Errors
+/// It has failed, and has said why.
+pub fn answer_of(command: &mut Command, what: &str) -> Result<String, String> {
+    let output = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("{what} cannot be started: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{what} has failed; what it said stands above"));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).lines().last().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stub_calls_are_found_where_a_dying_kernel_cuts_in() {
+        let console = "[    3.1] Kernel pa[exeunt     3.4 cpu2] DEBUG stub call 0x1, x1 0x40\n\
+                       [exeunt     3.5 cpu0] DEBUG stub call 0x0, x1 0x40\n\
+                       [exeunt     3.5 cpu0] DEBUG stub call 0x3, x1 0x40\n\
+                       [exeunt     3.6 cpu1] INFO  nothing\n";
+        let calls = stub_calls(console);
+        assert_eq!(in_words(&calls), "SOFT_RESTART by CPU 2, SET_VECTORS by CPU 0");
+        assert_eq!(in_words(&[]), "none");
+    }
+
+    #[test]
+    fn a_failure_is_told_in_the_words_of_whoever_failed() {
+        let mut ran = Ran {
+            end: End::Exited(0),
+            said: Said::default(),
+            console: String::new(),
+            log: PathBuf::new(),
+            took: Duration::ZERO,
+            facts: String::new(),
+        };
+        assert_eq!(what_ended(&ran), None);
+        ran.end = End::TimedOut;
+        assert_eq!(what_ended(&ran).as_deref(), Some("QEMU took too long"));
+        ran.console = "x\n[ 1.0] Kernel panic - not syncing: Attempted to kill init!\n".to_owned();
+        assert_eq!(
+            what_ended(&ran).as_deref(),
+            Some("QEMU took too long: [ 1.0] Kernel panic - not syncing: Attempted to kill init!")
+        );
+        ran.said.take("first bad no memory is kept for a crash kernel", &["first"]);
+        assert_eq!(what_ended(&ran).as_deref(), Some("first: no memory is kept for a crash kernel"));
+    }
+}

@@ -1,0 +1,338 @@
+//! What a person wants of the machine: the variables, read and checked.
+//!
+//! Owns the rules that bind them together. It looks at files, and starts and builds nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::variables::{Values, Wrong, size};
+
+/// Kernels that set-up can fetch, by the names that KERNEL= takes: the list of scripts/lib.sh.
+pub const KERNELS: [&str; 6] = ["6.12", "6.1", "6.12-rt", "6.12-16k", "backports", "5.10"];
+
+/// The models that TF-A knows (plat/qemu/common/common.mk): on another it stops before it has said anything.
+const FIRMWARE_CPUS: [&str; 10] = [
+    "cortex-a53",
+    "cortex-a55",
+    "cortex-a57",
+    "cortex-a72",
+    "cortex-a76",
+    "cortex-a710",
+    "neoverse-n1",
+    "neoverse-n2",
+    "neoverse-v1",
+    "max",
+];
+/// And how many CPUs.
+const FIRMWARE_MOST: u32 = 32;
+/// CPUs that a GICv2 has room for.
+const GICV2_MOST: u32 = 8;
+
+/// Who has EL2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hypervisor {
+    /// Exeunt.
+    Exeunt,
+    /// The host, which QEMU enters at EL2.
+    NoneAtEl2,
+    /// Nobody: the host is entered at EL1.
+    NoneAtEl1,
+}
+
+/// A kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// One that set-up fetches.
+    Named(&'static str),
+    /// A person's.
+    File(PathBuf),
+}
+
+impl Kernel {
+    /// From a variable's value.
+    ///
+    /// # Errors
+    /// It is neither; in words.
+    pub fn parse(name: &str, value: &str) -> Result<Self, String> {
+        if let Some(known) = KERNELS.iter().find(|known| **known == value) {
+            return Ok(Self::Named(known));
+        }
+        if Path::new(value).is_file() {
+            return Ok(Self::File(value.into()));
+        }
+        Err(format!("{name}={value}: neither a file nor one of {}", KERNELS.join(", ")))
+    }
+}
+
+/// An initrd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Initrd {
+    /// The project's.
+    Usual,
+    /// A person's.
+    File(PathBuf),
+    /// None.
+    Without,
+}
+
+/// A build of Exeunt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Optimised.
+    Release,
+    /// With checks that cost time.
+    Debug,
+}
+
+impl Profile {
+    /// As cargo calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Debug => "debug",
+        }
+    }
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// CPUs.
+    pub smp: u32,
+    /// RAM as the person wrote it, and in bytes.
+    pub mem: (String, u64),
+    /// The CPU model with its options.
+    pub cpu: String,
+    /// 2 or 3.
+    pub gic: u32,
+    /// The host's kernel.
+    pub kernel: Kernel,
+    /// Its initrd.
+    pub initrd: Initrd,
+    /// Added to the host's command line.
+    pub append: String,
+    /// Exeunt's own options.
+    pub exeunt: String,
+    /// A ready image of it.
+    pub exeunt_bin: Option<PathBuf>,
+    /// Which build of it.
+    pub profile: Profile,
+    /// A directory that is added to the initrd.
+    pub overlay: Option<PathBuf>,
+    /// Who has EL2.
+    pub hypervisor: Hypervisor,
+    /// Whether TF-A is at EL3.
+    pub firmware: bool,
+    /// Where the run writes to.
+    pub out: Option<PathBuf>,
+    /// Which QEMU.
+    pub qemu: PathBuf,
+    /// Further arguments for it.
+    pub qemu_extra: Vec<String>,
+    /// How QEMU runs the CPUs: multi or single.
+    pub threads: Option<&'static str>,
+    /// The machine ends after so many seconds; never, if that is 0.
+    pub timeout: Option<u64>,
+    /// What the guest runs.
+    pub run: Option<String>,
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+impl Settings {
+    /// What a machine is without a variable.
+    ///
+    /// # Panics
+    /// Never: nothing of it can be wrong.
+    #[must_use]
+    pub fn usual() -> Self {
+        Self::read(&Values::default()).expect("no variable is set")
+    }
+
+    /// Out of the variables.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn read(values: &Values) -> Result<Self, Wrong> {
+        let mut wrong = Vec::new();
+        // Goes on with what is usual, so that all that is wrong is said at once.
+        macro_rules! or_say {
+            ($result:expr, $usual:expr) => {
+                $result.unwrap_or_else(|error| {
+                    wrong.push(error);
+                    $usual
+                })
+            };
+        }
+        let smp = or_say!(
+            values.parse("SMP", 4, |text| text.parse().ok().filter(|cpus| is_number(text) && (1..1000).contains(cpus))),
+            4
+        );
+        let usual_mem = ("1G".to_owned(), 1 << 30);
+        let read_mem =
+            |text: &str| Some((text.to_owned(), size(text).filter(|&bytes| bytes > 0 && bytes % (1 << 20) == 0)?));
+        let mem = or_say!(values.parse("MEM", usual_mem.clone(), read_mem), usual_mem);
+        let gic = or_say!(values.choose("GIC", &[("3", 3), ("2", 2)]), 3);
+        let profile = or_say!(
+            values.choose("PROFILE", &[("release", Profile::Release), ("debug", Profile::Debug)]),
+            Profile::Release
+        );
+        let threads = or_say!(
+            values.choose("THREADS", &[("", None), ("multi", Some("multi")), ("single", Some("single"))]),
+            None
+        );
+        let with_exeunt = or_say!(values.choose("HYPERVISOR", &[("exeunt", true), ("none", false)]), true);
+        let at_el2 = or_say!(values.choose("EL", &[("2", true), ("1", false)]), true);
+        let firmware = or_say!(values.choose("FIRMWARE", &[("", false), ("tf-a", true)]), false);
+        // A CPU that is off waits in BL31 with WFE, which QEMU makes an idle turn of its thread: on a busy workstation
+        // those take the time of the one that boots.
+        let threads = threads.or(firmware.then_some("single"));
+        let timeout = or_say!(
+            values.parse("TIMEOUT", None, |text| text.parse().ok().filter(|_| is_number(text)).map(Some)),
+            None
+        );
+        let kernel = or_say!(
+            values.get("KERNEL").map_or(Ok(Kernel::Named(KERNELS[0])), |value| Kernel::parse("KERNEL", value)),
+            Kernel::Named(KERNELS[0])
+        );
+        let split = |text: &str| shlex::split(text);
+        let qemu_extra = or_say!(values.parse("QEMU_EXTRA", Vec::new(), split), Vec::new());
+        let hypervisor = match (with_exeunt, at_el2) {
+            (true, _) => Hypervisor::Exeunt,
+            (false, true) => Hypervisor::NoneAtEl2,
+            (false, false) => Hypervisor::NoneAtEl1,
+        };
+        let initrd = match values.get("INITRD") {
+            None => Initrd::Usual,
+            Some("none") => Initrd::Without,
+            Some(file) => Initrd::File(file.into()),
+        };
+        let settings = Self {
+            smp,
+            mem,
+            cpu: values.get("CPU").unwrap_or("cortex-a57").to_owned(),
+            gic,
+            kernel,
+            initrd,
+            append: values.get("APPEND").unwrap_or_default().to_owned(),
+            exeunt: values.get("EXEUNT").unwrap_or_default().to_owned(),
+            exeunt_bin: values.get("EXEUNT_BIN").map(PathBuf::from),
+            profile,
+            overlay: values.get("OVERLAY").map(PathBuf::from),
+            hypervisor,
+            firmware,
+            out: values.get("OUT").map(PathBuf::from),
+            qemu: values.get("QEMU").unwrap_or("qemu-system-aarch64").into(),
+            qemu_extra,
+            threads,
+            timeout,
+            run: values.get("RUN").map(str::to_owned),
+        };
+        settings.rules(values, with_exeunt && !at_el2, &mut wrong);
+        if wrong.is_empty() { Ok(settings) } else { Err(Wrong(wrong)) }
+    }
+
+    /// What one variable forbids another.
+    fn rules(&self, values: &Values, exeunt_at_el1: bool, wrong: &mut Vec<String>) {
+        let (smp, cpu) = (self.smp, &self.cpu);
+        if self.gic == 2 && smp > GICV2_MOST {
+            wrong.push(format!("SMP={smp} with GIC=2: a GICv2 has {GICV2_MOST} CPUs at most"));
+        }
+        if exeunt_at_el1 {
+            wrong.push("EL=1 goes with HYPERVISOR=none: Exeunt needs EL2".to_owned());
+        }
+        if self.firmware {
+            if self.hypervisor != Hypervisor::Exeunt || self.gic == 2 {
+                wrong.push("FIRMWARE=tf-a goes with HYPERVISOR=exeunt and GIC=3".to_owned());
+            }
+            if smp > FIRMWARE_MOST {
+                wrong.push(format!("SMP={smp} with FIRMWARE=tf-a: it knows {FIRMWARE_MOST} CPUs"));
+            }
+            if !FIRMWARE_CPUS.contains(&self.cpu_model()) {
+                wrong.push(format!("CPU={cpu} with FIRMWARE=tf-a: it knows {}", FIRMWARE_CPUS.join(", ")));
+            }
+        }
+        if self.initrd == Initrd::Without && (self.run.is_some() || self.overlay.is_some()) {
+            wrong.push("INITRD=none leaves no place for RUN= and OVERLAY=".to_owned());
+        }
+        for (name, directory) in [("INITRD", false), ("EXEUNT_BIN", false), ("OVERLAY", true)] {
+            let Some(value) = values.get(name).filter(|value| (name, *value) != ("INITRD", "none")) else { continue };
+            let is_there = fs::metadata(value).is_ok_and(|found| found.is_dir() == directory);
+            if !is_there {
+                wrong.push(format!("{name}={value}: no such {}", if directory { "directory" } else { "file" }));
+            }
+        }
+    }
+
+    /// The CPU model without its options.
+    #[must_use]
+    pub fn cpu_model(&self) -> &str {
+        self.cpu.split(',').next().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::variables::Target;
+
+    fn read(set: &[(&str, &str)]) -> Result<Settings, Wrong> {
+        let look_up = |name: &str| set.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
+        Settings::read(&Values::read(Target::Run, [], look_up)?)
+    }
+
+    fn refused(set: &[(&str, &str)]) -> String {
+        read(set).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn set_up_knows_the_same_kernels() {
+        let script = include_str!("../../../scripts/lib.sh");
+        let list = script.lines().find_map(|line| line.strip_prefix("KERNEL_ALIASES=")).unwrap();
+        assert_eq!(list.trim_matches('"').split(' ').collect::<Vec<_>>(), KERNELS);
+    }
+
+    #[test]
+    fn without_a_variable_it_is_the_usual_machine() {
+        let settings = read(&[]).unwrap();
+        assert_eq!((settings.smp, settings.mem.1, settings.gic), (4, 1 << 30, 3));
+        assert_eq!((settings.cpu.as_str(), settings.hypervisor), ("cortex-a57", Hypervisor::Exeunt));
+        assert_eq!((settings.kernel, settings.initrd), (Kernel::Named("6.12"), Initrd::Usual));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        assert_eq!(
+            refused(&[("SMP", "0"), ("MEM", "1.5G"), ("EL", "1"), ("KERNEL", "/nowhere")]),
+            "SMP=0: it is a number of CPUs, such as 4\n\
+             MEM=1.5G: it is a size such as 512M or 4G, a multiple of 1 MiB\n\
+             KERNEL=/nowhere: neither a file nor one of 6.12, 6.1, 6.12-rt, 6.12-16k, backports, 5.10\n\
+             EL=1 goes with HYPERVISOR=none: Exeunt needs EL2"
+        );
+    }
+
+    #[test]
+    fn variables_that_do_not_go_together_are_refused() {
+        for (set, why) in [
+            (&[("SMP", "9"), ("GIC", "2")][..], "a GICv2 has 8 CPUs at most"),
+            (&[("INITRD", "none"), ("RUN", "true")], "no place for RUN="),
+            (&[("INITRD", "/nowhere")], "INITRD=/nowhere: no such file"),
+            (&[("OVERLAY", "/dev/null")], "OVERLAY=/dev/null: no such directory"),
+            (&[("FIRMWARE", "tf-a"), ("GIC", "2")], "goes with HYPERVISOR=exeunt and GIC=3"),
+            (&[("FIRMWARE", "tf-a"), ("CPU", "a64fx")], "it knows cortex-a53"),
+            (&[("QEMU_EXTRA", "-append 'open")], "arguments, quoted as for a shell"),
+            (&[("TIMEOUT", "+5")], "a number of seconds"),
+        ] {
+            assert!(refused(set).contains(why), "{set:?}: {}", refused(set));
+        }
+        let threads = |set| read(set).unwrap().threads;
+        assert_eq!(threads(&[("FIRMWARE", "tf-a")]), Some("single"));
+        assert_eq!(threads(&[("FIRMWARE", "tf-a"), ("THREADS", "multi")]), Some("multi"));
+        let settings = read(&[("HYPERVISOR", "none"), ("EL", "1"), ("MEM", "512"), ("TIMEOUT", "0")]).unwrap();
+        assert_eq!((settings.hypervisor, settings.mem.1), (Hypervisor::NoneAtEl1, 512 << 20));
+        assert_eq!(settings.timeout, Some(0));
+    }
+}
