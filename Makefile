@@ -5,7 +5,9 @@
 .PHONY: help setup build run gdb kexec kdump drill soak test test-all lint check bench
 
 # make would expand a `$` in a variable's value before it exports it: RUN='echo $HOME' would lose its H.
-VARIABLES := $(shell sed -n 's/^\([A-Z_]*\) .*/\1/p' '$(CURDIR)/scripts/variables')
+VARIABLES := $(shell grep -v '^\#' '$(CURDIR)/scripts/variables')
+# What make was given by name, so that a misspelt one is told.
+GIVEN := $(strip $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 $(foreach v,$(VARIABLES),$(if $(filter-out undefined,$(origin $v)),$(eval override export $v := $$(value $v))))
 
 # Every artefact has its documented place below target/ (scripts/lib.sh).
@@ -20,11 +22,11 @@ help:
 	@echo '    SMP=4 MEM=1G CPU=cortex-a57 GIC=3 KERNEL=6.12|6.1|6.12-rt|6.12-16k|backports|5.10|FILE'
 	@echo '    INITRD=FILE APPEND=... EXEUNT=...'
 	@echo '    PROFILE=release|debug TIMEOUT=SECONDS OVERLAY=DIRECTORY QEMU=... QEMU_EXTRA=... HYPERVISOR=none FIRMWARE=tf-a'
-	@echo '    (scripts/machine.sh describes each)'
+	@echo '    (tools/runner/src/variables.rs describes each)'
 	@echo 'make gdb       the same machine, stopped at Exeunt'"'"'s entry, in gdb with the symbols loaded'
 	@echo 'make kexec     boot Linux, kexec the next one, and say what became of EL2: ENTRY=el2|el1 POLICY=leave|resident FROM=CPU'
-	@echo 'make kdump     boot Linux, let it die, get the dump out and open it: the same, and CRASH=sysrq|KIND SYMBOLS=1'
-	@echo 'make drill     every way in which a Linux ends, on many machines; a table, and target/drill/index.html: DRILL=PART-OF-A-NAME'
+	@echo 'make kdump     boot Linux, let it die, get the dump out and open it: the same, and CRASH=sysrq|KIND SYMBOLS=1|VMLINUX MODULES=DIRECTORY'
+	@echo 'make drill     every way in which a Linux ends, on many machines; a table, and target/drill/index.html: DRILL=PART-OF-A-NAME JUNIT=FILE'
 	@echo 'make soak      a hundred kexecs in one QEMU, 6.12 and 6.1 in turn; is all as at first? ROUNDS=100 ENTRY=el2|el1'
 	@echo 'make build     target/exeunt-release.bin, with its size (PROFILE=debug: target/exeunt-debug.bin)'
 	@echo 'make setup     install and fetch all that the targets here need, save test-all, drill, lint and check (each also does it itself)'
@@ -42,23 +44,23 @@ build:
 	@scripts/build
 
 run:
-	@scripts/run
+	@scripts/run --given '$(GIVEN)'
 
 gdb:
-	@scripts/gdb
+	@scripts/gdb --given '$(GIVEN)'
 
 kexec:
-	@scripts/kexec
+	@scripts/kexec --given '$(GIVEN)'
 
 kdump:
-	@scripts/kdump
+	@scripts/kdump --given '$(GIVEN)'
 
 drill:
 	@scripts/setup drill
-	cargo run --quiet --release --package exeunt-tests --bin drill -- $(DRILL)
+	cargo run --quiet --release --package exeunt-tests --bin drill -- $(DRILL) --given '$(GIVEN)'
 
 soak:
-	@scripts/soak
+	@scripts/soak --given '$(GIVEN)'
 
 test:
 	@scripts/setup test

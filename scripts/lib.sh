@@ -30,14 +30,12 @@ die() {
     exit 125
 }
 
-# Splits $1 into words as a shell would (quotes and backslashes group, nothing is expanded or run), into the array named $2.
-split_words() {
-    local -n words_out=$2
-    local list
-    words_out=()
-    if [[ -z $1 ]]; then return; fi
-    list=$(xargs -n1 printf '%s\n' <<<"$1") || die "cannot split into words: $1"
-    mapfile -t words_out <<<"$list"
+# Becomes the runner (tools/runner) with these arguments; builds it first, if need be.
+runner() {
+    "$ROOT/scripts/setup" build || exit 125
+    if [[ ! -x $TARGET/debug/runner ]]; then say "building the runner (half a minute)"; fi
+    cargo build --quiet --manifest-path "$ROOT/Cargo.toml" --package exeunt-runner || die "the runner does not build"
+    exec "$TARGET/debug/runner" "$@"
 }
 
 # The number of bytes that file $1 has, symbolic links followed.
@@ -49,7 +47,3 @@ make_cpio() {
     (cd "$1" && find . -mindepth 1 -printf '%P\0' | LC_ALL=C sort -z |
         cpio --null --create --format=newc --reproducible --owner=0:0 --quiet)
 }
-
-# Has file $1 end where another archive may follow: one begins at a multiple of 4, and zeros before it are skipped (Linux,
-# init/initramfs.c).
-pad() { truncate -s %512 "$1"; }

@@ -122,10 +122,8 @@ impl Context {
     /// A machine, with a directory of its own below the cell's.
     #[must_use]
     pub fn machine(&self) -> Machine {
-        let number = self.machines.fetch_add(1, Ordering::Relaxed);
-        let directory =
-            if number == 0 { self.directory.clone() } else { self.directory.join(format!("machine-{}", number + 1)) };
-        Machine::new(directory)
+        let number = self.machines.fetch_add(1, Ordering::Relaxed) + 1;
+        Machine::new(self.directory.join(format!("machine-{number}")))
     }
 
     /// The cell's directory, for files that a machine needs.

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use runner::kdump::CRASHES;
+
 use crate::covering::{self, Value};
 use crate::{paths, process, variables};
 
@@ -28,23 +30,16 @@ const WAYS: [(&str, &str); 3] = [("el2", "leave"), ("el2", "resident"), ("el1", 
 /// Who does it: the first CPU, or the last.
 const LAST: [bool; 2] = [false, true];
 /// How it ends: by a kexec, or by a kind of crash that `scripts/kdump` knows.
-const HOWS: [&str; 15] = [
-    "sysrq",
-    "kexec",
-    "null",
-    "irq",
-    "timer",
-    "masked",
-    "bug",
-    "overflow",
-    "hvc",
-    "hvc-other",
-    "stuck",
-    "hotplug",
-    "hotplug-down",
-    "leave",
-    "restart",
-];
+const HOWS: [&str; CRASHES.len() + 1] = {
+    let mut hows = ["kexec"; CRASHES.len() + 1];
+    hows[0] = CRASHES[0];
+    let mut index = 1;
+    while index < CRASHES.len() {
+        hows[index + 1] = CRASHES[index];
+        index += 1;
+    }
+    hows
+};
 
 /// Dimensions, in the order of the covering's rows.
 const HOW: usize = 0;
@@ -140,7 +135,7 @@ impl Cell {
             // bit. More memory takes more time only.
             ("FILL", "12".to_owned()),
             ("MEM", "640M".to_owned()),
-            // Eight CPUs in eight threads would wait for one another most of the time (scripts/machine.sh).
+            // Eight CPUs in eight threads would wait for one another most of the time (the variable THREADS).
             ("THREADS", if self.cpus > 4 { "single" } else { "multi" }.to_owned()),
         ];
         if bare {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use object::LittleEndian;
 use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
+use runner::archive::Archives;
 
 use crate::cell::Missed;
 use crate::{paths, process};
@@ -124,16 +125,16 @@ pub fn module(kernel: &str, overlay: &Path) -> Result<(), Missed> {
     Ok(())
 }
 
-/// Writes an initrd to `to`: the project's initramfs with the content of `overlay`, as scripts/run composes it.
+/// Writes an initrd to `to`: the project's initramfs with the content of `overlay`, as the runner composes it.
 ///
 /// # Errors
 /// When set-up has not made the initramfs.
 pub fn initrd(overlay: &Path, to: &Path) -> Result<(), Missed> {
-    let script = r#"source scripts/lib.sh; cat -- "$GUEST/initramfs.cpio" >"$2"; pad "$2"; make_cpio "$1" >>"$2""#;
-    let mut command = Command::new("bash");
-    command.current_dir(paths::root()).args(["-c", script, "bash"]).args([overlay, to]);
-    let ended = process::run(&mut command, BUILD_LIMIT)?;
-    if ended.status == 0 { Ok(()) } else { Err(format!("the initrd cannot be made:\n{}", ended.stderr).into()) }
+    let mut archives = Archives::new(Vec::new());
+    archives.ready(&fs::read(paths::target().join("guest/initramfs.cpio"))?)?;
+    archives.directory(overlay)?;
+    fs::write(to, archives.finish()?)?;
+    Ok(())
 }
 
 /// The programs of `tests/user` that use a feature of the CPU.

@@ -69,7 +69,7 @@ impl Machine {
         Self { variables: BTreeMap::new(), directory, limit: LIMIT }
     }
 
-    /// Sets a variable of scripts/machine.sh.
+    /// Sets a variable of the runner.
     #[must_use]
     pub fn with(mut self, variable: &'static str, value: impl Display) -> Self {
         debug_assert!(variables::all().any(|known| known == variable), "{variable}");
@@ -150,10 +150,20 @@ impl Machine {
         self.run_command(command)
     }
 
+    /// Starts a script, and returns while it runs.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(self, script: &str) -> Result<Running, Missed> {
+        Ok(Running::start(&mut self.command(&paths::root().join(script)), false)?)
+    }
+
     fn run_command(self, mut command: Command) -> Result<Ran, Missed> {
         let ended = process::run(&mut command, Duration::from_secs(self.limit) + BEFORE)?;
-        let console = fs::read(self.directory.join("console.log")).unwrap_or_default();
+        let log = self.directory.join("console.log");
+        let console = fs::read(&log).unwrap_or_default();
         Ok(Ran {
+            log,
             status: ended.status,
             stdout: ended.stdout.replace('\r', ""),
             stderr: ended.stderr.replace('\r', ""),
@@ -168,7 +178,6 @@ impl Machine {
     /// # Errors
     /// When it cannot be started.
     pub fn on_a_terminal(self, line: &str) -> Result<Running, Missed> {
-        fs::create_dir_all(&self.directory)?;
         let mut command = self.command(Path::new("script"));
         command.args(["--quiet", "--return", "--command", line, "/dev/null"]);
         Ok(Running::start(&mut command, true)?)
@@ -186,6 +195,8 @@ pub struct Ran {
     pub stderr: String,
     /// The whole console.
     pub console: String,
+    /// Where it is.
+    pub log: PathBuf,
     /// How long it took, from the start of the script.
     pub took: Duration,
 }

@@ -152,6 +152,16 @@ impl Running {
         }
     }
 
+    /// Sends it a signal, by its name: the program that was started, and not what that has started.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn signal(&self, name: &str) -> Result<(), Error> {
+        let failed = |error| Error::Io(self.name.clone(), error);
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().map_err(failed)?;
+        if status.success() { Ok(()) } else { Err(failed(io::Error::other("it is not there"))) }
+    }
+
     /// Waits until it ends.
     ///
     /// # Errors

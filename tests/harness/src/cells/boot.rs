@@ -282,7 +282,14 @@ mod tests {
 
     fn ran(stdout: &str) -> Ran {
         let stdout = stdout.to_owned();
-        Ran { status: 0, stdout, stderr: String::new(), console: String::new(), took: std::time::Duration::ZERO }
+        Ran {
+            status: 0,
+            stdout,
+            stderr: String::new(),
+            console: String::new(),
+            log: std::path::PathBuf::new(),
+            took: std::time::Duration::ZERO,
+        }
     }
 
     const GOOD: &str = "\

@@ -10,7 +10,7 @@ fn small_disk(context: &Context) -> Outcome {
     let ended = drill::run_script("kdump", context.directory()?, &[("DISK", "1M".to_owned())])?;
     let last = ended.stdout.lines().last().unwrap_or_default();
     ensure!(ended.status == 1, "scripts/kdump returned {}: {last}", ended.status);
-    let told = last.contains("there is no dump: next bad the disk is too small: it has 1048576 bytes, and the dump ");
+    let told = last.contains("next: the disk is too small: it has 1048576 bytes, and the dump ");
     ensure!(last.starts_with("FAIL: ") && told, "{last}");
     Ok(())
 }

@@ -37,9 +37,8 @@ fn fault(context: &Context, fault: &Fault, profile: &str) -> Outcome {
     ensure!(!ran.console.contains("during a panic"), "the report itself failed");
 
     // The backtrace, decoded, comes to where the fault was made.
-    let console = context.directory()?.join("console.log");
     let mut symbolize = Command::new(paths::root().join("scripts/symbolize"));
-    symbolize.arg("--elf").arg(paths::exeunt_elf(profile)).arg(console);
+    symbolize.arg("--elf").arg(paths::exeunt_elf(profile)).arg(&ran.log);
     let decoded = process::run(&mut symbolize, Duration::from_mins(10))?;
     ensure!(decoded.status == 0, "scripts/symbolize returned {}:\n{}", decoded.status, decoded.stderr);
     for words in ["selftest", fault.called_by] {

@@ -2,7 +2,13 @@
 //! that the documentation shows.
 
 use std::fs;
-use std::time::Duration;
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use runner::run::RUNNER_FAILED;
 
 use crate::cell::{Cell, Context, Missed, Outcome};
 use crate::machine::Machine;
@@ -50,8 +56,7 @@ fn kernel_panic(context: &Context) -> Outcome {
 
 /// A person's session: a greeting, a prompt, a command, and the end by `poweroff`.
 fn shell(context: &Context) -> Outcome {
-    let mut session =
-        context.machine().with("SMP", 2).with("OUT", context.directory()?.display()).on_a_terminal("scripts/run")?;
+    let mut session = context.machine().with("SMP", 2).on_a_terminal("scripts/run")?;
     session.expect("leave QEMU with", PATIENCE)?;
     session.expect("This is Linux", PATIENCE)?;
     session.expect("~# ", PATIENCE)?;
@@ -71,6 +76,93 @@ fn leaving(context: &Context) -> Outcome {
     session.send("\u{1}x")?;
     session.expect("QEMU: Terminated", Duration::from_mins(1))?;
     session.finish(PATIENCE)?;
+    Ok(())
+}
+
+/// A misspelt variable is refused with the name that was meant, and one of another target with whose it is.
+fn misspelt(context: &Context) -> Outcome {
+    for (argument, words) in [
+        ("SPM=2", "SPM: there is no such variable; perhaps SMP"),
+        ("CRASH=null", "CRASH: `make run` does not take it, but kdump"),
+    ] {
+        let ran = context.machine().make(&["run", "RUN=true", argument])?.ended_with(MAKE_FAILED)?;
+        ensure!(ran.stderr.contains(words), "it says {:?}", ran.stderr);
+        ensure!(ran.console.is_empty(), "a machine was started");
+    }
+    Ok(())
+}
+
+/// A directory with a person's files in it is left alone, by all that would clear one.
+fn a_persons_directory(context: &Context) -> Outcome {
+    let directory = context.directory()?.join("thesis");
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join("chapter-1"), "words")?;
+    for script in ["run", "kexec", "kdump", "soak"] {
+        let machine = context.machine().with("OUT", directory.display());
+        let ran = machine.shell(&format!("scripts/{script}"))?.ended_with(RUNNER_FAILED)?;
+        ensure!(ran.stderr.contains("has files in it that no run has made"), "{script} says {:?}", ran.stderr);
+        let left: Vec<_> = fs::read_dir(&directory)?.flatten().map(|entry| entry.file_name()).collect();
+        ensure!(left == ["chapter-1"], "{script} has left {left:?}");
+    }
+    Ok(())
+}
+
+/// Processes that have `directory` on their command line.
+fn processes_of(directory: &str) -> Result<Vec<String>, Missed> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains("qemu-system") && line.contains(directory) {
+            found.push(line);
+        }
+    }
+    Ok(found)
+}
+
+/// Whatever ends scripts/run takes QEMU along: a signal that it can answer, and one that it cannot.
+fn ended_by_a_signal(context: &Context) -> Outcome {
+    for (signal, status) in [("TERM", 143), ("KILL", 137)] {
+        let directory = context.directory()?.join(signal).display().to_string();
+        let machine = context.machine().with("OUT", &directory).with("RUN", "echo it is up; sleep 1000").limit(0);
+        let mut running = machine.start("scripts/run")?;
+        running.expect("it is up", PATIENCE)?;
+        ensure!(processes_of(&directory)?.len() == 1, "there is no QEMU");
+        running.signal(signal)?;
+        let ended = running.finish(PATIENCE)?;
+        ensure!(ended.status == status, "SIG{signal}: it returned {}: {}", ended.status, ended.stderr);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !processes_of(&directory)?.is_empty() {
+            ensure!(Instant::now() < deadline, "QEMU has outlived SIG{signal}");
+            thread::yield_now();
+        }
+        // The directory is free for the next one.
+        context.machine().with("OUT", &directory).with("RUN", "true").run()?.ended_with(0)?;
+    }
+    Ok(())
+}
+
+/// A person's kernel as it comes out of a build: `Image.gz`, and an EFI zboot image.
+fn compressed_kernels(context: &Context) -> Outcome {
+    let image = fs::read(paths::target().join("guest/kernels/6.12/vmlinuz"))?;
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(&image)?;
+    let packed = encoder.finish()?;
+    // Linux, drivers/firmware/efi/libstub/zboot-header.S.
+    let mut zboot = b"MZ\0\0zimg".to_vec();
+    zboot.extend(64_u32.to_le_bytes());
+    zboot.extend(u32::try_from(packed.len())?.to_le_bytes());
+    zboot.resize(24, 0);
+    zboot.extend(b"gzip");
+    zboot.resize(64, 0);
+    zboot.extend(&packed);
+    for (name, bytes) in [("Image.gz", &packed), ("vmlinuz.efi", &zboot)] {
+        let kernel = context.directory()?.join(name);
+        fs::write(&kernel, bytes)?;
+        let machine = context.machine().with("KERNEL", kernel.display()).with("RUN", "uname -r");
+        let ran = machine.run()?.ended_with(0)?;
+        ensure!(ran.stdout.starts_with("6.12."), "{name}: it says {:?}", ran.stdout);
+    }
     Ok(())
 }
 
@@ -165,6 +257,10 @@ pub(super) fn cells() -> Vec<Cell> {
         Cell::new("people/kernel-panic", kernel_panic),
         Cell::new("people/shell", shell),
         Cell::new("people/leaving-qemu", leaving),
+        Cell::new("people/misspelt-variable", misspelt),
+        Cell::new("people/directory-of-a-person", a_persons_directory),
+        Cell::new("people/ended-by-a-signal", ended_by_a_signal),
+        Cell::new("people/compressed-kernels", compressed_kernels),
         Cell::new("people/make-gdb", gdb),
         Cell::new("people/make-build", build),
         Cell::new("people/documented-commands", documented_commands).slow(true),
