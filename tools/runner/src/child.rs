@@ -68,6 +68,15 @@ enum Event {
     Asked(i32),
 }
 
+/// Has what `command` starts end when the thread that starts it does.
+pub fn end_with_this_thread(command: &mut Command) {
+    // SAFETY: between fork and exec only async-signal-safe functions may be called, and prctl(2) is a system call
+    // without a lock or memory of this program's.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+}
+
 /// A running program.
 #[derive(Debug)]
 pub struct Running {
@@ -84,14 +93,9 @@ impl Running {
     /// # Errors
     /// It cannot be started.
     pub fn start(command: &mut Command) -> io::Result<Self> {
-        // Before it is there: a signal in between would end this program alone.
         let idle = idle();
         let mut asked = Signals::new(ASKS)?;
-        // SAFETY: between fork and exec only async-signal-safe functions may be called, and prctl(2) is a system call
-        // without a lock or memory of this program's.
-        unsafe {
-            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
-        }
+        end_with_this_thread(command);
         let (sender, events) = mpsc::channel();
         let signals = asked.handle();
         let mut started = command.spawn()?;

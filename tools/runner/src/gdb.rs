@@ -10,10 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, set_parent_process_death_signal};
-
+use crate::child::end_with_this_thread;
 use crate::machine::{self, take_output};
 use crate::placement::{EXEUNT, RAM_BASE};
+use crate::qemu::escaped;
 use crate::run::{RUNNER_FAILED, say};
 use crate::settings::{Hypervisor, Settings};
 use crate::workstation::Places;
@@ -42,11 +42,7 @@ impl Machine {
     fn start(command: &mut Command) -> io::Result<Self> {
         // In a process group of its own, so that Ctrl-C reaches gdb only.
         command.process_group(0);
-        // SAFETY: between fork and exec only async-signal-safe functions may be called, and prctl(2) is a system call
-        // without a lock or memory of this program's.
-        unsafe {
-            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
-        }
+        end_with_this_thread(command);
         command.spawn().map(Self)
     }
 
@@ -80,7 +76,7 @@ fn debug(settings: &Settings, gdb_args: &[String], places: &Places) -> Result<i3
     let log = machine.output.file("console.log");
     // The name of a socket may not be long.
     let socket = std::env::temp_dir().join(format!("exeunt-gdb-{}", std::process::id()));
-    let file = log.display().to_string().replace(',', ",,");
+    let file = escaped(&log);
     machine.command.args(["-chardev", &format!("pty,id=console,logfile={file},logappend=off")]);
     machine.command.args(["-serial", "chardev:console", "-S", "-gdb"]);
     machine.command.arg(format!("unix:{},server=on,wait=off", socket.display()));

@@ -6,12 +6,12 @@
 use std::fs::{self, File};
 
 use crate::guest::Script;
-use crate::machine::take_output;
 use crate::modules;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Policy, Ran, Verdict, Wanted, in_words, kernel_line, make_initrd, put, run, stub_calls, tells, what_ended,
+    Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_words, kernel_line, make_initrd, put, run, stub_calls,
+    tells, what_ended,
 };
 use crate::settings::Kernel;
 use crate::variables::{Target, Values, Wrong};
@@ -51,19 +51,13 @@ impl Hibernate {
     /// Something could not be built or started; in words.
     pub fn run(&self, places: &Places, progress: &Progress) -> Result<(Output, Ran, Verdict), String> {
         let mut wanted = self.wanted.clone();
-        progress.phase("setting up");
         let mut parts = wanted.parts();
         parts.push("disk".to_owned());
-        places.set_up(&parts)?;
-        let output = take_output(&wanted.settings, places, "hibernate")?;
-        output.clear().map_err(|error| error.to_string())?;
+        let output = begin(&wanted, places, progress, "hibernate", &parts)?;
         // Both machines are alike but for what they run: the kernel of the first goes on in the second.
         let disk = output.file("disk");
         File::create(&disk).and_then(|file| file.set_len(DISK)).map_err(|error| error.to_string())?;
-        let file = disk.display().to_string().replace(',', ",,");
-        let drive = format!("if=none,id=disk,format=raw,file={file}");
-        let extra = ["-drive", &drive, "-device", "virtio-blk-device,drive=disk"].map(str::to_owned);
-        wanted.settings.qemu_extra.splice(0..0, extra);
+        add_disk(&mut wanted.settings, &disk, "");
 
         let first = Output::take(&output.file("first")).map_err(|error| error.to_string())?;
         let next_command_line = Wanted::next_command_line();

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::guest::Script;
-use crate::machine::{kernel_file, take_output};
+use crate::machine::kernel_file;
 use crate::modules;
 use crate::output::Output;
 use crate::placement::RAM_BASE;
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Policy, Ran, Verdict, Wanted, answer_of, in_words, is_there_at_the_end, kernel_line, make_initrd, put, run,
-    stub_calls, tells, what_ended,
+    Entry, Policy, Ran, Verdict, Wanted, add_disk, answer_of, begin, in_words, is_there_at_the_end, kernel_line,
+    make_initrd, put, run, stub_calls, tells, what_ended,
 };
 use crate::settings::{Hypervisor, Kernel};
 use crate::variables::{Target, Values, Wrong, size};
@@ -150,13 +150,7 @@ impl Kdump {
     /// Something could not be built or started; in words.
     pub fn run(&self, places: &Places, progress: &Progress) -> Result<(Output, Ran, Verdict), String> {
         let mut wanted = self.wanted.clone();
-        progress.phase("setting up");
-        places.set_up(&self.parts())?;
-        let output = take_output(&wanted.settings, places, "kdump")?;
-        if output.file("dump").exists() {
-            progress.phase("removing the dump of the run before; OUT= names another directory");
-        }
-        output.clear().map_err(|error| error.to_string())?;
+        let output = begin(&wanted, places, progress, "kdump", &self.parts())?;
 
         progress.phase("making the crash kernel's initrd");
         let overlay = output.file("overlay");
@@ -199,10 +193,7 @@ impl Kdump {
         // A file with holes: it takes what is written.
         let dump = output.file("dump");
         File::create(&dump).and_then(|file| file.set_len(self.disk)).map_err(|error| error.to_string())?;
-        let file = dump.display().to_string().replace(',', ",,");
-        let drive = format!("if=none,id=dump,format=raw,file={file}");
-        let disk = ["-drive", &drive, "-device", "virtio-blk-device,drive=dump"].map(str::to_owned);
-        wanted.settings.qemu_extra.splice(0..0, disk);
+        add_disk(&mut wanted.settings, &dump, "");
         wanted.settings.append = format!("crashkernel={} {}", self.reserved, wanted.settings.append);
 
         let numbers = [wanted.from.unwrap_or(0), self.turns, self.fill, u32::from(wanted.with_exeunt())]

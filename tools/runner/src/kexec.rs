@@ -6,12 +6,11 @@ use std::fs;
 use std::process::Command;
 
 use crate::guest::Script;
-use crate::machine::take_output;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Policy, Ran, Verdict, Wanted, answer_of, in_words, is_there_at_the_end, kernel_line, make_initrd, put, run,
-    stub_calls, tells, what_ended,
+    Entry, Policy, Ran, Verdict, Wanted, answer_of, begin, in_words, is_there_at_the_end, kernel_line, make_initrd,
+    put, run, stub_calls, tells, what_ended,
 };
 use crate::settings::Kernel;
 use crate::variables::{Target, Values, Wrong};
@@ -87,10 +86,7 @@ impl Kexec {
         let wanted = &self.wanted;
         let mut parts = wanted.parts();
         parts.push("user".to_owned());
-        progress.phase("setting up");
-        places.set_up(&parts)?;
-        let output = take_output(&wanted.settings, places, "kexec")?;
-        output.clear().map_err(|error| error.to_string())?;
+        let output = begin(wanted, places, progress, "kexec", &parts)?;
 
         progress.phase("building what the guests run");
         let next_command_line = Wanted::next_command_line();

@@ -82,7 +82,8 @@ pub struct Files {
 }
 
 /// QEMU's option syntax takes a comma for the end of the value unless it is doubled.
-fn escaped(path: &Path) -> String {
+#[must_use]
+pub fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 

@@ -17,6 +17,8 @@ use crate::guest::Said;
 use crate::machine;
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::qemu::escaped;
+use crate::run::console;
 use crate::settings::{Hypervisor, Kernel, Settings};
 use crate::variables::{Target, Values, Wrong};
 use crate::workstation::{Places, part_of};
@@ -142,6 +144,35 @@ impl Wanted {
     }
 }
 
+/// Sets up `parts`, and takes the directory of the run, empty.
+///
+/// # Errors
+/// In words.
+pub fn begin(
+    wanted: &Wanted,
+    places: &Places,
+    progress: &Progress,
+    usual: &str,
+    parts: &[String],
+) -> Result<Output, String> {
+    progress.phase("setting up");
+    places.set_up(parts)?;
+    let output = machine::take_output(&wanted.settings, places, usual)?;
+    if output.file("dump").exists() {
+        progress.phase("removing the dump of the run before; OUT= names another directory");
+    }
+    output.clear().map_err(|error| error.to_string())?;
+    Ok(output)
+}
+
+/// Gives the machine a virtio disk with this content; `options` are further ones of QEMU's -drive, each with a comma
+/// before it.
+pub fn add_disk(settings: &mut Settings, content: &Path, options: &str) {
+    let drive = format!("if=none,id=disk,format=raw{options},file={}", escaped(content));
+    let disk = ["-drive", &drive, "-device", "virtio-blk-device,drive=disk"].map(str::to_owned);
+    settings.qemu_extra.splice(0..0, disk);
+}
+
 /// Makes the initrd at `to`, whose init runs `script`; what is in `directory` goes into it as well.
 ///
 /// # Errors
@@ -197,9 +228,7 @@ pub fn run(
     let bootargs = "console=ttyAMA0 earlycon quiet panic=-1";
     let mut machine = machine::prepare(&settings, places, output, bootargs, &[], &mut |line| progress.phase(line))?;
     let log = machine.output.file("console.log");
-    let file = log.display().to_string().replace(',', ",,");
-    machine.command.args(["-chardev", &format!("stdio,id=console,mux=on,signal=off,logfile={file},logappend=off")]);
-    machine.command.args(["-serial", "chardev:console", "-mon", "chardev=console,mode=readline", "-no-reboot"]);
+    machine.command.args(console(&log)).arg("-no-reboot");
     machine.command.stdin(Stdio::null()).stdout(Stdio::piped());
     progress.phase("the host boots");
     let begin = Instant::now();

@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::child::{End, Running};
 use crate::console::{self, Sort, Sorter};
 use crate::machine::{self, Machine};
+use crate::qemu::escaped;
 use crate::settings::Settings;
 use crate::workstation::Places;
 
@@ -128,8 +129,9 @@ fn bootargs(settings: &Settings) -> String {
 }
 
 /// With a multiplexer Ctrl-A is QEMU's key (Ctrl-A x ends it), and Ctrl-C is the guest's.
-fn console(log: &Path) -> Vec<OsString> {
-    let file = log.display().to_string().replace(',', ",,");
+#[must_use]
+pub fn console(log: &Path) -> Vec<OsString> {
+    let file = escaped(log);
     [
         "-chardev",
         &format!("stdio,id=console,mux=on,signal=off,logfile={file},logappend=off"),

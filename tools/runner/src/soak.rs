@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 use object::{Object, ObjectSymbol};
 
 use crate::guest::Script;
-use crate::machine::take_output;
 use crate::modules;
 use crate::output::Output;
 use crate::placement::{EXEUNT, RAM_BASE};
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Ran, Verdict, Wanted, answer_of, is_there_at_the_end, make_initrd, put, run, stub_calls, what_ended,
+    Entry, Ran, Verdict, Wanted, add_disk, answer_of, begin, is_there_at_the_end, make_initrd, put, run, stub_calls,
+    what_ended,
 };
 use crate::run::print;
 use crate::settings::Kernel;
@@ -89,12 +89,9 @@ impl Soak {
     /// Something could not be built or started; in words.
     pub fn run(&self, places: &Places, progress: &Progress) -> Result<(Output, Ran, Verdict), String> {
         let mut wanted = self.wanted.clone();
-        progress.phase("setting up");
         let mut parts = wanted.parts();
         parts.push("disk".to_owned());
-        places.set_up(&parts)?;
-        let output = take_output(&wanted.settings, places, "soak")?;
-        output.clear().map_err(|error| error.to_string())?;
+        let output = begin(&wanted, places, progress, "soak", &parts)?;
 
         // /soak/0 has the modules of KERNEL, /soak/1 those of NEXT.
         progress.phase("making the disk");
@@ -127,18 +124,15 @@ impl Soak {
             archive.into_inner()?.flush()
         };
         pack().map_err(|error| format!("{}: {error}", disk.display()))?;
-        let file = disk.display().to_string().replace(',', ",,");
-        let drive = format!("if=none,id=next,format=raw,readonly=on,file={file}");
-        let mut extra = ["-drive", &drive, "-device", "virtio-blk-device,drive=next"].map(str::to_owned).to_vec();
+        add_disk(&mut wanted.settings, &disk, ",readonly=on");
         // QEMU writes Exeunt's memory into a file when its monitor is told to. The name of a socket may not be long.
         let socket = std::env::temp_dir().join(format!("exeunt-soak-{}", std::process::id()));
         let memory = ["memory-first", "memory-last"].map(|name| output.file(name));
         if wanted.with_exeunt() {
-            extra.push("-chardev".to_owned());
-            extra.push(format!("socket,id=watch,path={},server=on,wait=off", socket.display()));
-            extra.extend(["-mon", "chardev=watch,mode=readline"].map(str::to_owned));
+            let watch = format!("socket,id=watch,path={},server=on,wait=off", socket.display());
+            let watch = ["-chardev", &watch, "-mon", "chardev=watch,mode=readline"].map(str::to_owned);
+            wanted.settings.qemu_extra.splice(0..0, watch);
         }
-        wanted.settings.qemu_extra.splice(0..0, extra);
 
         let hear = self.watch(wanted.with_exeunt().then_some(socket.clone()), memory);
         let (output, ran) = run(&wanted, places, output, script, &["boot"], progress, hear)?;
