@@ -166,7 +166,10 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     memory::clean(Region { start: region.start, end: region.start + used as u64 });
     // SAFETY: the tree and the kernel are the host's from now on, and `tree` is not used again.
     unsafe { memory::give_back([mapped, kernel_header]) }.unwrap_or_else(|error| cannot_start(error));
-    info!("the host: kernel at {kernel}, device tree at {:#x}; enters it at {}", region.start, machine.entry);
+    let hides = machine.entry == EntryLevel::VirtualEl2 && options.kvm == Kvm::Hide;
+    // Linux says with the urgency of an error that its KVM gives up: it shall not be taken for one.
+    let kvm = if hides { "; its KVM finds no stage 2 and gives up (kvm=hide)" } else { "" };
+    info!("the host: kernel at {kernel}, device tree at {:#x}; enters it at {}{kvm}", region.start, machine.entry);
     if registers::has_el3() {
         info!("EL3 is there; if this line is the last, it keeps registers of EL2 to itself that Linux needs too");
     }

@@ -121,7 +121,7 @@ pub const EXIT_CLASSES: usize = 12;
 
 /// What each of [`StatusCpu::exits`] counts; those without a name are 0.
 pub const EXIT_NAMES: [&str; 8] =
-    ["smc", "hvc", "data abort", "instruction abort", "system register", "wfx", "other", "interrupt"];
+    ["smc", "hvc", "data abort", "instruction abort", "system register", "undefined", "other", "interrupt"];
 
 const _: () = assert!(EXIT_NAMES.len() <= EXIT_CLASSES);
 
@@ -176,7 +176,7 @@ record! {
     flags: u16,
     /// 0
     reserved: u32,
-    /// exits to EL2 by class: smc, hvc, data abort, instruction abort, system register, wfx, other, interrupt; four
+    /// exits to EL2 by class: smc, hvc, data abort, instruction abort, system register, undefined, other, interrupt; four
     /// unused
     exits: [u64; EXIT_CLASSES],
     /// VBAR_EL2 that the host has set, 0 if none

@@ -43,8 +43,8 @@ exits! {
     InstructionAbort, "instruction abort";
     /// MSR, MRS or system instruction.
     SystemRegister, "system register";
-    /// WFI or WFE.
-    Wfx, "wfx";
+    /// An instruction that is undefined: of a host in virtual EL2, its access to a register of EL2.
+    Undefined, "undefined";
     /// Any other synchronous exception.
     OtherSync, "other";
     /// IRQ, FIQ or SError.
@@ -62,7 +62,7 @@ static KINDS: [Exit; CLASSES] = {
     kinds[ExceptionClass::InstructionAbortLower as usize] = Exit::InstructionAbort;
     kinds[ExceptionClass::SystemRegister as usize] = Exit::SystemRegister;
     kinds[ExceptionClass::SystemRegister128 as usize] = Exit::SystemRegister;
-    kinds[ExceptionClass::Wfx as usize] = Exit::Wfx;
+    kinds[ExceptionClass::Unknown as usize] = Exit::Undefined;
     kinds[ExceptionClass::SError as usize] = Exit::Interrupt;
     kinds
 };
@@ -151,15 +151,17 @@ mod tests {
         counters.count_class(ExceptionClass::DataAbortLower as u8);
         counters.count_class(ExceptionClass::InstructionAbortLower as u8);
         counters.count_class(ExceptionClass::InstructionAbortLower as u8);
+        counters.count_class(ExceptionClass::Unknown as u8);
+        counters.count_class(ExceptionClass::Wfx as u8);
         counters.count_class(ExceptionClass::Sve as u8);
         counters.count_class(0x3f);
         counters.count_class(0xff);
         counters.count(Exit::Interrupt);
         assert_eq!(
             counters.to_string(),
-            "exits: smc 9, hvc 0, data abort 1, instruction abort 2, system register 0, wfx 0, other 3, interrupt 1"
+            "exits: smc 9, hvc 0, data abort 1, instruction abort 2, system register 0, undefined 1, other 4, interrupt 1"
         );
-        assert_eq!((counters.get(Exit::Smc), counters.total()), (9, 16));
+        assert_eq!((counters.get(Exit::Smc), counters.total()), (9, 18));
     }
 
     #[test]
@@ -174,8 +176,8 @@ mod tests {
     #[test]
     fn a_full_counter_begins_again() {
         let counters = Counters::new();
-        counters.exits[Exit::Wfx as usize].store(u64::MAX, Ordering::Relaxed);
-        counters.count(Exit::Wfx);
-        assert_eq!(counters.get(Exit::Wfx), 0);
+        counters.exits[Exit::Undefined as usize].store(u64::MAX, Ordering::Relaxed);
+        counters.count(Exit::Undefined);
+        assert_eq!(counters.get(Exit::Undefined), 0);
     }
 }

@@ -134,7 +134,7 @@ pub const OPTIONS: &[OptionDoc] = &[
             ValueDoc { name: "debug", help: "and how", set: |o| o.log = Some(LevelFilter::Debug) },
             ValueDoc {
                 name: "trace",
-                help: "and everything else there is to say",
+                help: "and each exit to EL2 that is no call",
                 set: |o| o.log = Some(LevelFilter::Trace),
             },
         ],

@@ -18,7 +18,7 @@ fn counter(text: &str) -> Option<(String, u64)> {
 
 /// The names of [`exits`] in the order in which STATUS has them, as far as there are any.
 const EXITS: [&str; 8] =
-    ["smc", "hvc", "data abort", "instruction abort", "system register", "wfx", "other", "interrupt"];
+    ["smc", "hvc", "data abort", "instruction abort", "system register", "undefined", "other", "interrupt"];
 
 /// The counters of all CPUs that the test module's command `status` prints, by the names of [`exits`].
 #[must_use]

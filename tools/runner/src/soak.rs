@@ -349,7 +349,7 @@ pub struct Boot {
 
 /// The classes of exits, in the order of STATUS.
 pub const CLASSES: [&str; 8] =
-    ["smc", "hvc", "data abort", "instruction abort", "system register", "wfx", "other", "interrupt"];
+    ["smc", "hvc", "data abort", "instruction abort", "system register", "undefined", "other", "interrupt"];
 
 /// The kernel asks firmware whether a CPU is off until it is, and reads ID registers when it pleases: there, and where
 /// interrupts are held, the cheapest boots of the first and the last half may differ by a quarter, or by four.
