@@ -2,7 +2,11 @@
 # Owns nothing itself. Variables given to make (`make run SMP=8`) or in the environment reach the scripts as they are.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run gdb kexec kdump drill soak test test-all lint check bench
+TARGETS := help setup build run gdb kexec kdump drill soak test test-all lint check bench clean clean-all
+.PHONY: $(TARGETS)
+
+# `make run RUN=echo hi` asks for two targets. Better said before the first has run.
+$(foreach goal,$(filter-out $(TARGETS),$(MAKECMDGOALS)),$(error there is no target '$(goal)'; if it belongs to a variable, quote that: make run RUN='echo hi'. Targets: $(TARGETS)))
 
 # make would expand a `$` in a variable's value before it exports it: RUN='echo $HOME' would lose its H.
 VARIABLES := $(shell grep -v '^\#' '$(CURDIR)/scripts/variables')
@@ -86,3 +90,9 @@ bench:
 	@scripts/setup test
 	scripts/build
 	cargo run --release --package exeunt-tests --bin bench -- $(BENCH)
+
+clean:
+	@scripts/clean
+
+clean-all:
+	@scripts/clean downloads

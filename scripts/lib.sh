@@ -30,8 +30,17 @@ die() {
     exit 125
 }
 
+# All that is made goes below target/. Says so where that cannot be, before other programs fail for it in words of their own.
+check_target() {
+    local why
+    why=$(mkdir -p "$TARGET" 2>&1) || die "target/ cannot be made: ${why##*: }"
+    # True of root too, unless the file system is read-only.
+    [[ -w $TARGET ]] || die "target/ cannot be written to: it is another user's, or on a read-only file system"
+}
+
 # Becomes the runner (tools/runner) with these arguments; builds it first, if need be.
 runner() {
+    check_target
     "$ROOT/scripts/setup" build || exit 125
     if [[ ! -x $TARGET/debug/runner ]]; then say "building the runner (half a minute)"; fi
     cargo build --quiet --manifest-path "$ROOT/Cargo.toml" --package exeunt-runner || die "the runner does not build"

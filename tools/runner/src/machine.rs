@@ -9,6 +9,7 @@ use crate::archive::Archives;
 use crate::kernel::{self, Footprint};
 use crate::output::Output;
 use crate::qemu::{self, Files, Loaded, Qemu};
+use crate::run::say;
 use crate::settings::{Hypervisor, Initrd, Kernel, Settings};
 use crate::workstation::{Places, part_of};
 
@@ -35,7 +36,9 @@ const RUN: &str = "exeunt/run";
 pub fn take_output(settings: &Settings, places: &Places, usual: &str) -> Result<Output, String> {
     match &settings.out {
         Some(path) => Output::take(path).map_err(|error| format!("OUT={}: {error}", path.display())),
-        None => Output::take_one_of(&places.target().join(usual)).map_err(|error| error.to_string()),
+        None => {
+            Output::take_one_of(&places.target().join(usual), &mut |line| say(line)).map_err(|error| error.to_string())
+        }
     }
 }
 

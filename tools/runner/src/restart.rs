@@ -158,10 +158,9 @@ pub fn begin(
     progress.phase("setting up");
     places.set_up(parts)?;
     let output = machine::take_output(&wanted.settings, places, usual)?;
-    if output.file("dump").exists() {
-        progress.phase("removing the dump of the run before; OUT= names another directory");
+    if output.clear().map_err(|error| error.to_string())? {
+        progress.phase(&format!("what the run before has left is kept in {}/previous", places.short(output.path())));
     }
-    output.clear().map_err(|error| error.to_string())?;
     Ok(output)
 }
 
