@@ -83,6 +83,7 @@ fn debug(settings: &Settings, gdb_args: &[String], places: &Places) -> Result<i3
     // QEMU says the pseudo-terminal's name there.
     machine.command.stdin(Stdio::null()).stdout(Stdio::from(io::stderr()));
     say(&machine.facts);
+    machine.notes.iter().for_each(|note| say(note));
     let mut qemu = Machine::start(&mut machine.command).map_err(|error| format!("QEMU: {error}"))?;
     qemu.is_ready(&socket)?;
     say(&format!("the guest's console: {}", places.short(&log)));

@@ -49,12 +49,18 @@ impl Script {
     /// The script as a guest's shell gets it, with these variables.
     #[must_use]
     pub fn with(self, variables: &[(&str, &str)]) -> String {
-        let mut script = String::new();
-        for (name, value) in variables {
-            let _ = writeln!(script, "{name}='{}'", value.replace('\'', r"'\''"));
-        }
-        script + COMMON + self.text()
+        assignments(variables) + COMMON + self.text()
     }
+}
+
+/// The variables as a shell reads them.
+#[must_use]
+pub fn assignments(variables: &[(&str, &str)]) -> String {
+    let mut script = String::new();
+    for (name, value) in variables {
+        let _ = writeln!(script, "{name}='{}'", value.replace('\'', r"'\''"));
+    }
+    script
 }
 
 /// What the kernels of a run have said: lines `WHO WHAT VALUE`.

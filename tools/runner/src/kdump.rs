@@ -98,7 +98,7 @@ impl Kdump {
         let turns = or_say!(values.parse("TURNS", 0, up_to(u32::MAX)), 0);
         let read = or_say!(values.choose("READ", &flag), false);
         let back = or_say!(values.choose("BACK", &flag), false);
-        let disk = or_say!(values.parse("DISK", wanted.settings.mem.1, size), wanted.settings.mem.1);
+        let disk = or_say!(values.parse("DUMP_DISK", wanted.settings.mem.1, size), wanted.settings.mem.1);
         let reserved = or_say!(
             values.parse("CRASHKERNEL", RESERVED[usize::from(back)].to_owned(), crash_kernel),
             RESERVED[0].to_owned()
@@ -117,9 +117,6 @@ impl Kdump {
             }
         };
         let modules = values.get("MODULES").map(PathBuf::from);
-        if let Some(directory) = modules.as_ref().filter(|directory| !directory.is_dir()) {
-            wrong.push(format!("MODULES={}: no such directory", directory.display()));
-        }
         let with_module = crash != "sysrq" || fill != 0;
         if let (true, Kernel::File(file)) = (with_module, &wanted.settings.kernel) {
             wrong.push(format!(

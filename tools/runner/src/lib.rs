@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod child;
 pub mod console;
+pub mod devices;
 pub mod gdb;
 pub mod guest;
 pub mod hibernate;

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::devices::{self, Attached};
 use crate::kernel::Footprint;
 use crate::placement::{EXEUNT, RAM_BASE, Ram};
 use crate::settings::{Hypervisor, Settings};
@@ -69,7 +70,7 @@ pub struct Loaded {
 }
 
 /// What the machine gets.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Files {
     /// Exeunt's image, if it is to be there.
     pub exeunt: Option<Loaded>,
@@ -79,6 +80,8 @@ pub struct Files {
     pub initrd: Option<Loaded>,
     /// What `-bios` gets, if there is firmware.
     pub flash: Option<PathBuf>,
+    /// What is behind the devices.
+    pub attached: Attached,
 }
 
 /// QEMU's option syntax takes a comma for the end of the value unless it is doubled.
@@ -101,15 +104,21 @@ pub fn arguments(settings: &Settings, files: &Files, bootargs: &str) -> Result<V
     line.0.push("-nodefaults".into());
     let virtualization = if settings.hypervisor == Hypervisor::NoneAtEl1 { "off" } else { "on" };
     let secure = if settings.firmware { ",secure=on" } else { "" };
-    line.add(
-        "-machine",
-        &format!("virt,virtualization={virtualization},gic-version={},memory-backend=ram{secure}", settings.gic),
-    );
+    let own_nodes = has_memory_of_nodes(&settings.qemu_extra);
+    let memory = if own_nodes { "" } else { ",memory-backend=ram" };
+    line.add("-machine", &format!("virt,virtualization={virtualization},gic-version={}{memory}{secure}", settings.gic));
     line.add("-cpu", &settings.cpu);
     line.add("-smp", &settings.smp.to_string());
     line.add("-m", &format!("{mib}M"));
-    // Pages are taken when the guest touches them: it may have more RAM than this workstation.
-    line.add("-object", &format!("memory-backend-ram,id=ram,size={mib}M,reserve=off"));
+    if !own_nodes {
+        // Pages are taken when the guest touches them: it may have more RAM than this workstation.
+        let backend = if files.attached.shares_memory() { "memfd" } else { "ram" };
+        let shared = if files.attached.shares_memory() { ",share=on" } else { "" };
+        line.add("-object", &format!("memory-backend-{backend},id=ram,size={mib}M,reserve=off{shared}"));
+    }
+    // Firmware of cards, in a package that QEMU's own only recommends. Without EDK2 nothing here runs it.
+    line.add("-global", "pci-device.romfile=");
+    line.0.extend(devices::arguments(&settings.devices, &files.attached));
     if let Some(exeunt) = &files.exeunt {
         with_exeunt(&mut line, settings, files, exeunt, bootargs)?;
     } else {
@@ -121,6 +130,14 @@ pub fn arguments(settings: &Settings, files: &Files, bootargs: &str) -> Result<V
     }
     line.0.extend(settings.qemu_extra.iter().map(OsString::from));
     Ok(line.0)
+}
+
+/// Whether a person's arguments say where the memory of NUMA nodes comes from. QEMU takes that for the whole RAM then,
+/// and no other beside it.
+fn has_memory_of_nodes(arguments: &[String]) -> bool {
+    arguments.windows(2).any(|pair| {
+        pair[0].trim_start_matches('-') == "numa" && pair[1].split(',').any(|part| part.starts_with("memdev="))
+    })
 }
 
 fn with_exeunt(
@@ -197,6 +214,7 @@ mod tests {
             kernel: loaded("a,b", 30 << 20),
             initrd: Some(loaded("initrd", 5 << 20)),
             flash: None,
+            attached: Attached::default(),
         }
     }
 
@@ -212,10 +230,20 @@ mod tests {
             line,
             "-accel tcg -display none -nic none -nodefaults \
              -machine virt,virtualization=on,gic-version=3,memory-backend=ram -cpu cortex-a57 -smp 4 -m 1024M \
-             -object memory-backend-ram,id=ram,size=1024M,reserve=off -kernel exeunt.bin -append stats \
+             -object memory-backend-ram,id=ram,size=1024M,reserve=off -global pci-device.romfile= -kernel exeunt.bin -append stats \
              -device guest-loader,addr=0x40400000,kernel=a,,b,bootargs=console=ttyAMA0 isolcpus=1,,2 \
              -device guest-loader,addr=0x42200000,initrd=initrd -device a b"
         );
+    }
+
+    #[test]
+    fn nodes_bring_their_own_memory() {
+        let extra = "-numa node,cpus=0,memdev=m0 -object memory-backend-ram,id=m0,size=1G";
+        let with_nodes = line(&[("QEMU_EXTRA", extra)], &files());
+        assert!(!with_nodes.contains("memory-backend=ram") && !with_nodes.contains("id=ram"), "{with_nodes}");
+        assert!(with_nodes.ends_with(extra), "{with_nodes}");
+        let without = line(&[("QEMU_EXTRA", "-numa cpu,node-id=0 -device x,memdev=y")], &files());
+        assert!(without.contains("memory-backend=ram"), "{without}");
     }
 
     #[test]

@@ -71,6 +71,7 @@ fn prepared(settings: &Settings, places: &Places) -> Result<i32, String> {
         machine.command.arg("-no-reboot");
     }
     say(&machine.facts);
+    machine.notes.iter().for_each(|note| say(note));
     if is_interactive {
         say("leave QEMU with Ctrl-A, then x");
     } else if let (None, true, Some(seconds)) = (&settings.run, machine.is_linux, limit) {

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::devices::Devices;
 use crate::variables::{Values, Wrong, size};
 
 /// Kernels that set-up can fetch, by the names that KERNEL= takes: the list of scripts/lib.sh.
@@ -136,6 +137,12 @@ pub struct Settings {
     pub timeout: Option<u64>,
     /// What the guest runs.
     pub run: Option<String>,
+    /// Disks, a network, a directory.
+    pub devices: Devices,
+    /// Where the modules of a person's kernel are.
+    pub modules: Option<PathBuf>,
+    /// Whether a reset starts the machine again; if nobody has said, it depends on who watches.
+    pub reboot: Option<bool>,
 }
 
 fn is_number(text: &str) -> bool {
@@ -198,6 +205,11 @@ impl Settings {
             values.get("KERNEL").map_or(Ok(Kernel::Named(KERNELS[0])), |value| Kernel::parse("KERNEL", value)),
             Kernel::Named(KERNELS[0])
         );
+        let reboot = or_say!(values.choose("REBOOT", &[("", None), ("1", Some(true)), ("0", Some(false))]), None);
+        let devices = Devices::read(values).unwrap_or_else(|error| {
+            wrong.extend(error.0);
+            Devices::default()
+        });
         let split = |text: &str| shlex::split(text);
         let qemu_extra = or_say!(values.parse("QEMU_EXTRA", Vec::new(), split), Vec::new());
         let hypervisor = match (with_exeunt, at_el2) {
@@ -230,6 +242,9 @@ impl Settings {
             threads,
             timeout,
             run: values.get("RUN").map(str::to_owned),
+            devices,
+            modules: values.get("MODULES").map(PathBuf::from),
+            reboot,
         };
         settings.rules(values, with_exeunt && !at_el2, &mut wrong);
         if wrong.is_empty() { Ok(settings) } else { Err(Wrong(wrong)) }
@@ -258,7 +273,7 @@ impl Settings {
         if self.initrd == Initrd::Without && (self.run.is_some() || self.overlay.is_some()) {
             wrong.push("INITRD=none leaves no place for RUN= and OVERLAY=".to_owned());
         }
-        for (name, directory) in [("INITRD", false), ("EXEUNT_BIN", false), ("OVERLAY", true)] {
+        for (name, directory) in [("INITRD", false), ("EXEUNT_BIN", false), ("OVERLAY", true), ("MODULES", true)] {
             let Some(value) = values.get(name).filter(|value| (name, *value) != ("INITRD", "none")) else { continue };
             let is_there = fs::metadata(value).is_ok_and(|found| found.is_dir() == directory);
             if !is_there {

@@ -49,6 +49,13 @@ impl Places {
         self.target().join("guest/initramfs.cpio")
     }
 
+    /// The program that serves a directory by virtiofs: the one that the workstation has, or set-up's.
+    #[must_use]
+    pub fn virtiofsd(&self) -> PathBuf {
+        let debians = PathBuf::from("/usr/libexec/virtiofsd");
+        if debians.exists() { debians } else { self.target().join("virtiofsd/virtiofsd") }
+    }
+
     /// Exeunt's image.
     #[must_use]
     pub fn exeunt(&self, profile: Profile) -> PathBuf {

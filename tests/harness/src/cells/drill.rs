@@ -7,7 +7,7 @@ use crate::ensure;
 
 /// A dump that its disk has no room for: the guest says so, and the machine goes off all the same.
 fn small_disk(context: &Context) -> Outcome {
-    let ended = drill::run_script("kdump", context.directory()?, &[("DISK", "1M".to_owned())])?;
+    let ended = drill::run_script("kdump", context.directory()?, &[("DUMP_DISK", "1M".to_owned())])?;
     let last = ended.stdout.lines().last().unwrap_or_default();
     ensure!(ended.status == 1, "scripts/kdump returned {}: {last}", ended.status);
     let told = last.contains("next: the disk is too small: it has 1048576 bytes, and the dump ");
