@@ -84,9 +84,7 @@ impl Kexec {
     /// Something could not be built or started; in words.
     pub fn run(&self, places: &Places, progress: &Progress) -> Result<(Output, Ran, Verdict), String> {
         let wanted = &self.wanted;
-        let mut parts = wanted.parts();
-        parts.push("user".to_owned());
-        let output = begin(wanted, places, progress, "kexec", &parts)?;
+        let output = begin(wanted, places, progress, "kexec", &wanted.parts())?;
 
         progress.phase("building what the guests run");
         let next_command_line = Wanted::next_command_line();
