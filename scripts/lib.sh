@@ -40,10 +40,17 @@ check_target() {
 
 # Becomes the runner (tools/runner) with these arguments; builds it first, if need be.
 runner() {
+    local quiet=(--quiet)
     check_target
     "$ROOT/scripts/setup" build || exit 125
-    if [[ ! -x $TARGET/debug/runner ]]; then say "building the runner (half a minute)"; fi
-    cargo build --quiet --manifest-path "$ROOT/Cargo.toml" --package exeunt-runner || die "the runner does not build"
+    if [[ ! -x $TARGET/debug/runner ]]; then
+        say "building the runner (half a minute)"
+        # A person sees how far cargo is. Where nobody looks its hundred lines tell nothing.
+        if [[ -t 2 ]]; then quiet=(); fi
+    elif [[ -n $(find "$ROOT/tools/runner/src" -newer "$TARGET/debug/runner" -print -quit) ]]; then
+        say "building the runner"
+    fi
+    cargo build "${quiet[@]}" --manifest-path "$ROOT/Cargo.toml" --package exeunt-runner || die "the runner does not build"
     exec "$TARGET/debug/runner" "$@"
 }
 
