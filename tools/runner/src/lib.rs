@@ -16,6 +16,7 @@ pub mod output;
 pub mod placement;
 pub mod progress;
 pub mod qemu;
+pub mod qmp;
 pub mod report;
 pub mod restart;
 pub mod run;

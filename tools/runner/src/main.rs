@@ -4,11 +4,11 @@
 //!
 //! | status | `run` | the others |
 //! |---|---|---|
-//! | 0 | the guest's command was right, or the shell was left | PASS |
+//! | 0 | the guest's command was right, the shell was left, or without RUN= the guest has powered off | PASS |
 //! | 1 | the guest's command returned that | FAIL |
 //! | 124 | the time was up | |
 //! | 125 | a variable is wrong, or something cannot be built or started | the same |
-//! | 126 | Exeunt panicked or refused to start, or the guest ended without saying how | |
+//! | 126 | Exeunt panicked or refused to start, the guest has reset the machine, or with RUN= gave no status | |
 //! | 128 + n | signal n has ended the guest's command, or the run | the run |
 //! | all others | the guest's command returned that | |
 

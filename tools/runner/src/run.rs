@@ -16,7 +16,8 @@ use crate::child::{End, Running};
 use crate::console::{self, Sort, Sorter};
 use crate::machine::{self, Machine};
 use crate::qemu::escaped;
-use crate::settings::Settings;
+use crate::qmp::{Monitor, Why};
+use crate::settings::{Initrd, Settings};
 use crate::workstation::Places;
 
 /// Something of the runner's own has failed, as with env(1) and timeout(1).
@@ -30,6 +31,8 @@ pub const BY_A_SIGNAL: i32 = 128;
 
 /// What a machine gets that no person watches, in seconds.
 const USUAL_TIMEOUT: u64 = 120;
+/// And one with a kernel, an initrd or a disk of a person's, of which nobody knows what it does first.
+const TIMEOUT_OF_A_PERSONS: u64 = 600;
 
 /// Says a line to the person.
 pub fn say(line: &str) {
@@ -57,28 +60,35 @@ fn prepared(settings: &Settings, places: &Places) -> Result<i32, String> {
     let stdin_is_terminal = io::stdin().is_terminal();
     let is_interactive = settings.run.is_none() && stdin_is_terminal;
     let output = machine::take_output(settings, places, "run")?;
+    if settings.modules.is_some() && settings.devices.is_empty() {
+        say("note: MODULES= is for DISK=, NET= and SHARE=, and there is none of them");
+    }
     let mut machine = machine::prepare(settings, places, output, &bootargs(settings), &[], &mut |line| say(line))?;
     let log = machine.output.file("console.log");
     remove(&log)?;
+    let is_ours = machine.is_linux && settings.initrd == Initrd::Usual;
     let limit = match (settings.timeout, is_interactive) {
         (Some(0), _) | (None, true) => None,
         (Some(seconds), _) => Some(seconds),
-        (None, false) => Some(USUAL_TIMEOUT),
+        (None, false) if is_ours || settings.run.is_some() => Some(USUAL_TIMEOUT),
+        (None, false) => Some(TIMEOUT_OF_A_PERSONS),
     };
     machine.command.args(console(&log));
-    if !is_interactive {
+    if !settings.reboot.unwrap_or(is_interactive) {
         // A run ends with its guest: a reset would start it again.
         machine.command.arg("-no-reboot");
     }
+    let monitor = Monitor::of(&mut machine.command).map_err(|error| error.to_string())?;
     say(&machine.facts);
     machine.notes.iter().for_each(|note| say(note));
     if is_interactive {
         say("leave QEMU with Ctrl-A, then x");
-    } else if let (None, true, Some(seconds)) = (&settings.run, machine.is_linux, limit) {
+    } else if let (None, true, Some(seconds)) = (&settings.run, is_ours, limit) {
         say(&format!("no terminal to type at and no RUN=: the guest's shell waits for the time limit of {seconds} s"));
     }
-    let Machine { command, output, is_linux, .. } = &mut machine;
-    let end = start(command, settings.run.is_some(), limit).map_err(|error| format!("QEMU: {error}"))?;
+    let Machine { command, output, .. } = &mut machine;
+    let started = start(command, settings.run.is_some(), limit, monitor);
+    let (end, why) = started.map_err(|error| format!("QEMU: {error}"))?;
     let place = places.short(&log);
     match end {
         End::TimedOut => {
@@ -103,11 +113,16 @@ fn prepared(settings: &Settings, places: &Places) -> Result<i32, String> {
     if let Some(status) = console::status(&console) {
         return Ok(status);
     }
-    if settings.run.is_some() || (!is_interactive && !*is_linux) {
-        say(&format!("the guest ended without a line `exeunt-run: exit status N`; console: {place}"));
-        return Ok(EXEUNT_FAILED);
+    match why {
+        Why::PoweredOff if settings.run.is_none() => return Ok(0),
+        Why::Reset if settings.run.is_none() => {
+            say(&format!("the guest has reset the machine, which ends it here; REBOOT=1 starts it again; {place}"));
+        }
+        // A person has left QEMU.
+        Why::Other if is_interactive => return Ok(0),
+        _ => say(&format!("the guest ended without a line `exeunt-run: exit status N`; console: {place}")),
     }
-    Ok(0)
+    Ok(EXEUNT_FAILED)
 }
 
 /// The host's command line, as far as it is the runner's.
@@ -152,17 +167,18 @@ fn remove(file: &Path) -> Result<(), String> {
     }
 }
 
-fn start(command: &mut Command, is_run: bool, limit: Option<u64>) -> io::Result<End> {
+fn start(command: &mut Command, is_run: bool, limit: Option<u64>, monitor: Monitor) -> io::Result<(End, Why)> {
     if is_run {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
     }
     let mut running = Running::start(command)?;
+    let monitor = monitor.listen();
     let sorting = running.stdout().map(|stdout| thread::spawn(move || sort(stdout)));
     let end = running.wait(limit.map(Duration::from_secs))?;
     if let Some(sorting) = sorting {
         sorting.join().map_err(|_| io::Error::other("the console was not read to its end"))??;
     }
-    Ok(end)
+    Ok((end, monitor.why()))
 }
 
 /// The command's lines to stdout, all others to stderr. Whoever has closed one of them does not want it.
