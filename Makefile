@@ -25,6 +25,8 @@ help:
 	@echo "make run RUN='COMMAND'   run a shell command in the guest, show its output, power off (scripts/run returns its status)"
 	@echo '    SMP=4 MEM=1G CPU=cortex-a57 GIC=3 KERNEL=6.12|6.1|6.12-rt|6.12-16k|backports|5.10|FILE'
 	@echo '    INITRD=FILE APPEND=... EXEUNT=...'
+	@echo "    DISK=IMAGE (the guest writes into it; SNAPSHOT=1: not) NET=1|PORT (ssh, by the printed command) SHARE=DIRECTORY"
+	@echo '    MODULES=DIRECTORY (of your own kernel) REBOOT=1 (a reset starts the machine again, without a terminal too)'
 	@echo '    PROFILE=release|debug TIMEOUT=SECONDS OVERLAY=DIRECTORY QEMU=... QEMU_EXTRA=... HYPERVISOR=none FIRMWARE=tf-a'
 	@echo '    (tools/runner/src/variables.rs describes each)'
 	@echo 'make gdb       the same machine, stopped at Exeunt'"'"'s entry, in gdb with the symbols loaded'

@@ -51,7 +51,7 @@ pub fn sweep(console: &str) -> BTreeMap<String, String> {
 }
 
 /// The commands that a page of the documentation shows: lines of its code blocks that call make or one of the scripts,
-/// without the comments after them.
+/// or make a file for them, without the comments after them.
 pub fn commands(page: &str) -> impl Iterator<Item = &str> {
     let mut in_code = false;
     page.lines().filter_map(move |line| {
@@ -59,7 +59,8 @@ pub fn commands(page: &str) -> impl Iterator<Item = &str> {
             in_code = !in_code;
         }
         let (command, _) = line.split_once(" # ").unwrap_or((line, ""));
-        (in_code && (line.starts_with("make ") || line.starts_with("scripts/"))).then(|| command.trim_end())
+        let is_command = ["make ", "scripts/", "truncate "].iter().any(|begin| line.starts_with(begin));
+        (in_code && is_command).then(|| command.trim_end())
     })
 }
 
@@ -128,9 +129,9 @@ mod tests {
     #[test]
     fn commands_of_a_page_are_in_its_code_blocks() {
         let page = "make no\n```\nmake run      # a shell\nmake run RUN='echo #1'\nmaker\n  make no\n\
-                    scripts/symbolize x\n```\nmake no\n";
+                    truncate -s 1G x\nscripts/symbolize x\n```\nmake no\n";
         let found: Vec<&str> = commands(page).collect();
-        assert_eq!(found, ["make run", "make run RUN='echo #1'", "scripts/symbolize x"]);
+        assert_eq!(found, ["make run", "make run RUN='echo #1'", "truncate -s 1G x", "scripts/symbolize x"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -366,7 +367,8 @@ impl Virtiofs {
         command.arg("--socket-path").arg(&socket).arg("--shared-dir").arg(directory);
         // A namespace of its own needs rights that a person's containers and accounts may lack. The guest is theirs.
         command.args(["--sandbox", "none", "--log-level", "warn"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
+        // In a process group of its own, as QEMU is below gdb: Ctrl-C there is for gdb alone.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).process_group(0);
         end_with_this_thread(&mut command);
         let child = command.spawn().map_err(failed)?;
         let mut started = Self { socket, child };

@@ -45,7 +45,8 @@ const DISK_MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
 const NET_MODULES: [&str; 2] = ["virtio_pci", "virtio_net"];
 const P9_MODULES: [&str; 3] = ["virtio_pci", "9pnet_virtio", "9p"];
 const VIRTIOFS_MODULES: [&str; 2] = ["virtio_pci", "virtiofs"];
-/// With a disk: what may be on it. They are loaded when something of theirs is mounted, and none of them has to be there.
+/// With a disk: what may be on it. They are loaded when something of theirs is mounted, and none of them has to be
+/// there.
 const FILE_SYSTEMS: [&str; 12] = [
     "ext4",
     "crc32c_generic",
@@ -60,6 +61,9 @@ const FILE_SYSTEMS: [&str; 12] = [
     "isofs",
     "squashfs",
 ];
+
+/// Those that mount(8) tries when nobody has named one. A kernel lists only what is loaded already.
+const MOUNTED: &str = "ext4\nvfat\nxfs\nbtrfs\niso9660\nsquashfs\n";
 
 /// Takes the directory of a run: OUT, or below target/ the first of `usual`, `usual`-2 and so on that is free.
 ///
@@ -303,6 +307,10 @@ fn of_devices(
             notes.push(format!("note: of the modules for these devices the kernel has no {missing}"));
         }
     }
+    if !devices.disks.is_empty() {
+        let etc = root.join("etc");
+        fs::create_dir_all(&etc).and_then(|()| fs::write(etc.join("filesystems"), MOUNTED)).map_err(failed)?;
+    }
     let share = match (attached.by_9p, attached.virtiofs.is_some()) {
         (true, true) => "9p virtiofs",
         (true, false) => "9p",
@@ -429,4 +437,18 @@ fn compose_initrd(
     };
     write().map_err(|error| format!("the initrd cannot be made: {error}"))?;
     Ok(Some(composed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_comes_by_9p_where_the_kernel_has_it() {
+        let ways = |by_9p, virtiofs| Ways { by_9p, virtiofs };
+        assert_eq!(Ways::choose(true, true), ways(true, false));
+        assert_eq!(Ways::choose(false, true), ways(false, true));
+        // Nobody knows: whichever the guest can mount.
+        assert_eq!(Ways::choose(false, false), ways(true, true));
+    }
 }

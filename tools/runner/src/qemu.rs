@@ -105,6 +105,12 @@ pub fn arguments(settings: &Settings, files: &Files, bootargs: &str) -> Result<V
     let virtualization = if settings.hypervisor == Hypervisor::NoneAtEl1 { "off" } else { "on" };
     let secure = if settings.firmware { ",secure=on" } else { "" };
     let own_nodes = has_memory_of_nodes(&settings.qemu_extra);
+    if own_nodes && files.attached.shares_memory() && !settings.qemu_extra.iter().any(|word| word.contains("share=on"))
+    {
+        return Err("SHARE= by virtiofs with NUMA nodes in QEMU_EXTRA: their memory needs to be shared: \
+                    memory-backend-memfd,share=on"
+            .to_owned());
+    }
     let memory = if own_nodes { "" } else { ",memory-backend=ram" };
     line.add("-machine", &format!("virt,virtualization={virtualization},gic-version={}{memory}{secure}", settings.gic));
     line.add("-cpu", &settings.cpu);
@@ -230,7 +236,8 @@ mod tests {
             line,
             "-accel tcg -display none -nic none -nodefaults \
              -machine virt,virtualization=on,gic-version=3,memory-backend=ram -cpu cortex-a57 -smp 4 -m 1024M \
-             -object memory-backend-ram,id=ram,size=1024M,reserve=off -global pci-device.romfile= -kernel exeunt.bin -append stats \
+             -object memory-backend-ram,id=ram,size=1024M,reserve=off -global pci-device.romfile= \
+             -kernel exeunt.bin -append stats \
              -device guest-loader,addr=0x40400000,kernel=a,,b,bootargs=console=ttyAMA0 isolcpus=1,,2 \
              -device guest-loader,addr=0x42200000,initrd=initrd -device a b"
         );

@@ -6,6 +6,7 @@ mod boards;
 mod boot;
 mod conformance;
 mod consoles;
+mod devices;
 mod drill;
 mod exits;
 mod failures;
@@ -50,6 +51,7 @@ pub fn all() -> Vec<Cell> {
         kvm::cells(),
         leave::cells(),
         after_kexec::cells(),
+        devices::cells(),
         drill::cells(),
         restarts::cells(),
     ]
