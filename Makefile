@@ -23,7 +23,7 @@ TEST_ARGS := --test-threads=2
 help:
 	@echo 'make run       boot Debian Linux under Exeunt on QEMU; a shell on this terminal'
 	@echo "make run RUN='COMMAND'   run a shell command in the guest, show its output, power off (scripts/run returns its status)"
-	@echo '    SMP=4 MEM=1G CPU=cortex-a57 GIC=3 KERNEL=6.12|6.1|6.12-rt|6.12-16k|backports|5.10|FILE'
+	@echo '    SMP=4 MEM=1G CPU=cortex-a57 GIC=3 KERNEL=VERSION|RELEASE|FILE (6.12, 7.2-rt, testing, ../linux/arch/arm64/boot/Image)'
 	@echo '    INITRD=FILE APPEND=... EXEUNT=...'
 	@echo "    DISK=IMAGE (the guest writes into it; SNAPSHOT=1: not) NET=1|PORT (ssh, by the printed command) SHARE=DIRECTORY"
 	@echo '    MODULES=DIRECTORY (of your own kernel) REBOOT=1 (a reset starts the machine again, without a terminal too)'
@@ -62,8 +62,7 @@ kdump:
 	@scripts/kdump --given '$(GIVEN)'
 
 drill:
-	@scripts/setup drill
-	cargo run --quiet --release --package exeunt-tests --bin drill -- $(DRILL) --given '$(GIVEN)'
+	@scripts/drill --given '$(GIVEN)'
 
 soak:
 	@scripts/soak --given '$(GIVEN)'

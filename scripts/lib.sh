@@ -8,10 +8,15 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 TARGET=$ROOT/target
 # The guest's packages, kernels and initramfs; `scripts/guest-packages` and `scripts/initramfs` fill it.
 GUEST=$TARGET/guest
-# Kernels that set-up can fetch, by the names that KERNEL= takes. `backports` is the newest that Debian has for its stable release.
+# A kernel of Debian's is called by a version or by a release, and perhaps a flavour: 7.2, 6.12-rt, testing, bookworm-backports-16k.
+# Without a flavour it is the cloud kernel, which is the smallest; `arm64` is the one that people install. A version is looked for in
+# the releases in this order, and the first that has it is taken; `backports` are those of the stable release.
+KERNEL_RELEASES="trixie trixie-backports bookworm bookworm-backports bullseye testing unstable experimental"
+# Other names of releases.
+KERNEL_RELEASES_TOO="backports stable stable-backports oldstable oldstable-backports forky sid"
+KERNEL_FLAVOURS="cloud arm64 rt 16k"
+# Those with which the tests work.
 KERNEL_ALIASES="6.12 6.1 6.12-rt 6.12-16k backports 5.10"
-# Those with which `make drill` works.
-DRILL_KERNELS="6.12 6.1 6.12-rt 6.12-16k backports"
 
 # The documented paths are below target/, wherever the caller's cargo usually builds.
 export CARGO_TARGET_DIR=$TARGET
@@ -52,6 +57,30 @@ runner() {
     fi
     cargo build "${quiet[@]}" --manifest-path "$ROOT/Cargo.toml" --package exeunt-runner || die "the runner does not build"
     exec "$TARGET/debug/runner" "$@"
+}
+
+# Takes the name $1 of a kernel apart: sets `release` or `number`, and `flavour` to the end of its packages' names.
+name_of() {
+    local name=$1 known
+    release='' number='' flavour=cloud
+    for known in $KERNEL_FLAVOURS; do
+        if [[ $name == *-"$known" ]]; then
+            flavour=$known name=${name%-"$known"}
+            break
+        fi
+    done
+    case $flavour in
+    cloud | rt) flavour=$flavour-arm64 ;;
+    16k) flavour=arm64-16k ;;
+    esac
+    if [[ $name =~ ^[0-9]+\.[0-9]+(\.[0-9]+)*$ ]]; then
+        number=$name
+    elif [[ " $KERNEL_RELEASES $KERNEL_RELEASES_TOO " == *" $name "* ]]; then
+        release=${name/#backports/trixie-backports}
+    else
+        die "no kernel is called '$1': it is a version such as 7.2, or one of the releases $KERNEL_RELEASES;" \
+            "behind it a flavour, as in 6.12-rt: $KERNEL_FLAVOURS"
+    fi
 }
 
 # The number of bytes that file $1 has, symbolic links followed.

@@ -12,14 +12,10 @@
 //! - [`next`]: the kernel that comes after a restart.
 //! - [`images`]: the bare-metal guests and the guest's programs, built when a cell first wants them.
 //! - [`qemu`]: which QEMU there is and what it has.
-//! - [`covering`]: few combinations that still hold every pair.
-//! - [`drill`]: the matrix of ways in which a Linux ends (`make drill`).
 //! - [`parse`]: numbers out of what machines print.
 
 pub mod cell;
 pub mod cells;
-pub mod covering;
-pub mod drill;
 pub mod images;
 pub mod machine;
 pub mod next;
@@ -39,6 +35,12 @@ const MACHINES: usize = 2;
 pub fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(MACHINES).min(MACHINES));
-    let trials = cells::all().into_iter().map(cell::Cell::into_trial).collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    if let Err(error) = process::end_all_when_asked() {
+        eprintln!("signals: {error}");
+        return std::process::ExitCode::FAILURE;
+    }
+    let trials = cells::all_or_sleeper().into_iter().map(cell::Cell::into_trial).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    process::stay_if_asked_to_end();
+    conclusion.exit_code()
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use runner::console;
 
 use crate::cell::Missed;
-use crate::process::{self, Running};
+use crate::process::{self, Ended, Running};
 use crate::{ensure, paths, variables};
 
 /// Seconds that a machine may run. A boot takes a few; the rest is for slow and busy workstations.
@@ -190,6 +190,22 @@ impl Machine {
         command.args(["--quiet", "--return", "--command", line, "/dev/null"]);
         Ok(Running::start(&mut command, true)?)
     }
+}
+
+/// Seconds for the machine of a script that restarts it, on a busy workstation.
+const RESTART_LIMIT: u64 = 900;
+
+/// Runs a script such as `kexec` with these variables and no others; its files go to `directory`.
+///
+/// # Errors
+/// When it cannot be started or does not end.
+pub fn run_script(script: &str, directory: &Path, variables: &[(&str, String)]) -> Result<Ended, process::Error> {
+    let mut command = Command::new(paths::root().join("scripts").join(script));
+    command.current_dir(paths::root());
+    variables::clear(&mut command);
+    command.env("OUT", directory).env("TIMEOUT", RESTART_LIMIT.to_string());
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    process::run(&mut command, Duration::from_secs(RESTART_LIMIT) + BEFORE)
 }
 
 /// What came of a machine.

@@ -1,15 +1,89 @@
 //! Running a program with a time limit, whatever it and its children do.
+//!
+//! Owns the rule that nothing outlives the tests: each program has a process group of its own, which is ended with the
+//! [`Running`], and when the tests are asked to end. The kernel ends what was started when they are killed.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{
+    Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal, test_kill_process_group,
+};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+
 /// How often a program that is being waited for is looked at.
 const INTERVAL: Duration = Duration::from_millis(20);
+/// What the groups get between being asked to end and being ended.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// The groups that there are; none any more once the tests are asked to end.
+#[derive(Default)]
+struct Groups {
+    running: Vec<Pid>,
+    is_over: bool,
+}
+
+static GROUPS: Mutex<Groups> = Mutex::new(Groups { running: Vec::new(), is_over: false });
+
+fn groups() -> MutexGuard<'static, Groups> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on a signal that asks this program to end, or the death of whoever has started it, ends all groups first.
+/// cargo passes no signal on to the tests that it runs.
+///
+/// # Errors
+/// The kernel does not take it.
+pub fn end_all_when_asked() -> io::Result<()> {
+    let parent = getppid();
+    set_parent_process_death_signal(Some(Signal::TERM))?;
+    let mut asked = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    thread::spawn(move || {
+        if let Some(signal) = asked.forever().next() {
+            end_all();
+            let _ = emulate_default_handler(signal);
+        }
+    });
+    if getppid() != parent {
+        signal_hook::low_level::raise(SIGTERM)?;
+    }
+    Ok(())
+}
+
+/// Does not return once the tests are asked to end: whoever ends the groups ends this program, by the same signal.
+pub fn stay_if_asked_to_end() {
+    while groups().is_over {
+        thread::park();
+    }
+}
+
+/// Ends all groups, and lets no other begin.
+fn end_all() {
+    let running = {
+        let mut groups = groups();
+        groups.is_over = true;
+        groups.running.clone()
+    };
+    let send = |signal| {
+        for &group in &running {
+            let _ = kill_process_group(group, signal);
+        }
+    };
+    send(Signal::TERM);
+    let deadline = Instant::now() + GRACE;
+    while running.iter().any(|&group| test_kill_process_group(group).is_ok()) && Instant::now() < deadline {
+        thread::sleep(INTERVAL);
+    }
+    send(Signal::KILL);
+}
 
 /// What a program did.
 #[derive(Debug)]
@@ -98,13 +172,21 @@ impl Running {
     /// When it cannot be started.
     pub fn start(command: &mut Command, talk: bool) -> Result<Self, Error> {
         let name = name_of(command);
-        let mut child = command
+        command
             .stdin(if talk { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| Error::Io(name.clone(), error))?;
+            .process_group(0);
+        ask_to_end_with_this_thread(command);
+        let mut child = {
+            let mut groups = groups();
+            if groups.is_over {
+                return Err(Error::Io(name, io::Error::other("the tests are asked to end")));
+            }
+            let child = command.spawn().map_err(|error| Error::Io(name.clone(), error))?;
+            groups.running.push(Pid::from_child(&child));
+            child
+        };
         let missing = || Error::Io(name.clone(), io::Error::other("no pipe"));
         let stdout = reader(child.stdout.take().ok_or_else(missing)?);
         let stderr = reader(child.stderr.take().ok_or_else(missing)?);
@@ -207,11 +289,22 @@ impl Running {
 impl Drop for Running {
     /// Ends the whole group, if it still runs.
     fn drop(&mut self) {
+        let group = Pid::from_child(&self.child);
         if matches!(self.child.try_wait(), Ok(None)) {
-            let group = format!("-{}", self.child.id());
-            let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
+            let _ = kill_process_group(group, Signal::KILL);
             let _ = self.child.wait();
         }
+        groups().running.retain(|other| *other != group);
+    }
+}
+
+/// Has the kernel ask what `command` starts to end when the thread that starts it is gone: a killed program says
+/// nothing to anybody. The runner ends its machine then.
+fn ask_to_end_with_this_thread(command: &mut Command) {
+    // SAFETY: between fork and exec only async-signal-safe functions may be called, and prctl(2) is a system call
+    // without a lock or memory of this program's.
+    unsafe {
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
     }
 }
 

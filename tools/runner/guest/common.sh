@@ -29,7 +29,8 @@ ask() {
 # Loads the modules of the directory $1 in the order of $modules, as far as they are there. $2: who says so if one does not load.
 load_modules() {
     for name in $modules; do
-        [ ! -e "$1/$name.ko" ] || insmod "$1/$name.ko" || echo "$2 bad the module $name does not load"
+        [ ! -e "$1/$name.ko" ] || insmod "$1/$name.ko" 2>/tmp/said ||
+            echo "$2 bad the module $name does not load: $(tr '\n' ' ' </tmp/said)$(dmesg | grep "^[^]]*] $name: " | tail -n1)"
     done
 }
 

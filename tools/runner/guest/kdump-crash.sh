@@ -2,6 +2,10 @@
 # The crash kernel: makedumpfile filters and compresses /proc/vmcore onto the disk.
 
 facts next
+if [ ! -e /proc/vmcore ]; then
+    echo "next bad there is no /proc/vmcore: it was built without CONFIG_PROC_VMCORE, or does not take itself for a crash kernel"
+    exit 1
+fi
 echo "next vmcore $(stat -c %s /proc/vmcore)"
 vmcore-dmesg /proc/vmcore | sed 's/^/next dmesg /'
 load_modules /modules next

@@ -2,6 +2,10 @@
 # The kernel that dies.
 
 facts first
+if [ ! -e /sys/kernel/kexec_crash_size ]; then
+    echo "first bad it keeps no memory for a crash kernel: it was built without CONFIG_CRASH_DUMP"
+    exit 1
+fi
 memory first
 if [ "$(cat /sys/kernel/kexec_crash_size)" = 0 ]; then
     echo "first bad no memory is kept for a crash kernel: $(dmesg | grep -i crashkernel | tail -n 3 | tr '\n' ';')"
@@ -25,7 +29,6 @@ if [ "$crash" = restart ]; then
     # On the way into a kexec, which is loaded while there is memory.
     or_say first kexec -l /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line" || exit
 fi
-sysctl -q kernel.panic_on_oops=1
 if [ -e /tests/exeunt_test.ko ]; then
     or_say first insmod /tests/exeunt_test.ko calls=$with_exeunt || exit
     if [ "$fill" != 0 ]; then echo "first filled $(ask fill "$fill")"; fi

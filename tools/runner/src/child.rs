@@ -37,6 +37,26 @@ fn idle() -> &'static AtomicBool {
     })
 }
 
+/// While it is there, a signal that asks this program to end does not end it by itself, also when no other runs.
+#[derive(Debug)]
+pub struct Held(());
+
+/// For who has something to do after all others have ended, and listens for the signals by itself.
+pub fn hold() -> Held {
+    let idle = idle();
+    RUNNING.fetch_add(1, Ordering::SeqCst);
+    idle.store(false, Ordering::SeqCst);
+    Held(())
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if RUNNING.fetch_sub(1, Ordering::SeqCst) == 1 {
+            idle().store(true, Ordering::SeqCst);
+        }
+    }
+}
+
 /// What a program gets between being asked to end and being ended.
 const GRACE: Duration = Duration::from_secs(10);
 

@@ -5,17 +5,17 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::guest::Script;
-use crate::machine::kernel_file;
+use crate::kconfig::{self, Need};
 use crate::modules;
 use crate::output::Output;
 use crate::placement::RAM_BASE;
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Policy, Ran, Verdict, Wanted, add_disk, answer_of, begin, in_words, is_there_at_the_end, kernel_line,
+    Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_words, is_there_at_the_end, kernel_line, last_words,
     make_initrd, put, run, stub_calls, tells, what_ended,
 };
 use crate::settings::{Hypervisor, Kernel};
@@ -56,13 +56,12 @@ pub struct Kdump {
     reserved: String,
     disk: u64,
     symbols: Option<Symbols>,
-    modules: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
 enum Symbols {
     /// Debian's debug package of the kernel.
-    Fetched(&'static str),
+    Fetched(String),
     /// A person's vmlinux.
     File(PathBuf),
 }
@@ -74,68 +73,75 @@ impl Kdump {
     /// Everything that is wrong with them.
     pub fn read(values: &Values) -> Result<Self, Wrong> {
         let wanted = Wanted::read(Target::Kdump, values)?;
-        let mut wrong = Vec::new();
-        macro_rules! or_say {
-            ($result:expr, $usual:expr) => {
-                $result.unwrap_or_else(|error| {
-                    wrong.push(error);
-                    $usual
-                })
-            };
-        }
+        let mut wrong = Wrong::default();
         let one_of = CRASHES.map(|kind| (kind, kind));
-        let crash = if let Ok(crash) = values.choose("CRASH", &one_of) {
-            crash
-        } else {
-            let value = values.get("CRASH").unwrap_or_default();
-            wrong.push(format!("CRASH={value}: it is one of {}", CRASHES.join(", ")));
-            CRASHES[0]
-        };
+        let value = values.get("CRASH").unwrap_or_default();
+        let crash = values.choose("CRASH", &one_of);
+        let crash = crash.map_err(|_| format!("CRASH={value}: it is one of {}", CRASHES.join(", ")));
+        let crash = wrong.or(crash, CRASHES[0]);
         let up_to = |most: u32| move |text: &str| text.parse().ok().filter(|&number: &u32| number <= most);
         let flag = [("0", false), ("1", true)];
-        let fill = or_say!(values.parse("FILL", 0, up_to(15)), 0);
-        let level = or_say!(values.parse("LEVEL", 31, up_to(31)), 31);
-        let turns = or_say!(values.parse("TURNS", 0, up_to(u32::MAX)), 0);
-        let read = or_say!(values.choose("READ", &flag), false);
-        let back = or_say!(values.choose("BACK", &flag), false);
-        let disk = or_say!(values.parse("DUMP_DISK", wanted.settings.mem.1, size), wanted.settings.mem.1);
-        let reserved = or_say!(
-            values.parse("CRASHKERNEL", RESERVED[usize::from(back)].to_owned(), crash_kernel),
-            RESERVED[0].to_owned()
-        );
+        let fill = wrong.or(values.parse("FILL", 0, up_to(15)), 0);
+        let level = wrong.or(values.parse("LEVEL", 31, up_to(31)), 31);
+        let turns = wrong.or(values.parse("TURNS", 0, up_to(u32::MAX)), 0);
+        let read = wrong.or(values.choose("READ", &flag), false);
+        let back = wrong.or(values.choose("BACK", &flag), false);
+        let disk = wrong.or(values.parse("DUMP_DISK", wanted.settings.mem.1, size), wanted.settings.mem.1);
+        let usual = RESERVED[usize::from(back)].to_owned();
+        let reserved = wrong.or(values.parse("CRASHKERNEL", usual.clone(), crash_kernel), usual);
         let symbols = match (values.get("SYMBOLS"), &wanted.settings.kernel) {
             (None | Some("0"), _) => None,
-            (Some("1"), Kernel::Named(name)) => Some(Symbols::Fetched(name)),
-            (Some("1"), Kernel::File(_)) => {
-                wrong.push("SYMBOLS=1: of a file Debian has none; SYMBOLS= takes your vmlinux".to_owned());
-                None
+            (Some("1"), Kernel::Named(name)) => Some(Symbols::Fetched(name.clone())),
+            (Some("1"), Kernel::File(image)) => {
+                // The ELF of a build lies at the top of its tree.
+                let vmlinux = kconfig::tree_of(image).map(|tree| tree.join("vmlinux")).filter(|path| path.is_file());
+                if vmlinux.is_none() {
+                    wrong.0.push("SYMBOLS=1: of a file Debian has none; SYMBOLS= takes your vmlinux".to_owned());
+                }
+                vmlinux.map(Symbols::File)
             }
-            (Some(path), _) if Path::new(path).is_file() => Some(Symbols::File(path.into())),
-            (Some(path), _) => {
-                wrong.push(format!("SYMBOLS={path}: it is 1, or a vmlinux"));
-                None
-            }
+            (Some(path), _) => match fs::read(path) {
+                Ok(bytes) if bytes.starts_with(b"\x7fELF") => Some(Symbols::File(path.into())),
+                Ok(_) => {
+                    wrong
+                        .0
+                        .push(format!("SYMBOLS={path}: no ELF; a build leaves it as vmlinux at the top of its tree"));
+                    None
+                }
+                Err(_) => {
+                    wrong.0.push(format!("SYMBOLS={path}: it is 1, or a vmlinux"));
+                    None
+                }
+            },
         };
-        let modules = values.get("MODULES").map(PathBuf::from);
-        let with_module = crash != "sysrq" || fill != 0;
-        if let (true, Kernel::File(file)) = (with_module, &wanted.settings.kernel) {
-            wrong.push(format!(
-                "CRASH={crash} FILL={fill} with KERNEL={}: they need the test module, which is built for the kernels \
-                 that set-up knows; with another one it is CRASH=sysrq and FILL=0",
-                file.display()
-            ));
+        if crash != CRASHES[0] || fill != 0 {
+            let what = if crash == CRASHES[0] { format!("FILL={fill}") } else { format!("CRASH={crash}") };
+            wrong.0.extend(wanted.can_have_module(&what, &wanted.settings.kernel).err());
         }
-        if wrong.is_empty() {
-            Ok(Self { wanted, crash, turns, fill, level, read, back, reserved, disk, symbols, modules })
-        } else {
-            Err(Wrong(wrong))
+        wrong.unless(Self { wanted, crash, turns, fill, level, read, back, reserved, disk, symbols })
+    }
+
+    /// Whether the host needs the test module.
+    fn has_module(&self) -> bool {
+        self.crash != CRASHES[0] || self.fill != 0
+    }
+
+    /// What the host's kernel has to have.
+    fn host_needs(&self) -> Vec<Need> {
+        let mut needs = [kconfig::TO_KEXEC, kconfig::TO_DIE].concat();
+        if self.crash == CRASHES[0] {
+            needs.push(kconfig::SYSRQ);
         }
+        if self.has_module() {
+            needs.push(kconfig::MODULES);
+        }
+        needs
     }
 
     fn parts(&self) -> Vec<String> {
         let mut parts = self.wanted.parts();
         parts.extend(["drgn", "disk"].map(str::to_owned));
-        if let Some(Symbols::Fetched(name)) = self.symbols {
+        if let Some(Symbols::Fetched(name)) = &self.symbols {
             parts.push(format!("debug:{name}"));
         }
         parts
@@ -147,27 +153,21 @@ impl Kdump {
     /// Something could not be built or started; in words.
     pub fn run(&self, places: &Places, progress: &Progress) -> Result<(Output, Ran, Verdict), String> {
         let mut wanted = self.wanted.clone();
-        let output = begin(&wanted, places, progress, "kdump", &self.parts())?;
+        let output = begin(&wanted, places, progress, "kdump", &self.parts(), (&self.host_needs(), &kconfig::TO_DUMP))?;
 
         progress.phase("making the crash kernel's initrd");
         let overlay = output.file("overlay");
         let crash = output.file("crash");
         fs::create_dir_all(overlay.join("next")).map_err(|error| error.to_string())?;
-        let from = match (&self.modules, &wanted.next) {
-            (Some(directory), _) => Some(directory.clone()),
-            (None, Kernel::Named(name)) => Some(places.target().join("guest/kernels").join(name).join("modules")),
-            // They are built in, or the guest says that there is no disk.
-            (None, Kernel::File(_)) => None,
-        };
         fs::create_dir_all(&crash).map_err(|error| error.to_string())?;
-        if let Some(from) = from {
+        // Without, they are built in, or the guest says that there is no disk.
+        if let Some(from) = wanted.modules_of(&wanted.next, places) {
             modules::take(&modules::DISK, &from, &crash.join("modules"))?;
         }
         if self.back {
             // All but the host's device tree, which the host adds itself: the crash kernel's own says that there is no
             // memory beside the reserved, and kexec-tools would hand that on.
-            let (kernel, ..) = kernel_file(&wanted.settings.kernel, places, &output, "KERNEL", &mut |_| {})?;
-            put(&kernel, &crash.join("back/vmlinuz"))?;
+            put(&wanted.host_image(places, &output)?, &crash.join("back/vmlinuz"))?;
             make_initrd(places, &crash.join("back/initrd"), &Script::KdumpBack.with(&[]), None)?;
         }
         let next_command_line = Wanted::next_command_line();
@@ -182,16 +182,16 @@ impl Kdump {
         ]);
         make_initrd(places, &overlay.join("next/initrd"), &script, Some(&crash))?;
         put(&wanted.next_image(places, &output)?, &overlay.join("next/vmlinuz"))?;
-        if let (true, Kernel::Named(kernel)) = (self.crash != "sysrq" || self.fill != 0, &wanted.settings.kernel) {
+        if self.has_module() {
             progress.phase("building the test module");
-            let module = answer_of(places.script("module").arg(kernel), "the test module's build")?;
-            put(module.as_ref(), &overlay.join("tests/exeunt_test.ko"))?;
+            put(&wanted.test_module(places, &wanted.settings.kernel)?, &overlay.join("tests/exeunt_test.ko"))?;
         }
         // A file with holes: it takes what is written.
         let dump = output.file("dump");
         File::create(&dump).and_then(|file| file.set_len(self.disk)).map_err(|error| error.to_string())?;
         add_disk(&mut wanted.settings, &dump, "");
-        wanted.settings.append = format!("crashkernel={} {}", self.reserved, wanted.settings.append);
+        // A kernel without CONFIG_PROC_SYSCTL goes on after an oops, whatever is written to /proc/sys.
+        wanted.settings.append = format!("crashkernel={} oops=panic {}", self.reserved, wanted.settings.append);
 
         let numbers = [wanted.from.unwrap_or(0), self.turns, self.fill, u32::from(wanted.with_exeunt())]
             .map(|number| number.to_string());
@@ -277,10 +277,15 @@ impl Kdump {
         if let Some(why) = what_ended(ran) {
             verdict.wrong.push(why);
         }
-        verdict
-            .check(!died || !said.last("next", "release").is_empty(), || "the crash kernel did not come up".to_owned());
-        let _ =
-            File::options().write(true).open(output.file("dump")).and_then(|file| file.set_len(dumped.unwrap_or(0)));
+        let is_silent = |who| said.last(who, "release").is_empty() && verdict.passed();
+        if is_silent("first") {
+            verdict.wrong.push(format!("the host did not come up: {}", last_words(&ran.console)));
+        } else if died && is_silent("next") {
+            let console = after_death(&ran.console);
+            verdict.wrong.push(format!("the crash kernel did not come up: {}", last_words(console)));
+        }
+        let dump = File::options().write(true).open(output.file("dump"));
+        let _ = dump.and_then(|file| file.set_len(dumped.unwrap_or(0)));
         let mut report = String::new();
         if dumped.is_some() {
             progress.phase("drgn reads the dump");
@@ -386,8 +391,8 @@ impl Kdump {
             let (before, after) = (said.last("first", what), said.last("back", what));
             let leaves = wanted.settings.hypervisor == Hypervisor::Exeunt
                 && (wanted.entry, wanted.policy) == (Entry::VirtualEl2, Policy::Leave);
-            // After a leave KVM has EL2, which it had not before.
-            let is_right = if what == "kvm" && leaves {
+            // After a leave KVM has EL2, which it had not before. A person's kernel may have no KVM.
+            let is_right = if what == "kvm" && leaves && !before.is_empty() {
                 after.ends_with("mode initialized successfully")
             } else {
                 before == after
@@ -400,6 +405,13 @@ impl Kdump {
             wanted.settings.smp
         );
     }
+}
+
+/// What the console has from the host's last word on: all of it is the crash kernel's, or nobody's.
+fn after_death(console: &str) -> &str {
+    const LAST: [&str; 2] = ["Bye!", "Starting crashdump kernel"];
+    let end = LAST.iter().filter_map(|words| Some(console.rfind(words)? + words.len())).max();
+    &console[end.unwrap_or(0)..]
 }
 
 /// A size as the kernel takes it for crashkernel=, with M where there is no unit: 256M, or all that the kernel's own

@@ -6,11 +6,12 @@ use std::fs;
 use std::process::Command;
 
 use crate::guest::Script;
+use crate::kconfig;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Policy, Ran, Verdict, Wanted, answer_of, begin, in_words, is_there_at_the_end, kernel_line, make_initrd,
-    put, run, stub_calls, tells, what_ended,
+    Entry, Policy, Ran, Verdict, Wanted, answer_of, begin, in_words, is_there_at_the_end, kernel_line, last_words,
+    make_initrd, put, run, stub_calls, tells, what_ended,
 };
 use crate::settings::Kernel;
 use crate::variables::{Target, Values, Wrong};
@@ -57,25 +58,26 @@ impl Kexec {
     /// Everything that is wrong with them.
     pub fn read(values: &Values) -> Result<Self, Wrong> {
         let choices = [("", Call::Nothing), ("refused", Call::Refused), ("lock", Call::Lock), ("leave", Call::Leave)];
-        let call = values.choose("CALL", &choices);
-        let (mut wanted, call) = match (Wanted::read(Target::Kexec, values), call) {
-            (Ok(wanted), Ok(call)) => (wanted, call),
-            (wanted, call) => {
-                let mut wrong = wanted.err().map_or_else(Vec::new, |Wrong(lines)| lines);
-                wrong.extend(call.err());
-                return Err(Wrong(wrong));
-            }
+        let mut wrong = Wrong::default();
+        let call = wrong.or(values.choose("CALL", &choices), Call::Nothing);
+        let mut wanted = match Wanted::read(Target::Kexec, values) {
+            Ok(wanted) => wanted,
+            Err(Wrong(lines)) => return Err(Wrong([lines, wrong.0].concat())),
         };
-        if call != Call::Nothing && !wanted.with_exeunt() {
-            return Err(Wrong(vec![format!("CALL={}: it goes with HYPERVISOR=exeunt", call.name())]));
+        if call != Call::Nothing {
+            let what = format!("CALL={}", call.name());
+            if !wanted.with_exeunt() {
+                wrong.0.push(format!("{what}: it goes with HYPERVISOR=exeunt"));
+            }
+            wrong.0.extend(wanted.can_have_module(&what, &wanted.settings.kernel).err());
         }
         if call == Call::Leave {
             if wanted.entry == Entry::El1 {
-                return Err(Wrong(vec!["CALL=leave: it goes with ENTRY=el2".to_owned()]));
+                wrong.0.push("CALL=leave: it goes with ENTRY=el2".to_owned());
             }
             wanted.settings.exeunt.push_str(" selftest=slow-leave");
         }
-        Ok(Self { wanted, call })
+        wrong.unless(Self { wanted, call })
     }
 
     /// Does it. The directory is kept until the verdict was read.
@@ -84,7 +86,11 @@ impl Kexec {
     /// Something could not be built or started; in words.
     pub fn run(&self, places: &Places, progress: &Progress) -> Result<(Output, Ran, Verdict), String> {
         let wanted = &self.wanted;
-        let output = begin(wanted, places, progress, "kexec", &wanted.parts())?;
+        let mut needs = kconfig::TO_KEXEC.to_vec();
+        if self.call != Call::Nothing {
+            needs.push(kconfig::MODULES);
+        }
+        let output = begin(wanted, places, progress, "kexec", &wanted.parts(), (&needs, &[]))?;
 
         progress.phase("building what the guests run");
         let next_command_line = Wanted::next_command_line();
@@ -97,11 +103,7 @@ impl Kexec {
         make_initrd(places, &overlay.join("next/initrd"), &next, Some(&programs))?;
         put(&wanted.next_image(places, &output)?, &overlay.join("next/vmlinuz"))?;
         if self.call != Call::Nothing {
-            let Kernel::Named(kernel) = wanted.settings.kernel else {
-                return Err("CALL= needs the test module, which is built for kernels that set-up knows".to_owned());
-            };
-            let module = answer_of(places.script("module").arg(kernel), "the test module's build")?;
-            put(module.as_ref(), &overlay.join("tests/exeunt_test.ko"))?;
+            put(&wanted.test_module(places, &wanted.settings.kernel)?, &overlay.join("tests/exeunt_test.ko"))?;
         }
         let from = wanted.from.map(|from| from.to_string()).unwrap_or_default();
         let script = Script::KexecFirst.with(&[
@@ -144,7 +146,13 @@ impl Kexec {
         if let Some(why) = what_ended(ran) {
             verdict.wrong.push(why);
         }
-        verdict.check(!said.last("next", "release").is_empty(), || "the next kernel did not come up".to_owned());
+        // What has gone wrong already is told in the words of whoever failed.
+        let is_silent = |who| said.last(who, "release").is_empty() && verdict.passed();
+        if is_silent("first") {
+            verdict.wrong.push(format!("the host did not come up: {}", last_words(&ran.console)));
+        } else if is_silent("next") {
+            verdict.wrong.push(format!("the next kernel did not come up: {}", last_words(&ran.console)));
+        }
         if !verdict.passed() {
             return verdict;
         }
@@ -205,12 +213,18 @@ impl Kexec {
         match (wanted.entry, policy) {
             (Entry::VirtualEl2, Policy::Leave) => {
                 verdict.check(!stays, || "Exeunt is still there".to_owned());
-                verdict.check(kvm_works, || format!("KVM says: {kvm}"));
-                let guest = said.last("next", "guest");
-                verdict.check(!guest.is_empty(), || "the next kernel has no /dev/kvm".to_owned());
                 let when = if left { "a LEAVE during the kexec" } else { "SOFT_RESTART" };
-                let ran = if guest == "0" { ", and a guest ran" } else { "" };
-                verdict.why = format!("Exeunt left at {when}; the next kernel has EL2, KVM initialised{ran}");
+                if kvm.is_empty() && matches!(wanted.next, Kernel::File(_)) {
+                    // A person's kernel need not have KVM.
+                    verdict.why =
+                        format!("Exeunt left at {when}; the next kernel is at EL2, and has no KVM to show it");
+                } else {
+                    verdict.check(kvm_works, || format!("KVM says: {kvm}"));
+                    let guest = said.last("next", "guest");
+                    verdict.check(!guest.is_empty(), || "the next kernel has no /dev/kvm".to_owned());
+                    let ran = if guest == "0" { ", and a guest ran" } else { "" };
+                    verdict.why = format!("Exeunt left at {when}; the next kernel has EL2, KVM initialised{ran}");
+                }
             }
             (Entry::VirtualEl2, Policy::Resident) => {
                 verdict.check(stays, || "Exeunt is gone".to_owned());

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use crate::archive::Archives;
 use crate::devices::{self, Attached, Ssh, Virtiofs};
+use crate::kconfig::{self, Config};
 use crate::kernel::{self, Footprint};
 use crate::modules::Modules;
 use crate::output::Output;
@@ -173,7 +174,7 @@ fn modules_of(settings: &Settings, places: &Places) -> Result<Option<Modules>, S
     match (&settings.modules, &settings.kernel) {
         (Some(directory), _) => Modules::open(directory).map(Some).map_err(|error| format!("MODULES={error}")),
         (None, Kernel::Named(name)) => Modules::open(&places.kernel(name).with_file_name("modules")).map(Some),
-        (None, Kernel::File(_)) => Ok(None),
+        (None, Kernel::File(file)) => kconfig::modules_of(file).map(|directory| Modules::open(&directory)).transpose(),
     }
 }
 
@@ -374,26 +375,38 @@ pub fn kernel_file(
 ) -> Result<(PathBuf, String, bool), String> {
     match kernel {
         Kernel::Named(name) => {
-            let version = places.kernel_version(name).unwrap_or_else(|| (*name).to_owned());
+            let version = places.kernel_version(name).unwrap_or_else(|| name.clone());
             Ok((places.kernel(name), format!("Linux {version}"), true))
         }
         Kernel::File(path) => {
-            let file = fs::read(path).map_err(|error| cannot_read(path, &error))?;
-            let what = path.display().to_string();
-            match kernel::open(&file).map_err(|error| format!("{variable}={what}: {error}"))? {
-                kernel::Kernel::AsItIs => {
-                    if !kernel::is_image(&file) {
-                        say(&format!("note: {what} is no arm64 Image; the machine is given it as it is"));
-                    }
-                    Ok((path.clone(), what, false))
-                }
-                kernel::Kernel::Unpacked(image) => {
-                    let unpacked = output.file(&format!("{variable}-Image"));
-                    fs::write(&unpacked, image).map_err(|error| cannot_write(&unpacked, &error))?;
-                    Ok((unpacked, format!("{what}, unpacked,"), false))
-                }
+            let (image, is_unpacked) = open_kernel(path, variable)?;
+            let what = path.display();
+            let version = kernel::version(&image);
+            if !kernel::is_image(&image) {
+                say(&format!("note: {what} is no arm64 Image; the machine is given it as it is"));
+            } else if let (Some(config), true) = (Config::of(path, &image), version.is_some()) {
+                config.lacks(kconfig::TO_RUN, false).iter().for_each(|lack| say(&format!("note: {what}: {lack}")));
             }
+            let version = version.map(|version| format!("Linux {version} ")).unwrap_or_default();
+            if !is_unpacked {
+                return Ok((path.clone(), format!("{version}({what})"), false));
+            }
+            let unpacked = output.file(&format!("{variable}-Image"));
+            fs::write(&unpacked, image).map_err(|error| cannot_write(&unpacked, &error))?;
+            Ok((unpacked, format!("{version}({what}, unpacked)"), false))
         }
+    }
+}
+
+/// The kernel in a person's file, unpacked if need be, and whether that was needed. `variable` has named it.
+///
+/// # Errors
+/// It cannot be read or unpacked, or is no kernel; in words.
+pub fn open_kernel(path: &Path, variable: &str) -> Result<(Vec<u8>, bool), String> {
+    let file = fs::read(path).map_err(|error| cannot_read(path, &error))?;
+    match kernel::open(&file).map_err(|error| format!("{variable}={}: {error}", path.display()))? {
+        kernel::Kernel::AsItIs => Ok((file, false)),
+        kernel::Kernel::Unpacked(image) => Ok((image, true)),
     }
 }
 

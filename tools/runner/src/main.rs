@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use runner::child::End;
+use runner::drill::Drill;
 use runner::gdb;
 use runner::hibernate::Hibernate;
 use runner::kdump::Kdump;
@@ -54,6 +55,12 @@ enum Command {
     Hibernate,
     /// Kexecs again and again, and compares the last boots with the first.
     Soak,
+    /// Has a Linux end in every way on many machines, and says what became of each.
+    Drill {
+        /// Prints the names of the cells, and runs none.
+        #[arg(long)]
+        list: bool,
+    },
 }
 
 impl Command {
@@ -65,6 +72,7 @@ impl Command {
             Self::Gdb => Target::Gdb,
             Self::Hibernate => Target::Hibernate,
             Self::Soak => Target::Soak,
+            Self::Drill { .. } => Target::Drill,
         }
     }
 }
@@ -109,6 +117,14 @@ fn run(arguments: &Arguments) -> Result<i32, Wrong> {
     let values = Values::read(target, given, |name| std::env::var(name).ok())?;
     let places = Places::of_this_build();
     Ok(match arguments.command {
+        Command::Drill { list: true } => {
+            Drill::read(&values)?.names().iter().for_each(|name| print(name));
+            0
+        }
+        Command::Drill { list: false } => Drill::read(&values)?.run(&places).unwrap_or_else(|error| {
+            say(&error);
+            RUNNER_FAILED
+        }),
         Command::Run => run::run(&Settings::read(&values)?, &places),
         Command::Kexec => tell(&places, target, &values, Kexec::read(&values)?.run(&places, &Progress::begin())),
         Command::Gdb => {

@@ -222,10 +222,7 @@ fn unpack(path: &Path, packing: Packing) -> Result<Vec<u8>, String> {
     let read = match packing {
         Packing::Plain => return Ok(file),
         Packing::Gzip => flate2::read::GzDecoder::new(&file[..]).read_to_end(&mut bytes),
-        Packing::Xz => {
-            let mut file = &file[..];
-            return lzma_rs::xz_decompress(&mut file, &mut bytes).map(|()| bytes).map_err(|error| error.to_string());
-        }
+        Packing::Xz => lzma_rust2::XzReader::new(&file[..], true).read_to_end(&mut bytes),
         Packing::Zstd => ruzstd::decoding::StreamingDecoder::new(&file[..])
             .map_err(|error| error.to_string())?
             .read_to_end(&mut bytes),
@@ -235,6 +232,8 @@ fn unpack(path: &Path, packing: Packing) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -300,9 +299,9 @@ mod tests {
         let from = place.join("from/kernel/drivers");
         fs::create_dir_all(&from).unwrap();
         fs::write(from.join("virtio.ko"), "plain").unwrap();
-        let mut xz = Vec::new();
-        lzma_rs::xz_compress(&mut &b"packed"[..], &mut xz).unwrap();
-        fs::write(from.join("virtio_blk.ko.xz"), xz).unwrap();
+        let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
+        xz.write_all(b"packed").unwrap();
+        fs::write(from.join("virtio_blk.ko.xz"), xz.finish().unwrap()).unwrap();
         let to = place.join("to");
         assert_eq!(take(&DISK, &place.join("from"), &to), Ok(2));
         assert_eq!(fs::read(to.join("virtio.ko")).unwrap(), b"plain");

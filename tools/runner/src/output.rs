@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// Marks a directory as one of ours, and says so to who finds it. Its lock is held while a run uses the directory.
 const MARKER: &str = ".exeunt-run";
-const WORDS: &str = "This directory belongs to Exeunt's runner. Its next run moves what is here to `previous`, and removes \
-                     what is there.\n";
+const WORDS: &str = "This directory belongs to Exeunt's runner. Its next run moves what is here to `previous`, and \
+                     removes what is there.\n";
 /// Where in its directory a run keeps what the one before it has left.
 const PREVIOUS: &str = "previous";
 

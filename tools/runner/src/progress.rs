@@ -15,6 +15,7 @@ const TICK: Duration = Duration::from_millis(200);
 pub struct Progress {
     bar: Option<ProgressBar>,
     begin: Instant,
+    is_quiet: bool,
 }
 
 impl Progress {
@@ -29,13 +30,20 @@ impl Progress {
             bar.enable_steady_tick(TICK);
             bar
         });
-        Self { bar, begin: Instant::now() }
+        Self { bar, begin: Instant::now(), is_quiet: false }
+    }
+
+    /// Says nothing: somebody else tells how far all is.
+    #[must_use]
+    pub fn quiet() -> Self {
+        Self { bar: None, begin: Instant::now(), is_quiet: true }
     }
 
     /// The next phase has begun.
     pub fn phase(&self, words: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(words.to_owned()),
+            None if self.is_quiet => {}
             None => say(&format!("[{:3} s] {words}", self.begin.elapsed().as_secs())),
         }
     }

@@ -14,7 +14,9 @@ use crate::archive::Archives;
 use crate::child::{End, Running};
 use crate::console::{Sort, Sorter};
 use crate::guest::Said;
+use crate::kconfig::{self, Config, Need};
 use crate::machine;
+use crate::names::{self, Name};
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::qemu::escaped;
@@ -58,6 +60,10 @@ pub struct Wanted {
     pub policy: Policy,
     /// The kernel that comes after.
     pub next: Kernel,
+    /// The variable that has named it.
+    pub next_variable: &'static str,
+    /// The build tree of the host's kernel, if it is a person's and has one.
+    pub tree: Option<PathBuf>,
     /// The CPU that restarts or dies, if that was asked for.
     pub from: Option<u32>,
 }
@@ -68,30 +74,36 @@ impl Wanted {
     /// # Errors
     /// Everything that is wrong with them.
     pub fn read(target: Target, values: &Values) -> Result<Self, Wrong> {
-        let mut wrong = Vec::new();
-        let mut settings = Settings::read(values).unwrap_or_else(|Wrong(lines)| {
-            wrong.extend(lines);
-            Settings::usual()
-        });
-        let mut note = |error| wrong.push(error);
+        let mut wrong = Wrong::default();
+        let mut settings = wrong.or_all(Settings::read(values), Settings::usual);
         let entry = values.choose("ENTRY", &[("el2", Entry::VirtualEl2), ("el1", Entry::El1)]);
-        let entry = entry.map_err(&mut note).unwrap_or(Entry::VirtualEl2);
+        let entry = wrong.or(entry, Entry::VirtualEl2);
         let policy = values.choose("POLICY", &[("leave", Policy::Leave), ("resident", Policy::Resident)]);
-        let policy = policy.map_err(&mut note).unwrap_or(Policy::Leave);
+        let policy = wrong.or(policy, Policy::Leave);
         let next = values.get("NEXT").map_or(Ok(settings.kernel.clone()), |value| Kernel::parse("NEXT", value));
-        let next = next.map_err(&mut note).unwrap_or_else(|()| settings.kernel.clone());
+        let next = wrong.or(next, settings.kernel.clone());
+        let next_variable = if values.get("NEXT").is_some() { "NEXT" } else { "KERNEL" };
         let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-        let from = values.parse("FROM", None, |text| digits(text).map(Some)).map_err(&mut note).unwrap_or(None);
+        let from = wrong.or(values.parse("FROM", None, |text| digits(text).map(Some)), None);
         if let Some(from) = from.filter(|&from| from >= settings.smp) {
-            note(format!("FROM={from}: there are {} CPUs", settings.smp));
+            wrong.0.push(format!("FROM={from}: there are {} CPUs", settings.smp));
         }
-        if !wrong.is_empty() {
-            return Err(Wrong(wrong));
+        let tree = values.get("TREE").map(PathBuf::from);
+        if let Some(tree) = tree.as_ref().filter(|tree| !tree.is_dir()) {
+            wrong.0.push(format!("TREE={}: no such directory", tree.display()));
         }
+        let tree = match &settings.kernel {
+            Kernel::Named(name) if tree.is_some() => {
+                wrong.0.push(format!("TREE= goes with a KERNEL= of your own: set-up has what {name} needs"));
+                None
+            }
+            Kernel::Named(_) => None,
+            Kernel::File(file) => tree.or_else(|| kconfig::tree_of(file)),
+        };
+        wrong.unless(())?;
         // With LPA2 `kexec -l` oopses in Linux 6.12, also where there is no hypervisor, but not in 7.3; and
         // makedumpfile gives up on a dump. CPU=max,lpa2=on says otherwise.
-        let is_new = settings.kernel == Kernel::Named("backports");
-        if settings.cpu == "max" && (target == Target::Kdump || !is_new) {
+        if settings.cpu == "max" && (target == Target::Kdump || !kexecs_with_lpa2(&settings.kernel)) {
             "max,lpa2=off".clone_into(&mut settings.cpu);
         }
         settings.timeout = settings.timeout.or(Some(LIMIT));
@@ -104,7 +116,85 @@ impl Wanted {
             settings.qemu_extra.splice(0..0, ["-machine", "its=off"].map(str::to_owned));
         }
         settings.append = format!("{PATIENT} {}", settings.append);
-        Ok(Self { settings, entry, policy, next, from })
+        Ok(Self { settings, entry, policy, next, next_variable, tree, from })
+    }
+
+    /// Whether the kernels have what this run wants of them, as far as their configurations can be known.
+    ///
+    /// # Errors
+    /// All that they lack; in words.
+    pub fn check(&self, host: &[Need], next: &[Need]) -> Result<(), String> {
+        let mut lacks: Vec<String> = Vec::new();
+        let kernels = [("KERNEL", &self.settings.kernel, host), (self.next_variable, &self.next, next)];
+        for (variable, kernel, needs) in kernels {
+            let Kernel::File(file) = kernel else { continue };
+            let (image, _) = machine::open_kernel(file, variable)?;
+            if !crate::kernel::is_image(&image) {
+                return Err(format!("{variable}={}: no arm64 Image, and what is none cannot kexec", file.display()));
+            }
+            let Some(config) = Config::of(file, &image) else { continue };
+            let with_modules = self.settings.modules.is_some() || kconfig::modules_of(file).is_some();
+            for lack in config.lacks(kconfig::TO_RUN.iter().chain(needs).copied(), with_modules) {
+                let lack = format!("{variable}={}: {lack}", file.display());
+                if !lacks.contains(&lack) {
+                    lacks.push(lack);
+                }
+            }
+        }
+        if lacks.is_empty() { Ok(()) } else { Err(lacks.join("\nexeunt: ")) }
+    }
+
+    /// Where the modules of one of the kernels are, if that is known.
+    #[must_use]
+    pub fn modules_of(&self, kernel: &Kernel, places: &Places) -> Option<PathBuf> {
+        match kernel {
+            Kernel::Named(name) => Some(places.target().join("guest/kernels").join(name).join("modules")),
+            Kernel::File(file) => self.settings.modules.clone().or_else(|| kconfig::modules_of(file)),
+        }
+    }
+
+    /// What the test module is built with for a person's kernel.
+    fn tree_of(&self, file: &Path) -> Option<PathBuf> {
+        let is_hosts = self.settings.kernel == Kernel::File(file.to_owned());
+        is_hosts.then(|| self.tree.clone()).flatten().or_else(|| kconfig::tree_of(file))
+    }
+
+    /// Whether the test module can be built for one of the kernels.
+    ///
+    /// # Errors
+    /// Why not; `what` needs it.
+    pub fn can_have_module(&self, what: &str, kernel: &Kernel) -> Result<(), String> {
+        match kernel {
+            Kernel::File(file) if self.tree_of(file).is_none() => Err(format!(
+                "{what} with the kernel {}: this needs the test module, which is built with the kernel's build tree; \
+                 TREE= names that of KERNEL=",
+                file.display()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Builds the test module for one of the kernels.
+    ///
+    /// # Errors
+    /// It does not build; in words.
+    pub fn test_module(&self, places: &Places, kernel: &Kernel) -> Result<PathBuf, String> {
+        self.can_have_module("the test module", kernel)?;
+        let mut script = places.script("module");
+        match kernel {
+            Kernel::Named(name) => script.arg(name),
+            Kernel::File(file) => script.arg("--tree").args(self.tree_of(file)),
+        };
+        answer_of(&mut script, "the test module's build").map(PathBuf::from)
+    }
+
+    /// The host's kernel as [`Self::next_image`].
+    ///
+    /// # Errors
+    /// It cannot be read or unpacked; in words.
+    pub fn host_image(&self, places: &Places, output: &Output) -> Result<PathBuf, String> {
+        let (path, ..) = machine::kernel_file(&self.settings.kernel, places, output, "KERNEL", &mut |_| {})?;
+        Ok(path)
     }
 
     /// Whether Exeunt is below the first kernel.
@@ -133,7 +223,7 @@ impl Wanted {
     /// # Errors
     /// It cannot be read or unpacked; in words.
     pub fn next_image(&self, places: &Places, output: &Output) -> Result<PathBuf, String> {
-        let (path, ..) = machine::kernel_file(&self.next, places, output, "NEXT", &mut |_| {})?;
+        let (path, ..) = machine::kernel_file(&self.next, places, output, self.next_variable, &mut |_| {})?;
         Ok(path)
     }
 
@@ -144,7 +234,22 @@ impl Wanted {
     }
 }
 
-/// Sets up `parts`, and takes the directory of the run, empty.
+/// Whether this kernel can load another one where addresses have 52 bits.
+fn kexecs_with_lpa2(kernel: &Kernel) -> bool {
+    const FIRST: (u32, u32) = (7, 3);
+    match kernel {
+        Kernel::Named(name) => match Name::of(name) {
+            Some(Name::Version(version)) => names::is_at_least(version, FIRST),
+            release => release == Some(Name::Release("backports")),
+        },
+        Kernel::File(file) => machine::open_kernel(file, "KERNEL")
+            .ok()
+            .and_then(|(image, _)| crate::kernel::version(&image))
+            .is_some_and(|version| names::is_at_least(&version, FIRST)),
+    }
+}
+
+/// Sets up `parts`, and takes the directory of the run, empty. `host` and `next` are what the kernels have to have.
 ///
 /// # Errors
 /// In words.
@@ -154,7 +259,9 @@ pub fn begin(
     progress: &Progress,
     usual: &str,
     parts: &[String],
+    (host, next): (&[Need], &[Need]),
 ) -> Result<Output, String> {
+    wanted.check(host, next)?;
     progress.phase("setting up");
     places.set_up(parts)?;
     let output = machine::take_output(&wanted.settings, places, usual)?;
@@ -370,6 +477,19 @@ impl Verdict {
         } else {
             format!("FAIL: {} (console: {console})", self.wrong.join("; "))
         }
+    }
+}
+
+/// The last that was said, where a kernel ended without a word of its own script: its panic, if it had one, else the
+/// last line of the console.
+#[must_use]
+pub fn last_words(console: &str) -> String {
+    let panic = |line: &&str| line.contains("Kernel panic - not syncing") || line.contains("Unable to handle kernel");
+    let said = |line: &&str| !line.trim().is_empty() && !line.contains("[exeunt ");
+    let line = console.lines().rfind(panic).or_else(|| console.lines().rfind(said));
+    match line {
+        Some(line) => format!("the last that the console has of it is \"{}\"", line.trim()),
+        None => "the console is empty: a kernel without CONFIG_SERIAL_AMBA_PL011_CONSOLE says nothing here".to_owned(),
     }
 }
 

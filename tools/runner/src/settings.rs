@@ -3,13 +3,11 @@
 //! Owns the rules that bind them together. It looks at files, and starts and builds nothing.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::devices::Devices;
+use crate::names::{self, Name};
 use crate::variables::{Values, Wrong, size};
-
-/// Kernels that set-up can fetch, by the names that KERNEL= takes: the list of scripts/lib.sh.
-pub const KERNELS: [&str; 6] = ["6.12", "6.1", "6.12-rt", "6.12-16k", "backports", "5.10"];
 
 /// The models that TF-A knows (plat/qemu/common/common.mk): on another it stops before it has said anything.
 const FIRMWARE_CPUS: [&str; 10] = [
@@ -43,8 +41,8 @@ pub enum Hypervisor {
 /// A kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kernel {
-    /// One that set-up fetches.
-    Named(&'static str),
+    /// One of Debian's, which set-up fetches.
+    Named(String),
     /// A person's.
     File(PathBuf),
 }
@@ -55,13 +53,22 @@ impl Kernel {
     /// # Errors
     /// It is neither; in words.
     pub fn parse(name: &str, value: &str) -> Result<Self, String> {
-        if let Some(known) = KERNELS.iter().find(|known| **known == value) {
-            return Ok(Self::Named(known));
+        if Name::of(value).is_some() {
+            return Ok(Self::Named(value.to_owned()));
         }
-        if Path::new(value).is_file() {
-            return Ok(Self::File(value.into()));
+        match fs::metadata(value) {
+            Ok(file) if file.is_dir() => {
+                Err(format!("{name}={value}: a directory; the kernel of a build tree is its arch/arm64/boot/Image"))
+            }
+            Ok(_) => Ok(Self::File(value.into())),
+            Err(_) => Err(format!("{name}={value}: {}", names::what_there_is(value))),
         }
-        Err(format!("{name}={value}: neither a file nor one of {}", KERNELS.join(", ")))
+    }
+
+    /// The usual one.
+    #[must_use]
+    pub fn usual() -> Self {
+        Self::Named(names::TESTED[0].to_owned())
     }
 }
 
@@ -164,54 +171,41 @@ impl Settings {
     /// # Errors
     /// Everything that is wrong with them.
     pub fn read(values: &Values) -> Result<Self, Wrong> {
-        let mut wrong = Vec::new();
-        // Goes on with what is usual, so that all that is wrong is said at once.
-        macro_rules! or_say {
-            ($result:expr, $usual:expr) => {
-                $result.unwrap_or_else(|error| {
-                    wrong.push(error);
-                    $usual
-                })
-            };
-        }
-        let smp = or_say!(
+        let mut wrong = Wrong::default();
+        let smp = wrong.or(
             values.parse("SMP", 4, |text| text.parse().ok().filter(|cpus| is_number(text) && (1..1000).contains(cpus))),
-            4
+            4,
         );
         let usual_mem = ("1G".to_owned(), 1 << 30);
         let read_mem =
             |text: &str| Some((text.to_owned(), size(text).filter(|&bytes| bytes > 0 && bytes % (1 << 20) == 0)?));
-        let mem = or_say!(values.parse("MEM", usual_mem.clone(), read_mem), usual_mem);
-        let gic = or_say!(values.choose("GIC", &[("3", 3), ("2", 2)]), 3);
-        let profile = or_say!(
+        let mem = wrong.or(values.parse("MEM", usual_mem.clone(), read_mem), usual_mem);
+        let gic = wrong.or(values.choose("GIC", &[("3", 3), ("2", 2)]), 3);
+        let profile = wrong.or(
             values.choose("PROFILE", &[("release", Profile::Release), ("debug", Profile::Debug)]),
-            Profile::Release
+            Profile::Release,
         );
-        let threads = or_say!(
-            values.choose("THREADS", &[("", None), ("multi", Some("multi")), ("single", Some("single"))]),
-            None
-        );
-        let with_exeunt = or_say!(values.choose("HYPERVISOR", &[("exeunt", true), ("none", false)]), true);
-        let at_el2 = or_say!(values.choose("EL", &[("2", true), ("1", false)]), true);
-        let firmware = or_say!(values.choose("FIRMWARE", &[("", false), ("tf-a", true)]), false);
+        let threads = wrong
+            .or(values.choose("THREADS", &[("", None), ("multi", Some("multi")), ("single", Some("single"))]), None);
+        let with_exeunt = wrong.or(values.choose("HYPERVISOR", &[("exeunt", true), ("none", false)]), true);
+        let at_el2 = wrong.or(values.choose("EL", &[("2", true), ("1", false)]), true);
+        let firmware = wrong.or(values.choose("FIRMWARE", &[("", false), ("tf-a", true)]), false);
         // A CPU that is off waits in BL31 with WFE, which QEMU makes an idle turn of its thread: on a busy workstation
         // those take the time of the one that boots.
         let threads = threads.or(firmware.then_some("single"));
-        let timeout = or_say!(
-            values.parse("TIMEOUT", None, |text| text.parse().ok().filter(|_| is_number(text)).map(Some)),
-            None
+        let timeout = wrong
+            .or(values.parse("TIMEOUT", None, |text| text.parse().ok().filter(|_| is_number(text)).map(Some)), None);
+        let kernel = wrong.or(
+            values.get("KERNEL").map_or_else(|| Ok(Kernel::usual()), |value| Kernel::parse("KERNEL", value)),
+            Kernel::usual(),
         );
-        let kernel = or_say!(
-            values.get("KERNEL").map_or(Ok(Kernel::Named(KERNELS[0])), |value| Kernel::parse("KERNEL", value)),
-            Kernel::Named(KERNELS[0])
-        );
-        let reboot = or_say!(values.choose("REBOOT", &[("", None), ("1", Some(true)), ("0", Some(false))]), None);
+        let reboot = wrong.or(values.choose("REBOOT", &[("", None), ("1", Some(true)), ("0", Some(false))]), None);
         let devices = Devices::read(values).unwrap_or_else(|error| {
-            wrong.extend(error.0);
+            wrong.0.extend(error.0);
             Devices::default()
         });
         let split = |text: &str| shlex::split(text);
-        let qemu_extra = or_say!(values.parse("QEMU_EXTRA", Vec::new(), split), Vec::new());
+        let qemu_extra = wrong.or(values.parse("QEMU_EXTRA", Vec::new(), split), Vec::new());
         let hypervisor = match (with_exeunt, at_el2) {
             (true, _) => Hypervisor::Exeunt,
             (false, true) => Hypervisor::NoneAtEl2,
@@ -246,8 +240,8 @@ impl Settings {
             modules: values.get("MODULES").map(PathBuf::from),
             reboot,
         };
-        settings.rules(values, with_exeunt && !at_el2, &mut wrong);
-        if wrong.is_empty() { Ok(settings) } else { Err(Wrong(wrong)) }
+        settings.rules(values, with_exeunt && !at_el2, &mut wrong.0);
+        wrong.unless(settings)
     }
 
     /// What one variable forbids another.
@@ -304,18 +298,11 @@ mod tests {
     }
 
     #[test]
-    fn set_up_knows_the_same_kernels() {
-        let script = include_str!("../../../scripts/lib.sh");
-        let list = script.lines().find_map(|line| line.strip_prefix("KERNEL_ALIASES=")).unwrap();
-        assert_eq!(list.trim_matches('"').split(' ').collect::<Vec<_>>(), KERNELS);
-    }
-
-    #[test]
     fn without_a_variable_it_is_the_usual_machine() {
         let settings = read(&[]).unwrap();
         assert_eq!((settings.smp, settings.mem.1, settings.gic), (4, 1 << 30, 3));
         assert_eq!((settings.cpu.as_str(), settings.hypervisor), ("cortex-a57", Hypervisor::Exeunt));
-        assert_eq!((settings.kernel, settings.initrd), (Kernel::Named("6.12"), Initrd::Usual));
+        assert_eq!((settings.kernel, settings.initrd), (Kernel::Named("6.12".to_owned()), Initrd::Usual));
     }
 
     #[test]
@@ -324,7 +311,9 @@ mod tests {
             refused(&[("SMP", "0"), ("MEM", "1.5G"), ("EL", "1"), ("KERNEL", "/nowhere")]),
             "SMP=0: it is a number of CPUs, such as 4\n\
              MEM=1.5G: it is a size such as 512M or 4G, a multiple of 1 MiB\n\
-             KERNEL=/nowhere: neither a file nor one of 6.12, 6.1, 6.12-rt, 6.12-16k, backports, 5.10\n\
+             KERNEL=/nowhere: neither a file nor a kernel's name, which is a version such as 7.2, or one of Debian's \
+             releases trixie, trixie-backports, bookworm, bookworm-backports, bullseye, testing, unstable, \
+             experimental, perhaps with a flavour, as in 6.12-rt\n\
              EL=1 goes with HYPERVISOR=none: Exeunt needs EL2"
         );
     }

@@ -16,16 +16,15 @@ use std::path::{Path, PathBuf};
 use object::{Object, ObjectSymbol};
 
 use crate::guest::Script;
+use crate::kconfig;
 use crate::modules;
 use crate::output::Output;
 use crate::placement::{EXEUNT, RAM_BASE};
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Ran, Verdict, Wanted, add_disk, answer_of, begin, is_there_at_the_end, make_initrd, put, run, stub_calls,
-    what_ended,
+    Entry, Ran, Verdict, Wanted, add_disk, begin, is_there_at_the_end, make_initrd, put, run, stub_calls, what_ended,
 };
 use crate::run::print;
-use crate::settings::Kernel;
 use crate::variables::{Target, Values, Wrong};
 use crate::workstation::Places;
 
@@ -38,7 +37,6 @@ const PAGE: usize = 4096;
 pub struct Soak {
     wanted: Wanted,
     rounds: u32,
-    kernels: [&'static str; 2],
 }
 
 impl Soak {
@@ -60,18 +58,14 @@ impl Soak {
                 "POLICY=leave: an Exeunt that has left cannot be watched; `make kexec` has that policy".to_owned(),
             );
         }
-        let mut named = |variable: &str, kernel: &Kernel| match kernel {
-            Kernel::Named(name) => *name,
-            Kernel::File(file) => {
-                wrong.push(format!("{variable}={}: a soak takes kernels that set-up knows", file.display()));
-                ""
-            }
-        };
-        let kernels = [named("KERNEL", &wanted.settings.kernel), named("NEXT", &wanted.next)];
+        if wanted.with_exeunt() {
+            let both = [&wanted.settings.kernel, &wanted.next];
+            wrong.extend(both.iter().filter_map(|kernel| wanted.can_have_module("a soak", kernel).err()));
+        }
         if values.get("TIMEOUT").is_none() {
             wanted.settings.timeout = Some(300 + 60 * u64::from(rounds));
         }
-        if wrong.is_empty() { Ok(Self { wanted, rounds, kernels }) } else { Err(Wrong(wrong)) }
+        if wrong.is_empty() { Ok(Self { wanted, rounds }) } else { Err(Wrong(wrong)) }
     }
 
     /// The first boot without Exeunt. Entered at virtual EL2 the last kernel has EL2 itself.
@@ -91,19 +85,22 @@ impl Soak {
         let mut wanted = self.wanted.clone();
         let mut parts = wanted.parts();
         parts.push("disk".to_owned());
-        let output = begin(&wanted, places, progress, "soak", &parts)?;
+        let output = begin(&wanted, places, progress, "soak", &parts, (&kconfig::TO_SOAK, &kconfig::TO_SOAK))?;
 
         // /soak/0 has the modules of KERNEL, /soak/1 those of NEXT.
         progress.phase("making the disk");
         let overlay = output.file("overlay");
-        for (number, kernel) in self.kernels.into_iter().enumerate() {
+        let kernels = [&wanted.settings.kernel, &wanted.next];
+        for (number, kernel) in kernels.into_iter().enumerate() {
             let to = overlay.join("soak").join(number.to_string());
-            modules::take(&modules::DISK, &places.target().join("guest/kernels").join(kernel).join("modules"), &to)?;
+            if let Some(from) = wanted.modules_of(kernel, places) {
+                modules::take(&modules::DISK, &from, &to)?;
+            }
             if wanted.with_exeunt() {
-                let module = answer_of(places.script("module").arg(kernel), "the test module's build")?;
-                put(module.as_ref(), &to.join("exeunt_test.ko"))?;
+                put(&wanted.test_module(places, kernel)?, &to.join("exeunt_test.ko"))?;
             }
         }
+        let images = [wanted.host_image(places, &output)?, wanted.next_image(places, &output)?];
         let [rounds, with_exeunt] = [self.rounds, self.with_exeunt()].map(|number| number.to_string());
         let script = Script::Soak.with(&[
             ("rounds", &rounds),
@@ -117,8 +114,8 @@ impl Soak {
         make_initrd(places, &initrd, &script, Some(&overlay))?;
         let pack = || {
             let mut archive = tar::Builder::new(File::create(&disk)?);
-            for (number, kernel) in self.kernels.into_iter().enumerate() {
-                archive.append_path_with_name(places.kernel(kernel), format!("{number}/vmlinuz"))?;
+            for (number, image) in images.iter().enumerate() {
+                archive.append_path_with_name(image, format!("{number}/vmlinuz"))?;
             }
             archive.append_path_with_name(&initrd, "initrd")?;
             archive.into_inner()?.flush()

@@ -27,6 +27,9 @@ pub enum Target {
 
 /// Targets that start one machine as a person describes it.
 const MACHINE: &[Target] = &[Target::Run, Target::Gdb, Target::Kexec, Target::Kdump, Target::Soak, Target::Hibernate];
+/// Those and the drill, which has many machines and one kernel.
+const WITH_DRILL: &[Target] =
+    &[Target::Run, Target::Gdb, Target::Kexec, Target::Kdump, Target::Soak, Target::Hibernate, Target::Drill];
 /// Those in which a kernel starts another one.
 const RESTART: &[Target] = &[Target::Kexec, Target::Kdump, Target::Soak, Target::Hibernate];
 
@@ -61,9 +64,9 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "KERNEL",
         "a kernel's name or a file",
-        "the host's kernel (6.12): a name that set-up knows, or a file: an arm64 Image, gzip or zstd compressed, or an \
-         EFI zboot image",
-        MACHINE,
+        "the host's kernel (6.12): one of Debian's by its version or release (7.2, 6.12-rt, testing), or a file: an \
+         arm64 Image, also compressed, or an EFI zboot image",
+        WITH_DRILL,
     ),
     variable(
         "INITRD",
@@ -73,14 +76,19 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable("APPEND", "words for a kernel", "added to the host's command line", MACHINE),
     variable("EXEUNT", "options of Exeunt", "Exeunt's own options (docs/options.md)", MACHINE),
-    variable("EXEUNT_BIN", "a file", "a ready image of Exeunt: nothing is built then", MACHINE),
-    variable("PROFILE", "release or debug", "which build of Exeunt (release)", MACHINE),
+    variable("EXEUNT_BIN", "a file", "a ready image of Exeunt: nothing is built then", WITH_DRILL),
+    variable("PROFILE", "release or debug", "which build of Exeunt (release)", WITH_DRILL),
     variable("OVERLAY", "a directory", "what is in it is added to the initrd", &[Target::Run, Target::Gdb]),
     variable("FIRMWARE", "tf-a", "Arm's Trusted Firmware at EL3, below Exeunt", MACHINE),
     variable("HYPERVISOR", "exeunt or none", "none: the same host on bare QEMU, entered at the level EL", MACHINE),
     variable("EL", "1 or 2", "with HYPERVISOR=none: the level at which the host is entered (2)", MACHINE),
-    variable("OUT", "a directory", "where console.log and all that a run makes goes (target/run and so on)", MACHINE),
-    variable("QEMU", "a program", "which QEMU (qemu-system-aarch64)", MACHINE),
+    variable(
+        "OUT",
+        "a directory",
+        "where console.log and all that a run makes goes (target/run and so on)",
+        WITH_DRILL,
+    ),
+    variable("QEMU", "a program", "which QEMU (qemu-system-aarch64)", WITH_DRILL),
     variable("QEMU_EXTRA", "arguments, quoted as for a shell", "further arguments for QEMU", MACHINE),
     variable(
         "THREADS",
@@ -141,8 +149,14 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "MODULES",
         "a directory",
-        "where the modules of a kernel of your own are: its lib/modules/VERSION",
-        &[Target::Run, Target::Gdb, Target::Kdump],
+        "where the modules of a kernel of your own are: its lib/modules/VERSION, or its build tree",
+        WITH_DRILL,
+    ),
+    variable(
+        "TREE",
+        "a directory",
+        "the build tree of a kernel of your own, for the test module; if KERNEL is in one, it is that",
+        &[Target::Kexec, Target::Kdump, Target::Soak, Target::Drill],
     ),
     variable(
         "CRASHKERNEL",
@@ -183,12 +197,38 @@ pub const VARIABLES: &[Variable] = &[
 pub struct Values(BTreeMap<&'static str, String>);
 
 /// What is wrong with what was set, in words. Each stands for itself: a person mends all at once.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Wrong(pub Vec<String>);
 
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl Wrong {
+    /// What a variable says; and if that is wrong, `usual`, so that all that is wrong is said at once.
+    pub fn or<T>(&mut self, said: Result<T, String>, usual: T) -> T {
+        said.unwrap_or_else(|error| {
+            self.0.push(error);
+            usual
+        })
+    }
+
+    /// The same for what has checked several variables.
+    pub fn or_all<T>(&mut self, said: Result<T, Self>, usual: impl FnOnce() -> T) -> T {
+        said.unwrap_or_else(|Self(lines)| {
+            self.0.extend(lines);
+            usual()
+        })
+    }
+
+    /// `checked`, if nothing was wrong.
+    ///
+    /// # Errors
+    /// What was.
+    pub fn unless<T>(self, checked: T) -> Result<T, Self> {
+        if self.0.is_empty() { Ok(checked) } else { Err(self) }
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use runner::covering;
+
 use crate::cell::{Cell, Context, Outcome};
 use crate::machine::{Entry, Machine, PATIENT, Ran};
 use crate::qemu::{self, Qemu};
-use crate::{covering, ensure, parse, paths};
+use crate::{ensure, parse, paths};
 
 const KERNELS: [&str; 2] = ["6.12", "6.1"];
 const CPUS: [u32; 4] = [4, 1, 2, 8];

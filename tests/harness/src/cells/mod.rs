@@ -8,12 +8,14 @@ mod conformance;
 mod consoles;
 mod devices;
 mod drill;
+mod ends;
 mod exits;
 mod failures;
 mod firmware;
 mod guests;
 mod hotplug;
 mod interrupts;
+mod kernels;
 mod kvm;
 mod leave;
 mod memory;
@@ -26,6 +28,12 @@ mod user;
 mod virtual_el2;
 
 use crate::cell::Cell;
+
+/// All cells; or the one that the tests of the tests' own end have other tests run.
+#[must_use]
+pub fn all_or_sleeper() -> Vec<Cell> {
+    ends::sleeper().map_or_else(all, |cell| vec![cell])
+}
 
 /// All cells.
 #[must_use]
@@ -53,6 +61,8 @@ pub fn all() -> Vec<Cell> {
         after_kexec::cells(),
         devices::cells(),
         drill::cells(),
+        ends::cells(),
+        kernels::cells(),
         restarts::cells(),
     ]
     .into_iter()

@@ -2,14 +2,12 @@
 //! that the documentation shows.
 
 use std::fs;
-use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use runner::run::RUNNER_FAILED;
 
+use super::ends::processes_of;
 use crate::cell::{Cell, Context, Missed, Outcome};
 use crate::machine::Machine;
 use crate::{ensure, parse, paths};
@@ -107,19 +105,6 @@ fn a_persons_directory(context: &Context) -> Outcome {
     Ok(())
 }
 
-/// Processes that have `directory` on their command line.
-fn processes_of(directory: &str) -> Result<Vec<String>, Missed> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if line.contains("qemu-system") && line.contains(directory) {
-            found.push(line);
-        }
-    }
-    Ok(found)
-}
-
 /// Whatever ends scripts/run takes QEMU along: a signal that it can answer, and one that it cannot.
 fn ended_by_a_signal(context: &Context) -> Outcome {
     for (signal, status) in [("TERM", 143), ("KILL", 137)] {
@@ -138,30 +123,6 @@ fn ended_by_a_signal(context: &Context) -> Outcome {
         }
         // The directory is free for the next one.
         context.machine().with("OUT", &directory).with("RUN", "true").run()?.ended_with(0)?;
-    }
-    Ok(())
-}
-
-/// A person's kernel as it comes out of a build: `Image.gz`, and an EFI zboot image.
-fn compressed_kernels(context: &Context) -> Outcome {
-    let image = fs::read(paths::target().join("guest/kernels/6.12/vmlinuz"))?;
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(&image)?;
-    let packed = encoder.finish()?;
-    // Linux, drivers/firmware/efi/libstub/zboot-header.S.
-    let mut zboot = b"MZ\0\0zimg".to_vec();
-    zboot.extend(64_u32.to_le_bytes());
-    zboot.extend(u32::try_from(packed.len())?.to_le_bytes());
-    zboot.resize(24, 0);
-    zboot.extend(b"gzip");
-    zboot.resize(64, 0);
-    zboot.extend(&packed);
-    for (name, bytes) in [("Image.gz", &packed), ("vmlinuz.efi", &zboot)] {
-        let kernel = context.directory()?.join(name);
-        fs::write(&kernel, bytes)?;
-        let machine = context.machine().with("KERNEL", kernel.display()).with("RUN", "uname -r");
-        let ran = machine.run()?.ended_with(0)?;
-        ensure!(ran.stdout.starts_with("6.12."), "{name}: it says {:?}", ran.stdout);
     }
     Ok(())
 }
@@ -260,7 +221,6 @@ pub(super) fn cells() -> Vec<Cell> {
         Cell::new("people/misspelt-variable", misspelt),
         Cell::new("people/directory-of-a-person", a_persons_directory),
         Cell::new("people/ended-by-a-signal", ended_by_a_signal),
-        Cell::new("people/compressed-kernels", compressed_kernels),
         Cell::new("people/make-gdb", gdb),
         Cell::new("people/make-build", build),
         Cell::new("people/documented-commands", documented_commands).slow(true),

@@ -3,12 +3,12 @@
 //! themselves.
 
 use crate::cell::{Cell, Context, Outcome};
-use crate::{drill, ensure};
+use crate::{ensure, machine};
 
 /// Runs a script with these variables, and has its last line say PASS.
 pub(super) fn passes(context: &Context, script: &str, variables: &[(&str, &str)]) -> Outcome {
     let variables: Vec<_> = variables.iter().map(|&(name, value)| (name, value.to_owned())).collect();
-    let ended = drill::run_script(script, context.directory()?, &variables)?;
+    let ended = machine::run_script(script, &context.directory()?.join("run"), &variables)?;
     let last = ended.stdout.lines().last().unwrap_or_default();
     ensure!(ended.status == 0 && last.starts_with("PASS: "), "scripts/{script} returned {}: {last}", ended.status);
     Ok(())

@@ -1,0 +1,706 @@
+//! `make drill`: a Linux dies or is restarted in each way that matters, on each kind of machine, and what comes of it
+//! is looked at.
+//!
+//! Owns the matrix and its cells. A cell is one run of [`Kexec`] or [`Kdump`] with their variables; its directory is
+//! target/drill/NAME. A cell that fails is run again on bare QEMU: where that fails as well, the fault is the
+//! baseline's, and the cell says so. Asked to end, the drill ends all machines, and tells what there was so far.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Write as _};
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::child::{self, End};
+use crate::covering::{self, Value};
+use crate::kdump::{CRASHES, Kdump};
+use crate::kexec::Kexec;
+use crate::output::Output;
+use crate::progress::Progress;
+use crate::report::{self, Case, CaseEnd};
+use crate::restart::{Ran, Verdict as RunsVerdict, Wanted};
+use crate::run::{BY_A_SIGNAL, print, say};
+use crate::settings::Kernel;
+use crate::variables::{Target, Values, Wrong};
+use crate::workstation::{Places, part_of};
+use crate::{kernel, machine};
+
+/// Machines at a time: one of them seldom keeps more than one CPU of this workstation busy.
+const AT_A_TIME: usize = 2;
+/// Seconds for the machine of one cell, on a busy workstation.
+const LIMIT: u64 = 900;
+/// Seconds that a cell takes, before one was seen: two processors, two cells at a time.
+const USUAL: u64 = 100;
+/// What the cells get to end after the drill was asked to.
+const GRACE: Duration = Duration::from_secs(20);
+
+const KERNELS: [&str; 4] = ["6.12", "6.12-rt", "6.12-16k", "6.1"];
+const CPUS: [u32; 4] = [4, 1, 2, 8];
+const GICS: [u32; 2] = [3, 2];
+const MODELS: [&str; 5] = ["cortex-a57", "cortex-a72", "neoverse-n1", "neoverse-n2", "max"];
+/// Entry and policy.
+const WAYS: [(&str, &str); 3] = [("el2", "leave"), ("el2", "resident"), ("el1", "leave")];
+/// Who does it: the first CPU, or the last.
+const LAST: [bool; 2] = [false, true];
+/// How it ends: by a kexec, or by a kind of crash that `make kdump` knows. The first two need nothing but the kernel.
+const HOWS: [&str; CRASHES.len() + 1] = {
+    let mut hows = ["kexec"; CRASHES.len() + 1];
+    hows[0] = CRASHES[0];
+    let mut index = 1;
+    while index < CRASHES.len() {
+        hows[index + 1] = CRASHES[index];
+        index += 1;
+    }
+    hows
+};
+/// So many ways to end need no test module.
+const WITHOUT_MODULE: usize = 2;
+/// Variables that are the same for all machines.
+const SHARED: [&str; 5] = ["QEMU", "EXEUNT_BIN", "PROFILE", "MODULES", "TREE"];
+
+/// Dimensions, in the order of the covering's rows.
+const HOW: usize = 0;
+const MODEL: usize = 1;
+const KERNEL: usize = 2;
+const CPU: usize = 3;
+const WAY: usize = 4;
+const GIC: usize = 5;
+const WHO: usize = 6;
+
+/// How a Linux ends on one machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell {
+    how: &'static str,
+    model: &'static str,
+    /// As KERNEL= takes it, and as the cell is called by.
+    kernel: (String, String),
+    cpus: u32,
+    way: (&'static str, &'static str),
+    gic: u32,
+    last: bool,
+    /// Whether the memory is filled with a pattern, which the dump must have: by the test module.
+    is_filled: bool,
+}
+
+impl Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { how, model, kernel: (_, kernel), cpus, way: (entry, policy), gic, .. } = self;
+        let policy = if *entry == "el1" { "" } else { policy };
+        let dash = if policy.is_empty() { "" } else { "-" };
+        write!(f, "{how}-{entry}{dash}{policy}-{kernel}-{model}-smp{cpus}-gic{gic}-cpu{}", self.from())
+    }
+}
+
+/// What came of a cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It passed.
+    Pass,
+    /// It failed, and so did bare QEMU, for the same reason.
+    Alike,
+    /// It failed.
+    Fail,
+    /// The drill was asked to end before it had one.
+    NotRun,
+}
+
+impl Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pass => "PASS",
+            Self::Alike => "ALIKE",
+            Self::Fail => "FAIL",
+            Self::NotRun => "NONE",
+        })
+    }
+}
+
+/// A cell's verdict, why, and how many seconds it took.
+#[derive(Clone, Debug)]
+pub struct Result {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The last line of the run; of the baseline's too if that was run.
+    pub why: String,
+    /// What the run has told before it.
+    pub report: String,
+    /// Seconds.
+    pub seconds: u64,
+}
+
+impl Result {
+    fn not_run() -> Self {
+        let why = "the drill was asked to end".to_owned();
+        Self { verdict: Verdict::NotRun, why, report: String::new(), seconds: 0 }
+    }
+}
+
+impl Cell {
+    /// The CPU that restarts or dies.
+    fn from(&self) -> u32 {
+        if self.last { self.cpus - 1 } else { 0 }
+    }
+
+    /// Whether bare QEMU can do the same: it has nobody to call.
+    fn has_baseline(&self) -> bool {
+        !["hvc", "hvc-other", "leave"].contains(&self.how)
+    }
+
+    /// Its variables. `given` are those that the drill got for all of its machines.
+    fn variables(&self, given: &BTreeMap<&'static str, String>, directory: &Path, bare: bool) -> Values {
+        let (entry, policy) = self.way;
+        let mut variables = given.clone();
+        variables.extend([
+            ("OUT", directory.display().to_string()),
+            ("TIMEOUT", LIMIT.to_string()),
+            ("ENTRY", entry.to_owned()),
+            ("POLICY", policy.to_owned()),
+            ("CPU", self.model.to_owned()),
+            ("KERNEL", self.kernel.0.clone()),
+            ("SMP", self.cpus.to_string()),
+            ("GIC", self.gic.to_string()),
+            ("FROM", self.from().to_string()),
+            ("CRASH", self.how.to_owned()),
+            // Three quarters of what is free for the kernel's own use hold a pattern, which the dump must have bit for
+            // bit. More memory takes more time only.
+            ("FILL", if self.is_filled { "12" } else { "0" }.to_owned()),
+            ("MEM", "640M".to_owned()),
+            // Eight CPUs in eight threads would wait for one another most of the time (the variable THREADS).
+            ("THREADS", if self.cpus > 4 { "single" } else { "multi" }.to_owned()),
+        ]);
+        if bare {
+            variables.insert("HYPERVISOR", "none".to_owned());
+            variables.insert("EL", entry.trim_start_matches("el").to_owned());
+        }
+        let target = if self.how == "kexec" { Target::Kexec } else { Target::Kdump };
+        Values::read(target, [], |name| variables.get(name).cloned()).unwrap_or_default()
+    }
+
+    fn told(&self, given: &BTreeMap<&'static str, String>, directory: &Path, places: &Places, bare: bool) -> Told {
+        let directory = if bare { directory.join("bare") } else { directory.to_owned() };
+        let values = self.variables(given, &directory, bare);
+        let quiet = Progress::quiet();
+        let in_words = |wrong: Wrong| wrong.to_string();
+        let came: std::result::Result<(Output, Ran, RunsVerdict), String> = if self.how == "kexec" {
+            Kexec::read(&values).map_err(in_words).and_then(|kexec| kexec.run(places, &quiet))
+        } else {
+            Kdump::read(&values).map_err(in_words).and_then(|kdump| kdump.run(places, &quiet))
+        };
+        match came {
+            Err(error) => Told::Broken(error.replace('\n', " ")),
+            Ok((_, ran, _)) if matches!(ran.end, End::Interrupted(_)) => Told::Interrupted,
+            Ok((_, ran, verdict)) => {
+                let line = verdict.last_line(&places.short(&ran.log).to_string());
+                if verdict.passed() { Told::Pass(line, verdict.report) } else { Told::Fail(line, verdict.report) }
+            }
+        }
+    }
+
+    /// Runs it with its files in `directory`, and where it fails bare QEMU too.
+    fn run(&self, given: &BTreeMap<&'static str, String>, directory: &Path, places: &Places) -> Result {
+        let begin = Instant::now();
+        let told = self.told(given, directory, places, false);
+        let is_over = matches!(told, Told::Pass(..) | Told::Interrupted);
+        let bare = (!is_over && self.has_baseline()).then(|| self.told(given, directory, places, true));
+        if [Some(&told), bare.as_ref()].contains(&Some(&Told::Interrupted)) {
+            return Result::not_run();
+        }
+        let (verdict, why) = judged(&told, bare.as_ref());
+        Result { verdict, why, report: told.report(), seconds: begin.elapsed().as_secs() }
+    }
+}
+
+/// What a run told by its last line, and the lines before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Told {
+    /// PASS, the whole line.
+    Pass(String, String),
+    /// FAIL, the whole line: a machine was run, and something was not as it should be.
+    Fail(String, String),
+    /// Neither: something of the runner's own went wrong, and nothing is known about a machine.
+    Broken(String),
+    /// It was asked to end.
+    Interrupted,
+}
+
+impl Told {
+    fn line(&self) -> &str {
+        match self {
+            Self::Pass(line, _) | Self::Fail(line, _) | Self::Broken(line) => line,
+            Self::Interrupted => "asked to end",
+        }
+    }
+
+    fn report(&self) -> String {
+        match self {
+            Self::Pass(_, report) | Self::Fail(_, report) => report.clone(),
+            Self::Broken(_) | Self::Interrupted => String::new(),
+        }
+    }
+}
+
+/// The verdict on what was told of the machine under Exeunt, and of the bare one if that was run. They fail alike only
+/// if both were run to a verdict, and the first thing that was wrong is the same.
+fn judged(told: &Told, bare: Option<&Told>) -> (Verdict, String) {
+    let verdict = match (told, bare) {
+        (Told::Pass(..), _) => Verdict::Pass,
+        (Told::Fail(line, _), Some(Told::Fail(bare, _))) if reason(line) == reason(bare) => Verdict::Alike,
+        _ => Verdict::Fail,
+    };
+    let bare = bare.map(|bare| format!("; bare QEMU: {}", bare.line())).unwrap_or_default();
+    (verdict, format!("{}{bare}", told.line()))
+}
+
+/// The first reason of a line with FAIL, without the numbers in it: sizes and times differ from run to run.
+fn reason(line: &str) -> String {
+    let end = line.find([';', '(']).unwrap_or(line.len());
+    line[..end].chars().filter(|character| !character.is_ascii_digit()).collect::<String>().trim_end().to_owned()
+}
+
+/// What the matrix is made of: kernels as KERNEL= takes them and as cells are called by, and whether their memory has
+/// pages of 16 KiB; and how many of the ways to end are possible.
+struct Scope {
+    kernels: Vec<(String, String, bool)>,
+    hows: usize,
+    models: Vec<&'static str>,
+}
+
+impl Scope {
+    fn usual() -> Self {
+        let kernel = |name: &str| (name.to_owned(), name.to_owned(), name.ends_with("-16k"));
+        Self { kernels: KERNELS.iter().map(|name| kernel(name)).collect(), hows: HOWS.len(), models: MODELS.to_vec() }
+    }
+
+    /// Values of two dimensions that do not go together.
+    fn avoided(&self) -> Vec<(Value, Value)> {
+        let how = |name| (HOW, HOWS.iter().position(|each| *each == name).expect("a way to end"));
+        let one_cpu = (CPU, CPUS.iter().position(|&cpus| cpus == 1).expect("one CPU is among them"));
+        // There must be another CPU, or one that can go off.
+        let mut pairs: Vec<_> =
+            ["hvc-other", "stuck", "hotplug", "hotplug-down", "leave"].map(|name| (how(name), one_cpu)).into();
+        // The first CPU is not taken off, and on a machine with one CPU it is the last as well.
+        pairs.extend(["hotplug", "hotplug-down"].map(|name| (how(name), (WHO, 0))));
+        pairs.push((one_cpu, (WHO, 1)));
+        for (index, _) in self.kernels.iter().enumerate().filter(|(_, (_, _, is_16k))| *is_16k) {
+            let cores = (0..self.models.len()).filter(|&index| has_no_16k(self.models[index]));
+            pairs.extend(cores.map(|model| ((KERNEL, index), (MODEL, model))));
+        }
+        pairs
+    }
+
+    fn cell(&self, how: usize, model: usize, kernel: usize) -> Cell {
+        let (value, name, _) = &self.kernels[kernel];
+        Cell {
+            how: HOWS[how],
+            model: self.models[model],
+            kernel: (value.clone(), name.clone()),
+            cpus: CPUS[0],
+            way: WAYS[0],
+            gic: GICS[0],
+            last: LAST[0],
+            is_filled: HOWS[how] != "kexec" && self.hows > WITHOUT_MODULE,
+        }
+    }
+
+    /// A set of cells in which each two values of different dimensions meet.
+    fn matrix(&self) -> Vec<Cell> {
+        let sizes = [self.hows, self.models.len(), self.kernels.len(), CPUS.len(), WAYS.len(), GICS.len(), LAST.len()];
+        let cell = |row: Vec<usize>| Cell {
+            cpus: CPUS[row[CPU]],
+            way: WAYS[row[WAY]],
+            gic: GICS[row[GIC]],
+            last: LAST[row[WHO]],
+            ..self.cell(row[HOW], row[MODEL], row[KERNEL])
+        };
+        covering::pairs(&sizes, &self.avoided()).into_iter().map(cell).collect()
+    }
+
+    /// The first cells: a crash and a kexec, with what most people will have, each once.
+    fn cells(&self) -> Vec<Cell> {
+        let mut cells = if self.hows == HOWS.len() && !self.kernels[0].2 { self.quick() } else { Vec::new() };
+        for cell in self.matrix() {
+            if !cells.contains(&cell) {
+                cells.push(cell);
+            }
+        }
+        cells
+    }
+
+    fn quick(&self) -> Vec<Cell> {
+        let how = |name| HOWS.iter().position(|each| *each == name).expect("a way to end");
+        let cell = |name, way, last| Cell { way, last, ..self.cell(how(name), 0, 0) };
+        vec![cell("sysrq", WAYS[0], true), cell("null", WAYS[1], false), cell("kexec", WAYS[2], true)]
+    }
+}
+
+/// Cores that have no granule of 16 KiB.
+fn has_no_16k(model: &str) -> bool {
+    ["cortex-a57", "cortex-a72"].contains(&model)
+}
+
+/// The names of the cells for `make test`.
+#[must_use]
+pub fn quick() -> Vec<String> {
+    Scope::usual().quick().iter().map(ToString::to_string).collect()
+}
+
+/// What a person wants.
+#[derive(Clone, Debug)]
+pub struct Drill {
+    /// The variables that all machines share.
+    given: BTreeMap<&'static str, String>,
+    cells: Vec<Cell>,
+    /// What the person should know before it begins.
+    notes: Vec<String>,
+    kernels: Vec<Kernel>,
+    out: Option<PathBuf>,
+    junit: Option<PathBuf>,
+}
+
+impl Drill {
+    /// Out of the variables.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn read(values: &Values) -> std::result::Result<Self, Wrong> {
+        let mut scope = Scope::usual();
+        let mut notes = Vec::new();
+        if let Some(value) = values.get("KERNEL") {
+            // As kdump reads it: what is wrong with one machine's variables is wrong with all.
+            let kernel = Kernel::parse("KERNEL", value).map_err(|error| Wrong(vec![error]))?;
+            let look_up = |name: &str| values.get(name).map(str::to_owned);
+            let wanted = Wanted::read(Target::Kdump, &Values::read(Target::Kdump, [], look_up)?)?;
+            let (mut name, mut is_16k) = (value.to_owned(), value.ends_with("-16k"));
+            if let Kernel::File(file) = &kernel {
+                name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let one = |error| Wrong(vec![error]);
+                let (image, _) = machine::open_kernel(file, "KERNEL").map_err(one)?;
+                is_16k = kernel::has_16k_pages(&image);
+                if let Err(why) = wanted.can_have_module("the other ways to end", &kernel) {
+                    scope.hows = WITHOUT_MODULE;
+                    notes.push(why);
+                }
+            }
+            scope.kernels = vec![(value.to_owned(), name, is_16k)];
+            if is_16k {
+                scope.models.retain(|model| !has_no_16k(model));
+            }
+        }
+        let mut cells = scope.cells();
+        let parts: Vec<&str> = values.get("DRILL").unwrap_or_default().split_whitespace().collect();
+        let is_asked_for = |cell: &Cell| parts.iter().any(|part| cell.to_string().contains(part));
+        cells.retain(|cell| parts.is_empty() || is_asked_for(cell));
+        if cells.is_empty() {
+            return Err(Wrong(vec![format!(
+                "DRILL={}: no cell has that in its name; `scripts/drill --list` names all",
+                parts.join(" ")
+            )]));
+        }
+        let mut kernels = Vec::new();
+        for cell in &cells {
+            let kernel = Kernel::parse("KERNEL", &cell.kernel.0).map_err(|error| Wrong(vec![error]))?;
+            if !kernels.contains(&kernel) {
+                kernels.push(kernel);
+            }
+        }
+        let given = SHARED.iter().filter_map(|&name| Some((name, values.get(name)?.to_owned()))).collect();
+        let [out, junit] = ["OUT", "JUNIT"].map(|name| values.get(name).map(PathBuf::from));
+        Ok(Self { given, cells, notes, kernels, out, junit })
+    }
+
+    /// The names of its cells.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.cells.iter().map(ToString::to_string).collect()
+    }
+
+    fn parts(&self) -> Vec<String> {
+        let mut parts: Vec<String> = ["run", "disk", "drgn"].map(str::to_owned).into();
+        let needs_module = self.cells.iter().any(|cell| cell.is_filled || !HOWS[..WITHOUT_MODULE].contains(&cell.how));
+        for kernel in &self.kernels {
+            parts.extend(part_of(kernel));
+            match kernel {
+                Kernel::Named(name) if needs_module => parts.push(format!("module:{name}")),
+                Kernel::File(_) if needs_module => parts.push("compiler".to_owned()),
+                _ => {}
+            }
+        }
+        parts
+    }
+
+    /// Runs the cells, prints what came of each, and returns the exit status. The page grows with each cell, so that
+    /// there is something to look at.
+    ///
+    /// # Errors
+    /// Something could not be set up or written; in words.
+    pub fn run(&self, places: &Places) -> std::result::Result<i32, String> {
+        let (directory, _lock) = take_directory(self.out.as_deref(), places)?;
+        self.notes.iter().for_each(|note| say(&format!("note: {note}")));
+        let estimate = self.cells.len() as u64 * USUAL / AT_A_TIME.min(self.cells.len()) as u64;
+        say(&format!("{} cells, {AT_A_TIME} at a time: about {}", self.cells.len(), minutes(estimate)));
+        places.set_up(&self.parts())?;
+        let asked = ask_to_end()?;
+        // From here on a signal is told to the cells, and does not end this program.
+        let _held = child::hold();
+        let index = directory.join("index.html");
+        let results = self.run_cells(places, &directory, &index, &asked);
+        for (cell, result) in self.cells.iter().zip(&results) {
+            print(&format!("{:5} {cell:64} {:5} s  {}", result.verdict.to_string(), result.seconds, result.why));
+        }
+        if let Some(file) = &self.junit {
+            report::write_junit(file, "drill", &self.cases(&results))?;
+        }
+        let count = |verdict| results.iter().filter(|result| result.verdict == verdict).count();
+        let (failed, not_run) = (count(Verdict::Fail), count(Verdict::NotRun));
+        let more = if not_run > 0 { format!(", {not_run} not run") } else { String::new() };
+        print(&format!("{} cells, {failed} failed{more}; {}", results.len(), places.short(&index)));
+        Ok(match asked.load(Ordering::SeqCst) {
+            0 => i32::from(failed > 0),
+            signal => BY_A_SIGNAL + i32::try_from(signal).unwrap_or_default(),
+        })
+    }
+
+    /// Runs them, and returns what came of each, in their order.
+    fn run_cells(&self, places: &Places, directory: &Path, index: &Path, asked: &Arc<AtomicUsize>) -> Vec<Result> {
+        let queue = Arc::new(Mutex::new(self.cells.clone().into_iter().enumerate().collect::<Vec<_>>().into_iter()));
+        let (sender, receiver) = mpsc::channel();
+        let all = self.cells.len();
+        for _ in 0..AT_A_TIME {
+            let (queue, sender, asked) = (Arc::clone(&queue), sender.clone(), Arc::clone(asked));
+            let (given, directory, places) = (self.given.clone(), directory.to_owned(), places.clone());
+            thread::spawn(move || {
+                while asked.load(Ordering::SeqCst) == 0 {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((number, cell)) = next else { break };
+                    say(&format!("[{}/{all}] {cell} ...", number + 1));
+                    let result = cell.run(&given, &directory.join(cell.to_string()), &places);
+                    if sender.send((number, result)).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let begin = Instant::now();
+        let mut results: Vec<Option<Result>> = vec![None; all];
+        let mut deadline = None;
+        loop {
+            if asked.load(Ordering::SeqCst) != 0 && deadline.is_none() {
+                say("asked to end: the machines are ended");
+                deadline = Some(Instant::now() + GRACE);
+            }
+            match receiver.recv_timeout(Duration::from_millis(100)) {
+                Ok((number, result)) => {
+                    let done = 1 + results.iter().flatten().count();
+                    let seconds = begin.elapsed().as_secs() * (all - done) as u64 / done as u64;
+                    let more = if done < all { format!("; {} more", minutes(seconds)) } else { String::new() };
+                    let name = &self.cells[number];
+                    say(&format!("[{}/{all}] {name} {} in {} s{more}", number + 1, result.verdict, result.seconds));
+                    results[number] = Some(result);
+                    let so_far = self.cells.iter().zip(&results);
+                    let so_far: Vec<_> = so_far.filter_map(|(cell, result)| Some((cell, result.as_ref()?))).collect();
+                    if let Err(error) = fs::write(index, page(&so_far, directory)) {
+                        say(&format!("{}: {error}", index.display()));
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                // What a cell has started beside its machine ends by itself.
+                Err(RecvTimeoutError::Timeout) if deadline.is_some_and(|deadline| Instant::now() > deadline) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        results.into_iter().map(|result| result.unwrap_or_else(Result::not_run)).collect()
+    }
+
+    /// The results for a JUnit file. What fails on bare QEMU too is nothing that this project could pass.
+    fn cases(&self, results: &[Result]) -> Vec<Case> {
+        let case = |(cell, result): (&Cell, &Result)| Case {
+            name: cell.to_string(),
+            took: Duration::from_secs(result.seconds),
+            end: match result.verdict {
+                Verdict::Pass => CaseEnd::Passed,
+                Verdict::Alike | Verdict::NotRun => CaseEnd::Skipped(result.why.clone()),
+                Verdict::Fail => CaseEnd::Failed(result.why.clone()),
+            },
+            output: result.report.clone(),
+        };
+        self.cells.iter().zip(results).map(case).collect()
+    }
+}
+
+/// The drill's directory: OUT, or target/drill. Nothing of it is removed but what a cell has left in its own. Two
+/// drills do not share it.
+fn take_directory(
+    out: Option<&Path>,
+    places: &Places,
+) -> std::result::Result<(PathBuf, (Option<Output>, File)), String> {
+    let output = out.map(Output::take).transpose().map_err(|error| format!("OUT: {error}"))?;
+    let directory = out.map_or_else(|| places.target().join("drill"), Path::to_owned);
+    let lock = directory.join(".lock");
+    let cannot = |error| format!("{}: {error}", lock.display());
+    fs::create_dir_all(&directory).map_err(cannot)?;
+    let file = File::create(&lock).map_err(cannot)?;
+    match file.try_lock() {
+        Ok(()) => Ok((directory, (output, file))),
+        Err(TryLockError::WouldBlock) => Err(format!("{}: another drill is using it", directory.display())),
+        Err(TryLockError::Error(error)) => Err(cannot(error)),
+    }
+}
+
+/// The number of the signal by which the drill is asked to end, once it is. Asked twice it ends at once.
+fn ask_to_end() -> std::result::Result<Arc<AtomicUsize>, String> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::flag;
+
+    let asked = Arc::new(AtomicUsize::new(0));
+    let twice = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let number = usize::try_from(signal).unwrap_or_default();
+        flag::register_conditional_shutdown(signal, BY_A_SIGNAL + signal, Arc::clone(&twice))
+            .and_then(|_| flag::register(signal, Arc::clone(&twice)))
+            .and_then(|_| flag::register_usize(signal, Arc::clone(&asked), number))
+            .map_err(|error| format!("signals: {error}"))?;
+    }
+    Ok(asked)
+}
+
+fn minutes(seconds: u64) -> String {
+    if seconds < 90 { format!("{seconds} s") } else { format!("{} minutes", seconds.div_ceil(60)) }
+}
+
+/// The results as a page: each cell with links to what its machine left.
+fn page(results: &[(&Cell, &Result)], directory: &Path) -> String {
+    let mut rows = String::new();
+    for (cell, result) in results {
+        let mut links = String::new();
+        for file in ["console.log", "report.txt", "dump", "bare/console.log", "bare/report.txt"] {
+            if directory.join(cell.to_string()).join(file).exists() {
+                let _ = write!(links, " <a href=\"{cell}/{file}\">{file}</a>");
+            }
+        }
+        let Result { verdict, why, seconds, .. } = result;
+        let why = escaped(why);
+        let _ = writeln!(rows, "<tr class=\"{verdict}\"><td>{verdict}<td>{cell}<td>{seconds} s<td>{why}<td>{links}");
+    }
+    format!(
+        "<!doctype html>\n<meta charset=\"utf-8\">\n<title>Exeunt: the drill</title>\n<style>\n\
+         body {{ font: 14px sans-serif; margin: 2em }}\ntable {{ border-collapse: collapse }}\n\
+         td {{ border: 1px solid #ccc; padding: 3px 8px; vertical-align: top }}\n\
+         .PASS td:first-child {{ background: #cfc }}\n\
+         .ALIKE td:first-child {{ background: #ffc }}\n.FAIL td:first-child {{ background: #fcc }}\n</style>\n\
+         <h1>The drill</h1>\n<p>ALIKE: it failed, and so did bare QEMU, for the same reason.\n<table>\n{rows}</table>\n"
+    )
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_way_to_end_meets_every_model_kernel_and_entry() {
+        let cells = Scope::usual().matrix();
+        for how in HOWS {
+            for model in MODELS {
+                assert!(cells.iter().any(|cell| (cell.how, cell.model) == (how, model)), "{how} {model}");
+            }
+            for kernel in KERNELS {
+                assert!(cells.iter().any(|cell| (cell.how, cell.kernel.0.as_str()) == (how, kernel)), "{how} {kernel}");
+            }
+            for way in WAYS {
+                assert!(cells.iter().any(|cell| (cell.how, cell.way) == (how, way)), "{how} {way:?}");
+            }
+        }
+        for cell in cells {
+            let needs_two = ["hvc-other", "stuck", "hotplug", "hotplug-down", "leave"].contains(&cell.how);
+            assert!(!needs_two || cell.cpus > 1, "{cell}");
+            assert!(!cell.how.starts_with("hotplug") || cell.from() > 0, "{cell}");
+        }
+    }
+
+    #[test]
+    fn only_two_machines_with_the_same_fault_fail_alike() {
+        let pass = || Told::Pass("PASS: x".into(), String::new());
+        let fail = |line: &str| Told::Fail(format!("FAIL: {line}"), String::new());
+        let broken = || Told::Broken("status 125: ".into());
+        let verdict = |told: Told, bare: Option<Told>| judged(&told, bare.as_ref()).0;
+        assert_eq!(verdict(pass(), None), Verdict::Pass);
+        assert_eq!(verdict(fail("no"), None), Verdict::Fail);
+        assert_eq!(verdict(fail("no"), Some(pass())), Verdict::Fail);
+        assert_eq!(verdict(fail("of 12 none; b (console: c)"), Some(fail("of 13 none (console: d)"))), Verdict::Alike);
+        assert_eq!(verdict(fail("no"), Some(fail("yes"))), Verdict::Fail);
+        assert_eq!(verdict(broken(), Some(broken())), Verdict::Fail);
+        assert_eq!(verdict(fail("no"), Some(broken())), Verdict::Fail);
+        assert_eq!(verdict(broken(), Some(fail("no"))), Verdict::Fail);
+    }
+
+    #[test]
+    fn names_tell_cells_apart() {
+        let cells = Scope::usual().cells();
+        let names: BTreeSet<String> = cells.iter().map(ToString::to_string).collect();
+        assert_eq!(names.len(), cells.len());
+        assert!(quick().iter().all(|name| names.contains(name)));
+    }
+
+    fn read(set: &[(&str, &str)]) -> std::result::Result<Drill, Wrong> {
+        let look_up = |name: &str| set.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
+        Drill::read(&Values::read(Target::Drill, [], look_up)?)
+    }
+
+    #[test]
+    fn a_kernel_of_debians_meets_every_way_to_end_alone() {
+        let drill = read(&[("KERNEL", "testing")]).unwrap();
+        assert!(drill.names().iter().all(|name| name.contains("-testing-")));
+        assert!(
+            HOWS.iter()
+                .all(|how| drill.cells.iter().any(|cell| cell.how == *how && (cell.is_filled || *how == "kexec")))
+        );
+        assert!(drill.names().len() < read(&[]).unwrap().names().len());
+        assert!(drill.parts().contains(&"module:testing".to_owned()));
+        let pages = read(&[("KERNEL", "7.2-16k")]).unwrap();
+        assert!(pages.cells.iter().all(|cell| !cell.model.starts_with("cortex")));
+    }
+
+    #[test]
+    fn a_file_without_its_build_tree_dies_in_the_ways_that_need_no_module() {
+        let file = std::env::temp_dir().join(format!("exeunt-drill-{}-Image", std::process::id()));
+        let mut image = vec![0; 4096];
+        image[56..60].copy_from_slice(b"ARM\x64");
+        fs::write(&file, image).unwrap();
+        let path = file.display().to_string();
+        let drill = read(&[("KERNEL", &path)]).unwrap();
+        assert!(drill.cells.iter().all(|cell| ["sysrq", "kexec"].contains(&cell.how) && !cell.is_filled));
+        assert!(drill.notes[0].contains("TREE= names"), "{:?}", drill.notes);
+        assert!(!drill.parts().contains(&"compiler".to_owned()));
+        let cell = &drill.cells[0];
+        let values = cell.variables(&drill.given, Path::new("/out"), true);
+        assert_eq!((values.get("KERNEL"), values.get("HYPERVISOR")), (Some(path.as_str()), Some("none")));
+        let with_tree = read(&[("KERNEL", &path), ("TREE", "/tmp")]).unwrap();
+        assert!(with_tree.cells.iter().any(|cell| cell.how == "stuck" && cell.is_filled));
+        fs::remove_file(file).unwrap();
+    }
+
+    #[test]
+    fn parts_of_names_choose_cells() {
+        assert_eq!(read(&[("DRILL", &quick()[0])]).unwrap().names(), quick()[..1]);
+        let wrong = read(&[("DRILL", "nothing-like-it")]).unwrap_err().to_string();
+        assert!(wrong.contains("no cell has that in its name"), "{wrong}");
+        assert!(read(&[("KERNEL", "/nowhere")]).is_err());
+    }
+
+    #[test]
+    fn what_scripts_say_is_no_markup() {
+        let result = Result { verdict: Verdict::Fail, why: "a < b & c".into(), report: String::new(), seconds: 1 };
+        let page = page(&[(&Scope::usual().quick()[0], &result)], Path::new("/nowhere"));
+        assert!(page.contains("a &lt; b &amp; c") && page.contains("class=\"FAIL\""), "{page}");
+    }
+}
