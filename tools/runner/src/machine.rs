@@ -110,10 +110,16 @@ pub fn prepare(
     }
     places.set_up(&wanted)?;
     let modules = modules_of(settings, places)?;
-    let ways = settings.devices.share.is_some().then(|| Ways::of(settings, places, modules.as_ref()));
-    if ways.is_some_and(|ways| ways.virtiofs) {
+    let mut ways = settings.devices.share.is_some().then(|| Ways::of(settings, places, modules.as_ref()));
+    if let Some(ways) = ways.as_mut().filter(|ways| ways.virtiofs) {
         // A kernel decides this, which only now is there.
-        places.set_up(&["share".to_owned()])?;
+        match places.set_up(&["share".to_owned()]) {
+            Err(_) if ways.by_9p => {
+                say("without virtiofsd the directory is there by 9p only");
+                ways.virtiofs = false;
+            }
+            done => done?,
+        }
     }
 
     let qemu = Qemu::ask(&settings.qemu)?;
