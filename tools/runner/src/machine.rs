@@ -11,6 +11,7 @@ use crate::devices::{self, Attached, Ssh, Virtiofs};
 use crate::kconfig::{self, Config};
 use crate::kernel::{self, Footprint};
 use crate::modules::Modules;
+use crate::names;
 use crate::output::Output;
 use crate::qemu::{self, Files, Loaded, Qemu};
 use crate::run::say;
@@ -382,6 +383,13 @@ pub fn kernel_file(
     match kernel {
         Kernel::Named(name) => {
             let version = places.kernel_version(name).unwrap_or_else(|| name.clone());
+            let days = places.kernel_age(name).map_or(0, |age| age.as_secs() / (24 * 60 * 60));
+            if names::moves_on(name) && days > 0 {
+                say(&format!(
+                    "note: {name} is {version} here, fetched {days} days ago; `scripts/setup newest:{name}` looks for a \
+                     newer one"
+                ));
+            }
             Ok((places.kernel(name), format!("Linux {version}"), true))
         }
         Kernel::File(path) => {

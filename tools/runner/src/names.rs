@@ -38,6 +38,12 @@ impl<'a> Name<'a> {
     }
 }
 
+/// Whether the kernel that this is a name of is soon another one: what is not released yet, and backports.
+#[must_use]
+pub fn moves_on(name: &str) -> bool {
+    matches!(Name::of(name), Some(Name::Release(release)) if !["bullseye", "bookworm", "trixie"].contains(&release))
+}
+
 /// Whether version `text`, whatever is behind it, is `wanted` or newer: two numbers.
 #[must_use]
 pub fn is_at_least(text: &str, wanted: (u32, u32)) -> bool {
@@ -100,6 +106,7 @@ mod tests {
             assert_eq!(Name::of(text), name, "{text}");
         }
         assert!(TESTED.iter().all(|name| Name::of(name).is_some()));
+        assert!(moves_on("testing-16k") && !moves_on("trixie") && !moves_on("6.12"));
     }
 
     #[test]

@@ -43,6 +43,13 @@ impl Places {
         Some(std::fs::read_to_string(file).ok()?.trim().to_owned())
     }
 
+    /// How long ago it was fetched.
+    #[must_use]
+    pub fn kernel_age(&self, name: &str) -> Option<std::time::Duration> {
+        let file = self.target().join("guest/kernels").join(name).join("version");
+        std::fs::metadata(file).ok()?.modified().ok()?.elapsed().ok()
+    }
+
     /// The project's initramfs.
     #[must_use]
     pub fn initramfs(&self) -> PathBuf {

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use harness::cell::Missed;
 use harness::machine::{Entry, Machine, PATIENT};
-use harness::{images, next, parse, paths};
+use harness::{images, next, parse, paths, process};
 
 /// One instruction is one tick of the counter.
 const FREQUENCY: u64 = 1_000_000_000;
@@ -478,7 +478,9 @@ fn sizes(image: u64, numbers: &Numbers) -> Result<(), Missed> {
 
 fn main() -> ExitCode {
     let groups: Vec<String> = std::env::args().skip(1).collect();
-    match run(&groups) {
+    let result = process::end_all_when_asked().map_err(Missed::from).and_then(|()| run(&groups));
+    process::stay_if_asked_to_end();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Missed::Failed(reason) | Missed::Skipped(reason)) => {
             eprintln!("bench: {reason}");
