@@ -100,7 +100,9 @@ fn all_three(context: &Context, prepare: impl FnOnce(Machine) -> Result<Machine,
 
 /// The kernel by its name and entered so, or as a person would have it: a file, and a directory of modules.
 fn on_kernel(context: &Context, kernel: &'static str, entry: Entry) -> Outcome {
-    all_three(context, |machine| Ok(machine.with("KERNEL", kernel).entered(entry, "")))
+    // Not every CPU has pages of 16 KiB.
+    let model = if kernel.ends_with("-16k") { "neoverse-n1" } else { "cortex-a57" };
+    all_three(context, |machine| Ok(machine.with("KERNEL", kernel).with("CPU", model).entered(entry, "")))
 }
 
 fn of_a_persons_kernel(context: &Context) -> Outcome {
