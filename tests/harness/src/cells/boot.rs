@@ -241,7 +241,7 @@ pub(super) fn cells() -> Vec<Cell> {
             let name = format!("boot/{kernel}-{level}");
             cells.push(Cell::new(name, move |context| other_kernel(context, kernel, entry)).slow(true));
         }
-        for version in ["7.2", "10.0"] {
+        for version in ["7.2", "10.0", "testing"] {
             for model in ["cortex-a57", "max"] {
                 let name = format!("boot/qemu-{version}-{model}-{level}");
                 cells.push(Cell::new(name, move |context| other_qemu(context, version, model, entry)).slow(true));

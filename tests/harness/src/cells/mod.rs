@@ -18,7 +18,9 @@ mod interrupts;
 mod kernels;
 mod kvm;
 mod leave;
+mod loaders;
 mod memory;
+mod options;
 mod people;
 mod restarts;
 mod shell;
@@ -53,6 +55,8 @@ pub fn all() -> Vec<Cell> {
         trees::cells(),
         people::cells(),
         uboot::cells(),
+        loaders::cells(),
+        options::cells(),
         virtual_el2::cells(),
         conformance::cells(),
         consoles::cells(),
