@@ -114,6 +114,8 @@ impl Soak {
         make_initrd(places, &initrd, &script, Some(&overlay))?;
         let pack = || {
             let mut archive = tar::Builder::new(File::create(&disk)?);
+            // A build leaves Images with holes, and busybox's tar knows none.
+            archive.sparse(false);
             for (number, image) in images.iter().enumerate() {
                 archive.append_path_with_name(image, format!("{number}/vmlinuz"))?;
             }
