@@ -2,7 +2,7 @@
 # Owns nothing itself. Variables given to make (`make run SMP=8`) or in the environment reach the scripts as they are.
 
 .DEFAULT_GOAL := help
-TARGETS := help setup build run gdb kexec kdump drill soak test test-all lint check bench clean clean-all
+TARGETS := help setup build run gdb kexec kdump debian debian-dump drill soak test test-all lint check bench clean clean-all
 .PHONY: $(TARGETS)
 
 # `make run RUN=echo hi` asks for two targets. Better said before the first has run.
@@ -32,6 +32,9 @@ help:
 	@echo 'make gdb       the same machine, stopped at Exeunt'"'"'s entry, in gdb with the symbols loaded'
 	@echo 'make kexec     boot Linux, kexec the next one, and say what became of EL2: ENTRY=el2|el1 POLICY=leave|resident FROM=CPU'
 	@echo 'make kdump     boot Linux, let it die, get the dump out and open it: the same, and CRASH=sysrq|KIND SYMBOLS=1|VMLINUX MODULES=DIRECTORY'
+	@echo 'make debian    boot a Debian 13 with systemd from a disk (the first time 180 MB to fetch, and twenty minutes): a login, and ssh'
+	@echo "make debian RUN='COMMAND'   run a shell command in it by ssh, and power off; CRASH=sysrq: let it die, and open its dump"
+	@echo 'make debian-dump   open the newest dump that its kdump-tools have saved'
 	@echo 'make drill     every way in which a Linux ends, on many machines; a table, and target/drill/index.html: DRILL=PART-OF-A-NAME JUNIT=FILE'
 	@echo 'make soak      a hundred kexecs in one QEMU, 6.12 and 6.1 in turn; is all as at first? ROUNDS=100 ENTRY=el2|el1'
 	@echo 'make build     target/exeunt-release.bin, with its size (PROFILE=debug: target/exeunt-debug.bin)'
@@ -60,6 +63,12 @@ kexec:
 
 kdump:
 	@scripts/kdump --given '$(GIVEN)'
+
+debian:
+	@scripts/debian --given '$(GIVEN)'
+
+debian-dump:
+	@scripts/debian-dump --given '$(GIVEN)'
 
 drill:
 	@scripts/drill --given '$(GIVEN)'

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod child;
 pub mod console;
 pub mod covering;
+pub mod debian;
 pub mod devices;
 pub mod drill;
 pub mod gdb;

@@ -2,7 +2,7 @@
 //!
 //! The exit statuses, which a person sees who calls scripts/run and its like; make ends with 2 whatever they are:
 //!
-//! | status | `run` | the others |
+//! | status | `run`, `debian` | the others |
 //! |---|---|---|
 //! | 0 | the guest's command was right, the shell was left, or without RUN= the guest has powered off | PASS |
 //! | 1 | the guest's command returned that | FAIL |
@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use runner::child::End;
+use runner::debian::{self, Debian};
 use runner::drill::Drill;
 use runner::gdb;
 use runner::hibernate::Hibernate;
@@ -61,6 +62,10 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
+    /// Boots a Debian with systemd from a disk: a login on this terminal, or a command that it runs.
+    Debian,
+    /// Opens the newest dump that kdump-tools have saved on that disk.
+    DebianDump,
 }
 
 impl Command {
@@ -73,6 +78,8 @@ impl Command {
             Self::Hibernate => Target::Hibernate,
             Self::Soak => Target::Soak,
             Self::Drill { .. } => Target::Drill,
+            Self::Debian => Target::Debian,
+            Self::DebianDump => Target::DebianDump,
         }
     }
 }
@@ -127,6 +134,8 @@ fn run(arguments: &Arguments) -> Result<i32, Wrong> {
         }),
         Command::Run => run::run(&Settings::read(&values)?, &places),
         Command::Kexec => tell(&places, target, &values, Kexec::read(&values)?.run(&places, &Progress::begin())),
+        Command::Debian => Debian::read(&values)?.run(&places),
+        Command::DebianDump => debian::open_dump(&places),
         Command::Gdb => {
             let gdb_args = values.parse("GDB_ARGS", Vec::new(), shlex::split);
             let gdb_args = gdb_args.map_err(|error| Wrong(vec![error]))?;

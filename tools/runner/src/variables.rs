@@ -23,12 +23,28 @@ pub enum Target {
     Drill,
     /// scripts/hibernate.
     Hibernate,
+    /// `make debian`.
+    Debian,
+    /// `make debian-dump`.
+    DebianDump,
 }
 
 /// Targets that start one machine as a person describes it.
-const MACHINE: &[Target] = &[Target::Run, Target::Gdb, Target::Kexec, Target::Kdump, Target::Soak, Target::Hibernate];
-/// Those and the drill, which has many machines and one kernel.
-const WITH_DRILL: &[Target] =
+const MACHINE: &[Target] =
+    &[Target::Run, Target::Gdb, Target::Kexec, Target::Kdump, Target::Soak, Target::Hibernate, Target::Debian];
+/// Those and the drill, which has many machines.
+const WITH_DRILL: &[Target] = &[
+    Target::Run,
+    Target::Gdb,
+    Target::Kexec,
+    Target::Kdump,
+    Target::Soak,
+    Target::Hibernate,
+    Target::Debian,
+    Target::Drill,
+];
+/// Those with a kernel that a person chooses: Debian boots its disk's.
+const WITH_KERNEL: &[Target] =
     &[Target::Run, Target::Gdb, Target::Kexec, Target::Kdump, Target::Soak, Target::Hibernate, Target::Drill];
 /// Those in which a kernel starts another one.
 const RESTART: &[Target] = &[Target::Kexec, Target::Kdump, Target::Soak, Target::Hibernate];
@@ -56,7 +72,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "MEM",
         "a size such as 512M or 4G, a multiple of 1 MiB",
-        "RAM (1G); more than this workstation has will do",
+        "RAM (1G, of debian 2G); more than this workstation has will do",
         MACHINE,
     ),
     variable("CPU", "a CPU model of QEMU, with its options", "the CPU (cortex-a57)", MACHINE),
@@ -66,7 +82,7 @@ pub const VARIABLES: &[Variable] = &[
         "a kernel's name or a file",
         "the host's kernel (6.12): one of Debian's by its version or release (7.2, 6.12-rt, testing), or a file: an \
          arm64 Image, also compressed, or an EFI zboot image",
-        WITH_DRILL,
+        WITH_KERNEL,
     ),
     variable(
         "INITRD",
@@ -102,7 +118,7 @@ pub const VARIABLES: &[Variable] = &[
         "RUN",
         "a shell command",
         "the guest runs it as root and powers off, instead of giving a shell",
-        &[Target::Run],
+        &[Target::Run, Target::Debian],
     ),
     variable(
         "DISK",
@@ -145,12 +161,17 @@ pub const VARIABLES: &[Variable] = &[
         &[Target::Kexec, Target::Kdump, Target::Hibernate],
     ),
     variable("CALL", "refused, lock or leave", "a call that the host makes before, or during", &[Target::Kexec]),
-    variable("CRASH", "a way to die", "how the host dies (sysrq)", &[Target::Kdump]),
+    variable(
+        "CRASH",
+        "a way to die",
+        "how the host dies (sysrq; a Debian only if asked)",
+        &[Target::Kdump, Target::Debian],
+    ),
     variable(
         "MODULES",
         "a directory",
         "where the modules of a kernel of your own are: its lib/modules/VERSION, or its build tree",
-        WITH_DRILL,
+        WITH_KERNEL,
     ),
     variable(
         "TREE",
@@ -324,6 +345,8 @@ impl Target {
             Self::Soak => "soak",
             Self::Drill => "drill",
             Self::Hibernate => "hibernate",
+            Self::Debian => "debian",
+            Self::DebianDump => "debian-dump",
         }
     }
 }
@@ -365,7 +388,7 @@ mod tests {
             ]
         );
         let wrong = read(Target::Run, &["CRASH"], &[]).unwrap_err();
-        assert_eq!(wrong.to_string(), "CRASH: `make run` does not take it, but kdump");
+        assert_eq!(wrong.to_string(), "CRASH: `make run` does not take it, but kdump, debian");
     }
 
     #[test]
