@@ -176,8 +176,8 @@ record! {
     flags: u16,
     /// 0
     reserved: u32,
-    /// exits to EL2 by class: smc, hvc, data abort, instruction abort, system register, undefined, other, interrupt; four
-    /// unused
+    /// exits to EL2 by class: smc, hvc, data abort, instruction abort, system register, undefined, other, interrupt;
+    /// four unused
     exits: [u64; EXIT_CLASSES],
     /// VBAR_EL2 that the host has set, 0 if none
     host_vectors: u64,

@@ -159,7 +159,8 @@ mod tests {
         counters.count(Exit::Interrupt);
         assert_eq!(
             counters.to_string(),
-            "exits: smc 9, hvc 0, data abort 1, instruction abort 2, system register 0, undefined 1, other 4, interrupt 1"
+            "exits: smc 9, hvc 0, data abort 1, instruction abort 2, system register 0, undefined 1, other 4, \
+             interrupt 1"
         );
         assert_eq!((counters.get(Exit::Smc), counters.total()), (9, 18));
     }

@@ -11,6 +11,13 @@ if [ "$(cat /sys/kernel/kexec_crash_size)" = 0 ]; then
     echo "first bad no memory is kept for a crash kernel: $(dmesg | grep -i crashkernel | tail -n 3 | tr '\n' ';')"
     exit 1
 fi
+# kexec says of too little that the load failed, and no more.
+kept=$(cat /sys/kernel/kexec_crash_size)
+files=$(stat -c %s /next/vmlinuz /next/initrd | awk '{ sum += $1 } END { print sum }')
+if [ "$kept" -lt "$files" ]; then
+    echo "first bad $((kept >> 20)) MiB are kept for the crash kernel, and its files alone take $((files >> 20)) MiB (CRASHKERNEL=)"
+    exit 1
+fi
 for cpu in /sys/devices/system/cpu/cpu[0-9]*; do echo "first note ${cpu##*/cpu} $(cat "$cpu/crash_notes")"; done
 if [ "$back" = 1 ]; then
     mkdir -p /tmp/tree/back && cp /sys/firmware/fdt /tmp/tree/back/tree &&

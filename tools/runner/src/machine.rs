@@ -386,8 +386,8 @@ pub fn kernel_file(
             let days = places.kernel_age(name).map_or(0, |age| age.as_secs() / (24 * 60 * 60));
             if names::moves_on(name) && days > 0 {
                 say(&format!(
-                    "note: {name} is {version} here, fetched {days} days ago; `scripts/setup newest:{name}` looks for a \
-                     newer one"
+                    "note: {name} is {version} here, fetched {days} days ago; `scripts/setup newest:{name}` looks for \
+                     a newer one"
                 ));
             }
             Ok((places.kernel(name), format!("Linux {version}"), true))

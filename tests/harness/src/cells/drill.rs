@@ -78,6 +78,16 @@ fn small_disk(context: &Context) -> Outcome {
     Ok(())
 }
 
+/// Too little memory for the crash kernel: the cause is said, and neither that something died nor what Exeunt counted.
+fn small_crash_kernel(context: &Context) -> Outcome {
+    let ended = machine::run_script("kdump", context.directory()?, &[("CRASHKERNEL", "16".to_owned())])?;
+    let last = ended.stdout.lines().last().unwrap_or_default();
+    ensure!(ended.status == 1, "scripts/kdump returned {}: {last}", ended.status);
+    let told = last.starts_with("FAIL: first: 16 MiB are kept for the crash kernel, and its files alone take ");
+    ensure!(told && ended.stdout.contains("it did not die"), "{last}");
+    Ok(())
+}
+
 /// /proc/vmcore by mmap(2), as makedumpfile has it, by read(2), and by makedumpfile without mmap(2): no hole, no fault,
 /// the same.
 fn every_way_to_read(context: &Context) -> Outcome {
@@ -88,6 +98,7 @@ pub(super) fn cells() -> Vec<Cell> {
     let cell = |name: String| Cell::new(format!("drill/{name}"), move |context| one(context, &name));
     let mut cells: Vec<Cell> = drill::quick().into_iter().map(cell).collect();
     cells.push(Cell::new("drill/junit", junit));
+    cells.push(Cell::new("drill/crash-kernel-too-large", small_crash_kernel));
     cells.push(Cell::new("drill/disk-too-small", small_disk).slow(true));
     cells.push(Cell::new("drill/every-way-to-read", every_way_to_read).slow(true));
     cells

@@ -6,6 +6,7 @@ mod boards;
 mod boot;
 mod conformance;
 mod consoles;
+mod debian;
 mod devices;
 mod drill;
 mod ends;
@@ -64,6 +65,7 @@ pub fn all() -> Vec<Cell> {
         leave::cells(),
         after_kexec::cells(),
         devices::cells(),
+        debian::cells(),
         drill::cells(),
         ends::cells(),
         kernels::cells(),
