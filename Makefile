@@ -21,29 +21,32 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 TEST_ARGS := --test-threads=2
 
 help:
-	@echo 'make run       boot Debian Linux under Exeunt on QEMU; a shell on this terminal'
+	@echo 'The first of these installs and fetches what it needs, and builds: minutes. docs/running.md has all variables.'
+	@echo
+	@echo 'make run       boot Debian Linux under Exeunt on QEMU; a shell on this terminal (10 s)'
 	@echo "make run RUN='COMMAND'   run a shell command in the guest, show its output, power off (scripts/run returns its status)"
 	@echo '    SMP=4 MEM=1G CPU=cortex-a57 GIC=3 KERNEL=VERSION|RELEASE|FILE (6.12, 7.2-rt, testing, ../linux/arch/arm64/boot/Image)'
 	@echo '    INITRD=FILE APPEND=... EXEUNT=...'
 	@echo "    DISK=IMAGE (the guest writes into it; SNAPSHOT=1: not) NET=1|PORT (ssh, by the printed command) SHARE=DIRECTORY"
 	@echo '    MODULES=DIRECTORY (of your own kernel) REBOOT=1 (a reset starts the machine again, without a terminal too)'
 	@echo '    PROFILE=release|debug TIMEOUT=SECONDS OVERLAY=DIRECTORY QEMU=... QEMU_EXTRA=... HYPERVISOR=none FIRMWARE=tf-a'
-	@echo '    (tools/runner/src/variables.rs describes each)'
 	@echo 'make gdb       the same machine, stopped at Exeunt'"'"'s entry, in gdb with the symbols loaded'
-	@echo 'make kexec     boot Linux, kexec the next one, and say what became of EL2: ENTRY=el2|el1 POLICY=leave|resident FROM=CPU'
-	@echo 'make kdump     boot Linux, let it die, get the dump out and open it: the same, and CRASH=sysrq|KIND SYMBOLS=1|VMLINUX MODULES=DIRECTORY'
-	@echo 'make debian    boot a Debian 13 with systemd from a disk (the first time 180 MB to fetch, and twenty minutes): a login, and ssh'
+	@echo 'make kexec     boot Linux, kexec the next one, and say what became of EL2 (1 min): ENTRY=el2|el1 POLICY=leave|resident FROM=CPU'
+	@echo 'make kdump     boot Linux, let it die, get the dump out and open it (2 min): the same, and'
+	@echo '    CRASH=sysrq|KIND SYMBOLS=1|VMLINUX (1: 320 MB to fetch) MODULES=DIRECTORY TREE=DIRECTORY'
+	@echo 'make debian    boot a Debian 13 with systemd from a disk that you keep: a login, and ssh (2 min; at first 20, and 180 MB to fetch)'
 	@echo "make debian RUN='COMMAND'   run a shell command in it by ssh, and power off; CRASH=sysrq: let it die, and open its dump"
 	@echo 'make debian-dump   open the newest dump that its kdump-tools have saved'
-	@echo 'make drill     every way in which a Linux ends, on many machines; a table, and target/drill/index.html: DRILL=PART-OF-A-NAME JUNIT=FILE'
-	@echo 'make soak      a hundred kexecs in one QEMU, 6.12 and 6.1 in turn; is all as at first? ROUNDS=100 ENTRY=el2|el1'
+	@echo 'make drill     every way in which a Linux ends, on many machines (an hour): DRILL=PART-OF-A-NAME KERNEL=... JUNIT=FILE'
+	@echo 'make soak      a hundred kexecs in one QEMU, 6.12 and 6.1 in turn; is all as at first? (30 min) ROUNDS=100 ENTRY=el2|el1'
 	@echo 'make build     target/exeunt-release.bin, with its size (PROFILE=debug: target/exeunt-debug.bin)'
-	@echo 'make setup     install and fetch all that the targets here need, save test-all, drill, lint and check (each also does it itself)'
-	@echo 'make test      the tests that need no QEMU, then those on QEMU'
-	@echo 'make test-all  the same with the slow ones: every kernel, CPU model and QEMU'
-	@echo 'make lint      formatting, width, clippy for workstation, EL2 and guest programs, shellcheck, documentation'
-	@echo 'make check     lint, the tests that need no QEMU, Miri (twenty minutes and more; scripts/check names the steps)'
-	@echo "make bench     figures: instructions, exits, image size, RAM: BENCH='start calls ...' for some"
+	@echo 'make setup     install and fetch all that the targets here need, save test-all, debian, lint and check (each also does it itself)'
+	@echo 'make test      the tests that need no QEMU, then those on QEMU (15 min)'
+	@echo 'make test-all  the same with the slow ones: every kernel, CPU model and QEMU (hours)'
+	@echo 'make lint      formatting, width, clippy for workstation, EL2 and guest programs, shellcheck, documentation (2 min)'
+	@echo 'make check     lint, the tests that need no QEMU, Miri (20 min and more; scripts/check names the steps)'
+	@echo "make bench     figures: instructions, exits, image size, RAM (15 min): BENCH='start calls ...' for some"
+	@echo 'make clean     remove what builds and runs have made; make clean-all: also what was fetched. Disks of yours stay'
 
 setup:
 	@scripts/setup
