@@ -41,7 +41,7 @@ fn steady_state(context: &Context, model: &str, gic: u32, entry: Entry) -> Outco
     ensure!(boot["smc"] > 0 && boot["smc"] <= MOST_CALLS, "{} calls from start to power-off", boot["smc"]);
     let expected: &[&str] = match entry {
         Entry::El1 => &["smc"],
-        Entry::VirtualEl2 => &["smc", "hvc", "system register", "other"],
+        Entry::VirtualEl2 => &["smc", "hvc", "system register", "undefined"],
     };
     ensure!(boot.iter().all(|(name, count)| expected.contains(&&name[..]) || *count == 0), "other exits: {boot:?}");
     // FINALISE_EL2, once on each of 4 CPUs.

@@ -57,7 +57,7 @@ fn hotplug(context: &Context, kernel: &str, cpus: u32, gic: u32, entry: Entry) -
     ensure!(exits["smc"] >= u64::from(wanted), "{} calls for {wanted} switches", exits["smc"]);
     let expected: &[&str] = match entry {
         Entry::El1 => &["smc"],
-        Entry::VirtualEl2 => &["smc", "hvc", "system register", "other"],
+        Entry::VirtualEl2 => &["smc", "hvc", "system register", "undefined"],
     };
     ensure!(exits.iter().all(|(name, count)| expected.contains(&&name[..]) || *count == 0), "other exits: {exits:?}");
     Ok(())
