@@ -51,16 +51,18 @@ pub fn sweep(console: &str) -> BTreeMap<String, String> {
 }
 
 /// The commands that a page of the documentation shows: lines of its code blocks that call make or one of the scripts,
-/// or make a file for them, without the comments after them.
+/// or make a file for them, without the comments after them. Blocks with a name behind their language are left out: the
+/// cells `loaders/` run those.
 pub fn commands(page: &str) -> impl Iterator<Item = &str> {
-    let mut in_code = false;
+    let (mut in_code, mut is_named) = (false, false);
     page.lines().filter_map(move |line| {
-        if line.starts_with("```") {
+        if let Some(language) = line.strip_prefix("```") {
             in_code = !in_code;
+            is_named = language.split_whitespace().count() > 1;
         }
         let (command, _) = line.split_once(" # ").unwrap_or((line, ""));
         let is_command = ["make ", "scripts/", "truncate "].iter().any(|begin| line.starts_with(begin));
-        (in_code && is_command).then(|| command.trim_end())
+        (in_code && !is_named && is_command).then(|| command.trim_end())
     })
 }
 
@@ -129,9 +131,13 @@ mod tests {
     #[test]
     fn commands_of_a_page_are_in_its_code_blocks() {
         let page = "make no\n```\nmake run      # a shell\nmake run RUN='echo #1'\nmaker\n  make no\n\
-                    truncate -s 1G x\nscripts/symbolize x\n```\nmake no\n";
+                    truncate -s 1G x\nscripts/symbolize x\n```\nmake no\n\
+                    ```sh disk\ntruncate -s 1 named\n```\n```sh\nmake clean\n```\n";
         let found: Vec<&str> = commands(page).collect();
-        assert_eq!(found, ["make run", "make run RUN='echo #1'", "truncate -s 1G x", "scripts/symbolize x"]);
+        assert_eq!(
+            found,
+            ["make run", "make run RUN='echo #1'", "truncate -s 1G x", "scripts/symbolize x", "make clean"]
+        );
     }
 
     #[test]

@@ -188,7 +188,7 @@ pub(super) fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
     for (name, entry, words) in TOGETHER {
         let rows = chosen(&works, words);
-        cells.push(Cell::new(format!("options/{name}"), move |context| boots(context, &rows, &[entry])).slow(true));
+        cells.push(Cell::new(format!("options/{name}"), move |context| boots(context, &rows, &[entry])));
     }
     for row in works {
         let name = format!("options/{}", row.name());
