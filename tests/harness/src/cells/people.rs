@@ -193,7 +193,9 @@ fn documented_commands(context: &Context) -> Outcome {
         let outcome = if line.starts_with("make run") && !line.contains("RUN=") {
             at_the_prompt(machine, &line)
         } else {
-            let expected = if line.contains("selftest=") { MAKE_FAILED } else { 0 };
+            // Each selftest breaks Exeunt, but for the one that has it not know the interrupt controller.
+            let breaks = line.contains("selftest=") && !line.contains("unknown-gic");
+            let expected = if breaks { MAKE_FAILED } else { 0 };
             machine.shell(&line.replace("target/run", &directory))?.ended_with(expected).map(drop)
         };
         outcome.map_err(|missed| missed.about(&line))?;
