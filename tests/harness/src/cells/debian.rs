@@ -140,7 +140,7 @@ fn restart(guest: &Guest, below: Below) -> Result<(), String> {
 
     guest.ask("kexec -l /vmlinuz --initrd=/initrd.img --reuse-cmdline")?;
     restarts(guest, "kexec", "systemctl kexec")?;
-    // Exeunt goes at the call that a kernel with EL2 makes; one at EL1 makes none, and Exeunt is under the next one too.
+    // Exeunt goes at the call that a kernel with EL2 makes. One at EL1 makes none: Exeunt is under the next one too.
     check(level(guest)? == below.level(), || "after the kexec it was started at another level".to_owned())?;
     is_well(guest, "after the kexec")
 }
