@@ -12,8 +12,8 @@ use crate::names;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_words, kernel_line, make_initrd, put, run, stub_calls,
-    tells, what_ended,
+    Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_words, make_initrd, put, run, stub_calls, tells,
+    what_ended,
 };
 use crate::variables::{Target, Values, Wrong};
 use crate::workstation::Places;
@@ -85,10 +85,7 @@ impl Hibernate {
 
     fn judge(&self, before: &Ran, ran: &Ran) -> Verdict {
         let (wanted, said) = (&self.wanted, &ran.said);
-        let mut verdict = Verdict::default();
-        verdict.line(&ran.facts);
-        verdict.line(&kernel_line(said, "first", "first"));
-        verdict.line(&kernel_line(said, "next", "next"));
+        let mut verdict = Verdict::of_two_kernels(ran);
         let calls = stub_calls(&ran.console);
         if wanted.with_exeunt() {
             verdict.line(&format!("stub calls that Exeunt saw: {}", in_words(&calls)));

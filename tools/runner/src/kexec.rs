@@ -10,8 +10,8 @@ use crate::kconfig;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Policy, Ran, Verdict, Wanted, answer_of, begin, in_words, is_there_at_the_end, kernel_line, last_words,
-    make_initrd, put, run, stub_calls, tells, what_ended,
+    Entry, Policy, Ran, Verdict, Wanted, answer_of, begin, in_words, is_there_at_the_end, last_words, make_initrd, put,
+    run, stub_calls, tells, what_ended,
 };
 use crate::settings::Kernel;
 use crate::variables::{Target, Values, Wrong};
@@ -124,10 +124,7 @@ impl Kexec {
     /// What the run shows.
     fn judge(&self, ran: &Ran) -> Verdict {
         let (wanted, said) = (&self.wanted, &ran.said);
-        let mut verdict = Verdict::default();
-        verdict.line(&ran.facts);
-        verdict.line(&kernel_line(said, "first", "first"));
-        verdict.line(&kernel_line(said, "next", "next"));
+        let mut verdict = Verdict::of_two_kernels(ran);
         let calls = stub_calls(&ran.console);
         let stays = is_there_at_the_end(&ran.console);
         if wanted.with_exeunt() {

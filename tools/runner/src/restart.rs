@@ -451,6 +451,16 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Begins with what ran: the machine, the first kernel and the next one.
+    #[must_use]
+    pub fn of_two_kernels(ran: &Ran) -> Self {
+        let mut verdict = Self::default();
+        verdict.line(&ran.facts);
+        verdict.line(&kernel_line(&ran.said, "first", "first"));
+        verdict.line(&kernel_line(&ran.said, "next", "next"));
+        verdict
+    }
+
     /// Adds a line to the report.
     pub fn line(&mut self, line: &str) {
         let _ = writeln!(self.report, "{line}");
