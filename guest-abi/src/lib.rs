@@ -10,13 +10,17 @@
 //! | [`smccc`] | the layout of the function identifiers of the Arm SMC Calling Convention |
 //! | [`vendor`] | Exeunt's own calls in the vendor-specific hypervisor range: numbers, arguments, results, errors |
 //! | [`record`] | the records that calls write into memory of the caller's |
+//! | [`blackbox`] | what Exeunt leaves in memory for whoever reads a dump, or asks after a reset |
+//! | [`doorbell`] | the page by which a program of root's reaches EL2 without a kernel module |
 //! | [`table`] | all calls and records as data, for the documentation |
 //! | `call` | functions that issue the calls, on AArch64 only |
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod blackbox;
 #[cfg(all(target_arch = "aarch64", any(target_os = "none", target_os = "linux")))]
 pub mod call;
+pub mod doorbell;
 pub mod record;
 pub mod smccc;
 pub mod stub;

@@ -17,7 +17,7 @@ pub struct Field {
 }
 
 /// How a field is in bytes.
-trait Plain: Sized {
+pub(crate) trait Plain: Sized {
     fn put(self, bytes: &mut [u8]);
     fn get(bytes: &[u8]) -> Self;
 }
@@ -62,7 +62,7 @@ macro_rules! record {
         $($(#[doc = $meaning:literal])* $field:ident: $type:ty,)*
     ) => {
         $(#[doc = $doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(C)]
         pub struct $name {
             $($(#[doc = $meaning])* pub $field: $type,)*
@@ -71,6 +71,12 @@ macro_rules! record {
         // The layout is part of the contract, and without padding every byte of it has a name.
         const _: () = assert!(size_of::<$name>() == $size);
         const _: () = assert!(0 $(+ size_of::<$type>())* == $size);
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::from_bytes(&[0; $size])
+            }
+        }
 
         impl $name {
             /// Bytes.
@@ -108,6 +114,8 @@ macro_rules! record {
         }
     };
 }
+
+pub(crate) use record;
 
 /// [`StatusHeader::magic`]: "EXST" in memory.
 pub const STATUS_MAGIC: u32 = u32::from_le_bytes(*b"EXST");
