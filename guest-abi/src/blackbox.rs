@@ -274,7 +274,8 @@ record! {
     duration: u32,
     /// the lower half of the record's number plus 1: a place with another one was not written to its end
     sequence: u32,
-    /// bits 31:0 of ESR_EL2
+    /// bits 31:0 of ESR_EL2; of an instruction that virtual EL2 has executed, which comes as an undefined one, what a
+    /// trap of it would say: class 0x18 of a register or system instruction, 0x1a of ERET, 0x16 of HVC, 0x17 of SMC
     esr: u32,
     /// number of the class ([`EXIT_NAMES`])
     class: u8,
