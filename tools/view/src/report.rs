@@ -316,7 +316,7 @@ impl Report {
         let mut registers: Vec<Count> =
             core.registers().map(|(key, count)| Count { name: register_name(key), count: count.into() }).collect();
         registers.sort_by_key(|register| Reverse(register.count));
-        let life: Vec<Life> = core
+        let events: Vec<Life> = core
             .events()
             .map(|event| Life {
                 seconds: clock.seconds(event.time),
@@ -353,8 +353,8 @@ impl Report {
             cpus: Vec::new(),
             classes: Vec::new(),
             registers,
-            life_lost: live.events.saturating_sub(life.len() as u64),
-            life,
+            life_lost: live.events.saturating_sub(events.len() as u64),
+            life: events,
             log: String::from_utf8_lossy(&[first, second].concat()).into_owned(),
             log_lost,
             previous: None,
@@ -518,7 +518,7 @@ impl Text<'_> {
             Some(death) => {
                 writeln!(f, "{} EXEUNT DIED on CPU {}: {}", at(death.seconds), death.cpu, death.cause)?;
                 for line in [&death.reason, &death.syndrome].into_iter().filter(|line| !line.is_empty()) {
-                    writeln!(f, "    {line}")?;
+                    writeln!(f, "    {}", printable(line))?;
                 }
                 writeln!(f, "    at image+{}, SP {}, SPSR {}", death.elr, death.sp, death.spsr)?;
                 if !death.backtrace.is_empty() {
@@ -583,7 +583,10 @@ impl Text<'_> {
         let Exeunt { locked, stays_at_kexec, stays_after_crash, leaving, cpus_outside, ignored_stores, .. } =
             &self.report.exeunt;
         let does = |stays: bool| if stays { "stays" } else { "leaves" };
-        write!(f, "Exeunt {} at a kexec and {} after a crash", does(*stays_at_kexec), does(*stays_after_crash))?;
+        match (does(*stays_at_kexec), does(*stays_after_crash)) {
+            (kexec, crash) if kexec == crash => write!(f, "Exeunt {kexec} at a kexec and after a crash")?,
+            (kexec, crash) => write!(f, "Exeunt {kexec} at a kexec and {crash} after a crash")?,
+        }
         f.write_str(if *locked { "; it is locked" } else { "" })?;
         f.write_str(if *leaving { "; a LEAVE is under way" } else { "" })?;
         if *cpus_outside != 0 {
@@ -624,4 +627,119 @@ impl Text<'_> {
 
 fn lost(count: u64, what: &str) -> String {
     if count == 0 { String::new() } else { format!(" ({count} {what} are lost)") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{self, Builder};
+
+    fn report(builder: &Builder) -> Report {
+        let bytes = builder.build();
+        Report::of(&BlackBox::new(&bytes, builder.header.start).expect("the fixture is a box"))
+    }
+
+    #[test]
+    fn a_crash_says_what_died_and_in_which_order_cpus_stopped() {
+        let report = report(&fixture::crash());
+        let text = report.to_string();
+        for line in [
+            "Black box at 0x403f0000: Exeunt 0.1.0, ABI 1.0, 4 CPUs, host entered at virtual EL2, start 2 in this memory",
+            "EXEUNT DIED on CPU 3: an exception at EL2",
+            "data abort from EL2: translation fault, level 0, write, FAR 0xdead0000",
+            "at image+0x5678",
+            "called from image+0x5678, image+0x4a10, image+0x1200",
+            "CPU 3 (affinity 0x3): live, 19 exits, last at work on \"hvc\"",
+            "HVC FINALISE_EL2 (stub call): STUB_ERR",
+            "the host resets the machine",
+            "SCTLR_EL2 8",
+            "all others 36",
+            "host <entered> at virtual EL2",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+        let order: Vec<(u16, &str)> = report.stops.iter().map(|stop| (stop.cpu, stop.why.as_str())).collect();
+        assert_eq!(order, [(3, "Exeunt died on it"), (1, "it was caught by a stop of all CPUs")]);
+        assert!(report.previous.is_some_and(|previous| previous.cpus.is_empty() && previous.exeunt.starts == 1));
+    }
+
+    #[test]
+    fn the_short_form_is_short() {
+        let text = report(&fixture::crash()).short().to_string();
+        assert!(text.lines().count() < 15, "{text}");
+        assert!(text.contains("EXEUNT DIED") && text.contains("Exeunt dies: an exception at EL2"));
+    }
+
+    #[test]
+    fn what_programs_read_is_what_people_read() {
+        let report = report(&fixture::kexec());
+        let json = serde_json::to_string(&report).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["exeunt"]["address"], "0x403f0000");
+        assert_eq!(value["stops"][3]["why"], "it called SOFT_RESTART");
+        assert_eq!(value["stops"][3]["registers"][31]["name"], "PC");
+        assert_eq!(value["cpus"][1]["exits"][0]["label"], "read CurrentEL");
+        assert_eq!(value["cpus"][1]["exits"][0]["in_virtual_el2"], true);
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn what_is_lost_is_counted() {
+        let mut builder = Builder::new(1, 16);
+        for micros in 0..40 {
+            builder.exit(micros, 0, fixture::access(0xc082, true, 0, micros));
+        }
+        for micros in 0..100 {
+            builder.event(micros, 0, guest_abi::blackbox::Kind::CpuOff, 0, 0);
+        }
+        builder.log(&"0123456789abcde\n".repeat(1000));
+        let report = report(&builder);
+        assert_eq!((report.cpus[0].traced, report.cpus[0].lost, report.cpus[0].exits.len()), (40, 24, 16));
+        assert_eq!((report.life_lost, report.life.len()), (36, 64));
+        assert_eq!((report.log_lost, report.log.len()), (16000 - 8192, 8192));
+        let text = report.to_string();
+        assert!(text.contains("its last 8 of 16 traced exits; 24 older ones are lost"), "{text}");
+        assert!(text.contains("Life cycle (36 earlier events are lost)"));
+        assert!(text.contains("Exeunt's log (7808 earlier bytes are lost)"));
+    }
+
+    #[test]
+    fn nothing_in_a_box_acts_on_a_terminal() {
+        let mut builder = fixture::crash();
+        builder.log("\x1b[2J\x07gone\n");
+        builder.header.options[..4].copy_from_slice(b"\x1b[2J");
+        builder.death.reason[..4].copy_from_slice(b"\x1b[2J");
+        builder.cpus[0].crumb = *b"\x1b[2J\0\0\0\0";
+        let text = report(&builder).to_string();
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+    }
+
+    #[test]
+    fn a_damaged_box_is_refused_or_told() {
+        // The header is whole by its checksum; all else may be anything.
+        let builder = fixture::crash();
+        let whole = builder.build();
+        let header = whole.len() - guest_abi::blackbox::SIZE;
+        let mut state = 1_u64;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (state >> 33) as usize % below
+        };
+        let mut told = 0;
+        for _ in 0..300 {
+            let mut bytes = whole.clone();
+            for _ in 0..next(2000) {
+                let place = next(bytes.len());
+                if place < header || place >= header + 256 || next(50) == 0 {
+                    bytes[place] = next(256) as u8;
+                }
+            }
+            if let Ok(found) = BlackBox::new(&bytes, builder.header.start) {
+                told += 1;
+                let report = Report::of(&found);
+                assert!(!report.to_string().is_empty() && serde_json::to_string(&report).is_ok());
+            }
+        }
+        assert!(told > 100, "{told}");
+    }
 }

@@ -373,3 +373,109 @@ fn ordinal(number: u64) -> String {
         _ => format!("{number}th"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use guest_abi::blackbox::register_key;
+    use guest_abi::stub;
+
+    use super::*;
+    use crate::fixture::{access, call};
+
+    #[test]
+    fn an_exit_says_what_it_was_and_how_it_was_answered() {
+        let hvc = |number, answer| call(ExceptionClass::Hvc64, number, answer);
+        let restart = TraceRecord { flags: NO_RETURN, ..hvc(stub::SOFT_RESTART, 0) };
+        assert_eq!(exit_words(&restart), "HVC SOFT_RESTART (stub call); does not return");
+        assert_eq!((exit_label(&restart).as_str(), exit_kind(&restart)), ("SOFT_RESTART", ExitKind::Stub));
+        assert_eq!(exit_words(&hvc(0, stub::STUB_ERR)), "HVC SET_VECTORS (stub call): STUB_ERR");
+        let on = call(ExceptionClass::Smc64, 0xc400_0003, 0);
+        assert_eq!(exit_words(&on), "SMC CPU_ON (PSCI): SUCCESS");
+        assert_eq!(exit_kind(&on), ExitKind::Psci);
+
+        let hcr = register_key(3, 4, 1, 1, 0);
+        assert_eq!(exit_words(&access(hcr, true, 2, 0x88)), "read HCR_EL2: 0x88 to x2; in virtual EL2");
+        assert_eq!(exit_words(&access(hcr, false, 31, 0)), "write HCR_EL2: 0x0 from xzr; in virtual EL2");
+        let undefined = TraceRecord { flags: INJECTED, ..access(hcr, true, 2, 0) };
+        assert_eq!(exit_words(&undefined), "read HCR_EL2; the host gets an exception");
+        assert_eq!(
+            exit_words(&access(register_key(0, 3, 4, 15, 6), false, 31, 0)),
+            "write DAIFSet: 0xf; in virtual EL2"
+        );
+        assert_eq!(
+            exit_words(&access(register_key(1, 0, 7, 14, 2), false, 4, 0x20)),
+            "DC CISW: 0x20 from x4; in virtual EL2"
+        );
+        assert_eq!(exit_words(&access(register_key(1, 4, 8, 7, 4), false, 31, 0)), "TLBI ALLE1; in virtual EL2");
+        let eret = TraceRecord { esr: 0x6a00_0000, class: 5, flags: 3, ..TraceRecord::default() };
+        assert_eq!(exit_words(&eret), "ERET; in virtual EL2; the host goes on at EL1");
+        assert_eq!(exit_kind(&eret), ExitKind::Return);
+
+        let abort = TraceRecord {
+            esr: 0x9200_0047,
+            class: 2,
+            subject: 0xffff_0000,
+            answer: 0x4020_0000,
+            flags: INJECTED,
+            ..TraceRecord::default()
+        };
+        assert_eq!(
+            exit_words(&abort),
+            "data abort from EL1 or EL0: translation fault, level 3, write, FAR 0xffff0000, IPA 0x40200000; \
+             the host gets an exception"
+        );
+        assert_eq!(exit_label(&abort), "data abort");
+        // Of an IRQ the syndrome is an earlier exception's.
+        let irq = TraceRecord { esr: 0x5a00_0000, class: 7, ..TraceRecord::default() };
+        assert_eq!((exit_words(&irq).as_str(), exit_label(&irq).as_str()), ("interrupt: IRQ or FIQ", "interrupt"));
+        let undefined = TraceRecord { esr: 0x0200_0000, class: 5, ..TraceRecord::default() };
+        assert_eq!(exit_words(&undefined), "an undefined instruction");
+    }
+
+    #[test]
+    fn any_record_has_words() {
+        // A record of a dead machine may hold anything.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..100_000 {
+            let mut bytes = [0; TraceRecord::SIZE];
+            for word in bytes.as_chunks_mut::<8>().0 {
+                state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+                *word = (state ^ state >> 29).to_le_bytes();
+            }
+            let record = TraceRecord::from_bytes(&bytes);
+            assert!(!exit_words(&record).is_empty() && !exit_label(&record).is_empty());
+            let event = Event::from_bytes(&core::array::from_fn(|index| bytes[index]));
+            assert!(!event_words(&event).is_empty());
+        }
+    }
+
+    #[test]
+    fn every_event_has_words_without_brackets() {
+        for &kind in Kind::ALL {
+            for (first, second) in [(0, 0), (1, 3), (u64::MAX, u64::MAX)] {
+                let words = event_words(&Event { kind: kind as u16, first, second, ..Event::default() });
+                assert!(!words.contains('['), "{words}");
+            }
+        }
+        let event =
+            |kind: Kind, first, second| event_words(&Event { kind: kind as u16, first, second, ..Event::default() });
+        assert_eq!(event(Kind::Started, 22, 0), "Exeunt starts, for the 22nd time in this memory");
+        assert_eq!(
+            event(Kind::Native, 0x4108_0000, 0x3c5),
+            "the host leaves virtual EL2; it goes on at 0x41080000, EL1h, PSTATE 0x3c5"
+        );
+        assert_eq!(event(Kind::SoftRestart, 0x4000, 3), "SOFT_RESTART to 0x4000, after a crash; Exeunt stays");
+        assert_eq!(event(Kind::LeaveFailed, Error::Busy.to_register(), 0), "LEAVE failed: BUSY");
+        assert_eq!(event(Kind::Policy, 0, 1), "RESTART_POLICY: leave for a kexec, resident for a crash");
+        assert_eq!(event_words(&Event { kind: 999, ..Event::default() }), "event 999 [0x0, 0x0]");
+    }
+
+    #[test]
+    fn times_are_seconds_since_the_start() {
+        let clock = Clock { started: 1000, frequency: 62_500_000 };
+        assert!((clock.seconds(62_501_000) - 1.0).abs() < 1e-12);
+        assert!((clock.seconds(0) + 16e-6).abs() < 1e-12, "a time before the start is negative");
+        assert!((Clock { started: 0, frequency: 0 }).seconds(5).abs() < 1e-12);
+        assert_eq!([0.0, 16e-9, 1.5e-6, 2.5e-3, 3.0].map(length), ["0", "16 ns", "1.5 µs", "2.5 ms", "3.000 s"]);
+    }
+}
