@@ -205,7 +205,7 @@ impl Facts for Own {
         record.entry_level = cpu.entered.load(Ordering::Relaxed);
         record.flags =
             flag(cpu.lent.load(Ordering::Relaxed), CPU_LENT_TO_KVM) | flag(cpu.in_window(), CPU_IN_VIRTUAL_EL2);
-        record.exits = status::exits(&cpu.counters);
+        record.exits = status::exits(&cpu.block().counters);
         record.host_vectors = cpu.host_vectors();
         record.departures = cpu.departures.load(Ordering::Relaxed);
         record.returns = cpu.returns.load(Ordering::Relaxed);
@@ -234,7 +234,7 @@ impl Services for Own {
         &FAST.control
     }
 
-    fn log(&self) -> &LogRing<'_> {
+    fn log(&self) -> LogRing<'_> {
         console::ring()
     }
 

@@ -8,7 +8,7 @@
 
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ESR_EL2, FAR_EL2, HPFAR_EL2, Readable, Writeable};
 use hypervisor::own_calls::log::LogRing;
@@ -16,18 +16,11 @@ use hypervisor::uart::{Port, Uart, Width};
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-use crate::{cpu, guarded, last_words};
+use crate::{blackbox, cpu, guarded, last_words};
 
-/// Bytes of the log that are kept for LOG_READ.
-const RING_SIZE: usize = 8192;
-
-static RING_BYTES: [AtomicU8; RING_SIZE] = [const { AtomicU8::new(0) }; RING_SIZE];
-
-static RING: LogRing = LogRing::new(&RING_BYTES);
-
-/// The end of the log, for LOG_READ.
-pub fn ring() -> &'static LogRing<'static> {
-    &RING
+/// The end of the log, for LOG_READ. It lies in the black box.
+pub fn ring() -> LogRing<'static> {
+    blackbox::log()
 }
 
 /// Where the log goes besides the ring.
@@ -209,7 +202,7 @@ fn lock() -> Option<SpinMutexGuard<'static, Line>> {
         }
         core::hint::spin_loop();
     }
-    RING.abandon_writers();
+    ring().abandon_writers();
     None
 }
 
@@ -254,9 +247,9 @@ impl Write for Text {
 /// Writes to the ring and to the UART. Each time it finds them anew, so that a panic needs nothing else.
 fn pass_on(text: &[u8]) {
     if locks_work() {
-        RING.append(text);
+        ring().append(text);
     } else {
-        RING.append_alone(text);
+        ring().append_alone(text);
     }
     if let Door::Open(port) = door()
         && !GONE.load(Ordering::Relaxed)

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize
 
 use aarch64_cpu::registers::{CurrentEL, Readable, TPIDR_EL2};
 use boot::CpuBoot;
+use hypervisor::blackbox::Block;
 use hypervisor::counters::{Counters, Exit};
 use hypervisor::features::{IdRegisters, Units};
 use hypervisor::lifecycle::{EntryLevel, LifeCycle};
@@ -77,8 +78,8 @@ pub struct PerCpu {
     opened: AtomicU8,
     /// The bit of its interface of a GICv2, 0 if that is not known.
     pub interface: AtomicU8,
-    /// How often this CPU came to EL2, by class.
-    pub counters: Counters,
+    /// Address of what the black box has of this CPU, its counters among it; 0 while it has nothing.
+    block: AtomicU64,
     /// Whose EL2 is on this CPU.
     pub life: LifeCycle,
     /// The host's virtual EL2. Only this CPU uses it.
@@ -122,7 +123,7 @@ impl PerCpu {
             ids: UnsafeCell::new(IdRegisters::UNKNOWN),
             opened: AtomicU8::new(Units::NONE.to_bits()),
             interface: AtomicU8::new(0),
-            counters: Counters::new(),
+            block: AtomicU64::new(0),
             life: LifeCycle::new(),
             virtual_el2: UnsafeCell::new(VirtualEl2::new()),
             entered: AtomicU8::new(0),
@@ -191,6 +192,20 @@ impl PerCpu {
             }
             &*ids
         }
+    }
+
+    /// What the black box has of this CPU.
+    pub fn block(&self) -> &'static Block {
+        /// Of CPUs that never run the host.
+        static NOBODYS: Block = Block::new();
+        let address = self.block.load(Ordering::Relaxed) as usize;
+        // SAFETY: the address of a block that is never freed, or 0.
+        unsafe { core::ptr::with_exposed_provenance::<Block>(address).as_ref() }.unwrap_or(&NOBODYS)
+    }
+
+    /// Says where that is. Before the host runs on this CPU.
+    pub fn set_block(&self, block: &'static Block) {
+        self.block.store(core::ptr::from_ref(block).expose_provenance() as u64, Ordering::Relaxed);
     }
 
     /// The units that the host has asked for.
@@ -335,14 +350,17 @@ pub fn set_boot_index(index: usize) {
 /// Byte offset of the exception frame in [`PerCpu`], for `vectors`.
 pub const EXCEPTION: usize = core::mem::offset_of!(PerCpu, exception);
 
-/// Byte offset of the counter of SMCs, for `fast`.
-pub const SMC_COUNTER: usize = core::mem::offset_of!(PerCpu, counters) + Counters::offset(Exit::Smc);
+/// Byte offset of the address of the CPU's block, for `fast`.
+pub const BLOCK: usize = core::mem::offset_of!(PerCpu, block);
+
+/// Byte offset in the block of the counter of SMCs, for `fast`.
+pub const SMC_COUNTER: usize = core::mem::offset_of!(Block, counters) + Counters::offset(Exit::Smc);
 
 /// Byte offset of the word by which a structure is known to be one, for `vectors`: the complement of its address.
 pub const SIGN: usize = core::mem::offset_of!(PerCpu, boot) + core::mem::offset_of!(CpuBoot, sign);
 
-/// Byte offset of the counter of HVCs, for `vectors`.
-pub const HVC_COUNTER: usize = core::mem::offset_of!(PerCpu, counters) + Counters::offset(Exit::Hvc);
+/// Byte offset in the block of the counter of HVCs, for `fast`.
+pub const HVC_COUNTER: usize = core::mem::offset_of!(Block, counters) + Counters::offset(Exit::Hvc);
 
 /// Byte offset of `new_vectors` and `has_vectors`, for `vectors`.
 pub const NEW_VECTORS: usize = core::mem::offset_of!(PerCpu, new_vectors);

@@ -34,13 +34,13 @@ fn tell(esr: Esr) {
 
 /// An HVC from AArch64. It cannot come from virtual EL2, which is at EL0, where there is none.
 pub extern "C" fn hvc(frame: &mut HostFrame, cpu: &'static PerCpu) {
-    cpu.counters.count(Exit::Hvc);
+    cpu.block().counters.count(Exit::Hvc);
     call(frame, cpu, trap::hvc);
 }
 
 /// An SMC from AArch64; as for [`hvc`].
 pub extern "C" fn smc(frame: &mut HostFrame, cpu: &'static PerCpu) {
-    cpu.counters.count(Exit::Smc);
+    cpu.block().counters.count(Exit::Smc);
     call(frame, cpu, trap::smc);
 }
 
@@ -70,7 +70,7 @@ pub extern "C" fn sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
     // SAFETY: this is its exit.
     let machine = unsafe { machine::of_running_host() };
     let esr = Esr::new(ESR_EL2.get());
-    cpu.counters.count_class(esr.class_bits());
+    cpu.block().counters.count_class(esr.class_bits());
     tell(esr);
     if FAST.control.is_leaving() {
         leaving::interrupted(frame, cpu, machine, esr);
@@ -148,7 +148,7 @@ pub extern "C" fn fiq(frame: &mut HostFrame, cpu: &'static PerCpu) {
 #[inline(never)]
 fn interrupt(frame: &mut HostFrame, cpu: &'static PerCpu, what: &str) {
     let machine = machine::machine();
-    cpu.counters.count(Exit::Interrupt);
+    cpu.block().counters.count(Exit::Interrupt);
     let settings = machine.settings(cpu.ids());
     let trap = &mut Trap { frame, cpu, machine };
     match cpu.with_virtual_el2(|virtual_el2| virtual_el2.hold_interrupt(trap, &settings)) {
@@ -173,7 +173,7 @@ fn interrupt(frame: &mut HostFrame, cpu: &'static PerCpu, what: &str) {
 /// here, or after one that did, since AMO stays set for its sake. It is given to the host as a virtual SError as soon
 /// as the host is at EL1 and does not mask it.
 pub extern "C" fn serror(_: &mut HostFrame, cpu: &'static PerCpu) {
-    cpu.counters.count(Exit::Interrupt);
+    cpu.block().counters.count(Exit::Interrupt);
     let esr = Esr::new(ESR_EL2.get());
     trap::limited(machine::machine(), || warn!("CPU {}: {esr}, which the host will take", cpu.index()));
     if cpu.in_window() {

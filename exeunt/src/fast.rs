@@ -28,6 +28,7 @@ const _: () = assert!(stub::SUCCESS == stub::SET_VECTORS);
 global_asm!(
     // Counts a call that is answered, and goes back. x3: `PerCpu`.
     ".macro FAST_RETURN",
+    "ldr x3, [x3, #{block}]",
     "ldr x2, [x3, #{hvc_counter}]",
     "add x2, x2, #1",
     "str x2, [x3, #{hvc_counter}]",
@@ -134,6 +135,7 @@ global_asm!(
     "msr elr_el2, x2",
     "msr spsr_el2, x3",
     "mrs x3, tpidr_el2",
+    "ldr x3, [x3, #{block}]",
     "ldr x2, [x3, #{smc_counter}]",
     "add x2, x2, #1",
     "str x2, [x3, #{smc_counter}]",
@@ -158,6 +160,7 @@ global_asm!(
     workaround_3 = const smccc::ARCH_WORKAROUND_3 & !smccc::CALL_FAST,
     ss = const pstate::SS,
     btype = const pstate::BTYPE,
+    block = const cpu::BLOCK,
     smc_counter = const cpu::SMC_COUNTER,
     frame_size = const size_of::<HostFrame>(),
     hvc = sym exits::hvc,

@@ -164,9 +164,9 @@ impl Machine {
         log::set_max_level(log::max_level().max(LevelFilter::Info));
         let total = Counters::new();
         for cpu in self.cpus.iter().flatten() {
-            if cpu.counters.total() > 0 {
-                info!("CPU {}: {}", cpu.index(), cpu.counters);
-                total.add(&cpu.counters);
+            if cpu.block().counters.total() > 0 {
+                info!("CPU {}: {}", cpu.index(), cpu.block().counters);
+                total.add(&cpu.block().counters);
             }
         }
         info!("all CPUs: {total}");

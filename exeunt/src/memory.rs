@@ -191,12 +191,38 @@ pub fn map_early(tree: Region) -> Result<CpuBoot, Error> {
     Ok(settings)
 }
 
-/// Gives the heap its memory.
+/// Of the heap what there is until the size of the black box is known.
+fn first_heap() -> Region {
+    let start = address!(__heap_start);
+    // At least 64 KiB, for tables of stage 1.
+    Region { start, end: start + FIRST_HEAP }
+}
+
+/// Bytes of it.
+const FIRST_HEAP: u64 = 0x1_0000;
+
+/// Gives the heap its first memory.
 pub fn start_heap() {
-    let start = address!(__heap_start) as usize;
-    let end = reservation().end as usize;
+    let Region { start, end } = first_heap();
     // SAFETY: the linker script leaves this range to the heap, stage 1 maps it as data, and this is called once.
-    unsafe { HEAP.lock().add_to_heap(start, end) };
+    unsafe { HEAP.lock().add_to_heap(start as usize, end as usize) };
+}
+
+/// From where on the black box may take memory on a machine with so many CPUs, which get the heap before that.
+pub fn box_may_begin(cpus: usize) -> u64 {
+    // The tables of both stages, for a machine with banks of RAM and devices anywhere.
+    const TABLES: u64 = 64 * PAGE;
+    let each = STACK_PAGES * PAGE + (size_of::<PerCpu>() as u64).next_power_of_two() + PAGE / 16;
+    first_heap().end + TABLES + cpus as u64 * each
+}
+
+/// Gives the heap the rest, up to the black box, which begins at `end`.
+pub fn grow_heap(end: u64) {
+    let start = first_heap().end;
+    if start < end {
+        // SAFETY: as for `start_heap`; the linker script has the box after it.
+        unsafe { HEAP.lock().add_to_heap(start as usize, end as usize) };
+    }
 }
 
 /// Why Exeunt's memory cannot be what it has to be.

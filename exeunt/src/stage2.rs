@@ -52,15 +52,11 @@ impl Stage2 {
         barrier::isb(barrier::SY);
     }
 
-    /// Lets the host execute what it has tried to execute at `address`, a virtual one of its own on this CPU, with the
-    /// block or page around it. Returns the IPA; nothing if its stage 1 no longer translates the address, or says
-    /// so by another CPU's hand by now. Either way it is to try again.
-    pub fn allow_execution(self, address: u64) -> Option<u64> {
-        let ipa = host_ipa(address)?;
+    /// Lets the host execute at `ipa`, where it has tried to, with the block or page around it.
+    pub fn allow_execution(self, ipa: u64) {
         self.0.allow_execution(&mut TablePages, ipa);
         // Also where nothing has changed: this CPU's TLB may hold what another CPU has just changed.
         invalidate();
-        Some(ipa)
     }
 }
 
@@ -73,8 +69,9 @@ fn invalidate() {
     }
 }
 
-/// What the host's stage 1 makes of a virtual address on this CPU. PAR_EL1 is the host's, and is put back.
-fn host_ipa(address: u64) -> Option<u64> {
+/// What the host's stage 1 makes of a virtual address on this CPU; nothing if it no longer translates it, or not so, by
+/// another CPU's hand by now. PAR_EL1 is the host's, and is put back.
+pub fn host_ipa(address: u64) -> Option<u64> {
     /// PAR_EL1.F: the translation has failed.
     const FAILED: u64 = 1;
     /// PAR_EL1.PA, bits 47:12: stage 2 has no more either.

@@ -24,7 +24,7 @@ use crate::machine::{self, Machine};
 use crate::memory::TablePages;
 use crate::panic::cannot_start;
 use crate::stage2::Stage2;
-use crate::{console, enter, firmware, gic, guarded, memory, registers, resident, selftest};
+use crate::{blackbox, console, enter, firmware, gic, guarded, memory, registers, resident, selftest};
 
 /// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware
 /// alone, since nobody traps the host's SMC any longer. It is entered at real EL2, and where the others are there
@@ -40,6 +40,7 @@ static PLATFORM: SpinMutex<Platform> = SpinMutex::new(Platform::UNREAD);
 /// `tree` is x0 as the loader left it, `current_el` the register's value.
 #[unsafe(no_mangle)]
 extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64) -> *const CpuBoot {
+    blackbox::begin();
     // SAFETY: this is the boot CPU, before any other runs.
     unsafe { cpu::sign_boot_cpu() };
     let el = current_el >> 2;
@@ -148,9 +149,15 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     }
     let (kernel, kernel_header) = find_kernel(platform, map).unwrap_or_else(|error| cannot_start(error));
     let machine = prepare(platform, map, kernel, &options);
+    blackbox::publish(platform.cpus.len(), machine.entry, platform.options(tree));
+    if let Some(starts) = blackbox::last_starts() {
+        info!(
+            "the last start in this memory (number {starts}) has left its black box, which is kept beside this one's"
+        );
+    }
     let lends = machine.entry == EntryLevel::VirtualEl2 && options.kvm == Kvm::Lend;
     let arguments: &[u8] = if lends { ARGUMENTS_TO_LEND } else { b"" };
-    let edits = Edits { arguments, ..Edits::new(platform, memory::reservation()) };
+    let edits = Edits { arguments, ..Edits::new(platform, memory::reservation(), blackbox::region()) };
     let mut mapped = region;
     let used = match devicetree::edit(tree, platform, &edits) {
         Err(TreeError::NoRoom { needed, .. }) => {
@@ -254,6 +261,7 @@ fn gic_and_level(options: &Options, tree: Option<devicetree::Gic>) -> (Gic, Entr
 fn place_cpu(index: usize, is_boot: bool) -> Result<&'static PerCpu, memory::Error> {
     memory::map_stack(index)?;
     let cpu = if is_boot { cpu::boot_cpu() } else { memory::place_cpu(index)? };
+    cpu.set_block(blackbox::make_block(index));
     memory::open_windows(cpu)?;
     Ok(cpu)
 }
@@ -265,6 +273,7 @@ fn prepare(platform: &'static Platform, map: &AddressMap, kernel: Region, option
         .init(&platform.cpus, MPIDR_EL1.get(), &machine::Below)
         .unwrap_or_else(|error| cannot_start(format_args!("the device tree's CPUs: {error}")));
     cpu::set_boot_index(boot);
+    memory::grow_heap(blackbox::place(psci.count(), options.trace).start);
     let mut cpus = [None; MAX_CPUS];
     for (index, slot) in cpus.iter_mut().enumerate().take(psci.count()) {
         *slot = Some(place_cpu(index, index == boot).unwrap_or_else(|error| cannot_start(error)));
@@ -277,7 +286,7 @@ fn prepare(platform: &'static Platform, map: &AddressMap, kernel: Region, option
         );
     };
     let stage2 = map
-        .stage2(&mut TablePages, platform.highest)
+        .stage2(&mut TablePages, platform.highest, blackbox::region())
         .unwrap_or_else(|error| cannot_start(format_args!("the host's stage 2: {error}")));
     debug!(
         "stage 2: IPA size {} bits, VTCR_EL2 {:#x}, VTTBR_EL2 {:#x}",
@@ -293,6 +302,9 @@ fn prepare(platform: &'static Platform, map: &AddressMap, kernel: Region, option
         unsafe { gic::probe(frames) }.unwrap_or_else(|error| cannot_start(error));
     }
     let (gic, entry) = gic_and_level(options, tree_gic);
+    for cpu in cpus.iter().flatten() {
+        cpu.block().set_mpidr(psci.affinity(cpu.index()).unwrap_or_default());
+    }
     Machine {
         ram: HostRam::new(platform, map.exeunt, [kernel, map.tree, platform.initrd().unwrap_or_default()]),
         gic,

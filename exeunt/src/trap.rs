@@ -17,7 +17,7 @@ use log::{debug, info};
 use crate::cpu::PerCpu;
 use crate::frame::HostFrame;
 use crate::machine::Machine;
-use crate::{memory, registers};
+use crate::{blackbox, memory, registers, stage2};
 
 /// A CPU that has trapped.
 pub struct Trap<'a> {
@@ -134,10 +134,14 @@ impl Vcpu for Trap<'_> {
             .then(|| virtual_el2::ids::at_el1(register, registers::read_id(register.crm, register.op2), hide))
     }
 
-    fn allow_execution(&mut self) {
-        if let Some(ipa) = self.machine.stage2.allow_execution(FAR_EL2.get()) {
-            debug!("host at {:#x}: executes at {ipa:#x}, outside of RAM", ELR_EL2.get());
+    fn allow_execution(&mut self) -> bool {
+        let Some(ipa) = stage2::host_ipa(FAR_EL2.get()) else { return true };
+        if blackbox::region().has(ipa) {
+            return false;
         }
+        self.machine.stage2.allow_execution(ipa);
+        debug!("host at {:#x}: executes at {ipa:#x}, outside of RAM", ELR_EL2.get());
+        true
     }
 
     fn has_vectors(&self) -> bool {

@@ -6,6 +6,7 @@
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod blackbox;
 pub mod counters;
 pub mod devicetree;
 pub mod features;

@@ -85,6 +85,8 @@ pub struct Options {
     pub restart: Policy,
     /// `kvm=`
     pub kvm: Kvm,
+    /// `trace`: keep a trace of the exits from the start on, and as long a one as there is room for.
+    pub trace: bool,
     /// `stats`: print how often the host left to EL2, by cause, when it powers off.
     pub stats: bool,
     /// `selftest=`
@@ -195,6 +197,12 @@ pub const OPTIONS: &[OptionDoc] = &[
         help: "when the host powers off, print how often it left to EL2, by cause",
         values: &[],
         set: |o| o.stats = true,
+    },
+    OptionDoc {
+        name: "trace",
+        help: "write down every exit in the black box from the start on, as many as its memory can keep",
+        values: &[],
+        set: |o| o.trace = true,
     },
     OptionDoc {
         name: "selftest",
@@ -448,7 +456,7 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named_beside_what_would_be() {
         let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident \
-                     kvm=hide|lend stats selftest=write-text|write-rodata|run-data|read-host|stack-overflow|lost-stack|\
+                     kvm=hide|lend stats trace selftest=write-text|write-rodata|run-data|read-host|stack-overflow|lost-stack|\
                      lost-cpu|dead-lock|double-fault|triple-fault|dead-report|slow-leave|dead-leave|unknown-gic|\
                      gic-holds-nothing|panic late";
         assert_eq!(refused("stats root=/dev/vda"), format!("unknown option 'root=/dev/vda'{known}"));

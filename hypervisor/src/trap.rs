@@ -70,8 +70,9 @@ pub trait Vcpu {
     fn ask(&mut self, access: Encoding) -> bool;
     /// The ID register that HCR_EL2.TID3 has trapped, as the host is to read it; nothing if it is none.
     fn read_id(&self, register: Encoding) -> Option<u64>;
-    /// Lets the host execute at FAR_EL2, where stage 2 does not let it yet, or finds that it need not any more.
-    fn allow_execution(&mut self);
+    /// Lets the host execute at FAR_EL2, where stage 2 does not let it yet, or finds that it need not any more. False:
+    /// it never may.
+    fn allow_execution(&mut self) -> bool;
     /// Whether the host has installed vectors that EL2 would run, and that virtual EL2 can ([`crate::stub`]).
     fn has_vectors(&self) -> bool;
     /// At which level the host's stage 1 walk for `far` reads its descriptor at `ipa`, if a walk finds that out. Asked
@@ -238,8 +239,7 @@ fn unhandled<V, M>(_cpu: &mut V, _machine: &M, _esr: Esr) -> Outcome {
 fn instruction_abort<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {
     match esr.abort() {
         Some(abort) if abort.fault().kind == FaultKind::Permission && !abort.on_stage1_walk() => {
-            cpu.allow_execution();
-            Outcome::Handled
+            if cpu.allow_execution() { Outcome::Handled } else { Outcome::Forbidden }
         }
         _ => Outcome::Forbidden,
     }

@@ -14,8 +14,11 @@ use super::{TreeError, token, words};
 /// What the tree shall say to the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edits {
-    /// The memory that the host must never touch: becomes a `no-map` child of `/reserved-memory`.
+    /// The memory that the host must never touch: becomes a `no-map` child of `/reserved-memory`, without what is
+    /// [`Self::blackbox`].
     pub exeunt: Region,
+    /// The end of that memory which the host may read, so that its dumps have it: becomes a child without `no-map`.
+    pub blackbox: Region,
     /// The host's initial RAM disk.
     pub initrd: Option<Region>,
     /// Take the GIC's interrupt translation services out, and what refers to them.
@@ -29,10 +32,10 @@ pub struct Edits {
 }
 
 impl Edits {
-    /// What the host of this machine needs, with Exeunt in the memory `exeunt`.
+    /// What the host of this machine needs, with Exeunt in the memory `exeunt`, of which `blackbox` is the end.
     #[must_use]
-    pub fn new(platform: &Platform, exeunt: Region) -> Self {
-        Self { exeunt, initrd: platform.initrd(), hide_its: !platform.efi, arguments: &[] }
+    pub fn new(platform: &Platform, exeunt: Region, blackbox: Region) -> Self {
+        Self { exeunt, blackbox, initrd: platform.initrd(), hide_its: !platform.efi, arguments: &[] }
     }
 }
 
@@ -43,7 +46,7 @@ impl Edits {
 /// - `/chosen/bootargs`, which was Exeunt's, becomes the kernel module's, or goes if that has none.
 ///   [`Edits::arguments`] stand in front of it.
 /// - `linux,initrd-start` and `-end` are set, or go.
-/// - `/reserved-memory` gets Exeunt's memory. An entry of the memory reservation block that is in it goes: before 6.4
+/// - `/reserved-memory` gets Exeunt's memory, and the black box at its end as a node of its own. An entry of the memory reservation block that is in it goes: before 6.4
 ///   Linux reads the block first, and then leaves what is reserved in its memory map.
 /// - The ITS nodes go, and each `msi-map` and `msi-parent` that refers to one, if [`Edits::hide_its`] says so.
 ///
@@ -126,6 +129,9 @@ fn put_last_first(bytes: &mut [u8], length: usize) {
     }
 }
 
+/// The black box's `compatible`.
+const BOX_COMPATIBLE: &[u8] = b"exeunt,black-box";
+
 /// Bytes of an entry of the memory reservation block (DTSpec 5.3.2).
 const RESERVATION: usize = 16;
 
@@ -156,11 +162,11 @@ enum Put {
     Bootargs,
     /// The properties of `/chosen` that say where the initial RAM disk is.
     Initrd,
-    /// A `/reserved-memory` with Exeunt's memory.
+    /// A `/reserved-memory` with Exeunt's memory and the black box.
     ReservedMemory,
     /// What Linux wants of a `/reserved-memory` and this one lacks.
     ReservedProperties,
-    /// Exeunt's memory, as a child of the `/reserved-memory` that is there.
+    /// Exeunt's memory and the black box, as children of the `/reserved-memory` that is there.
     ReservedChild,
 }
 
@@ -440,14 +446,25 @@ impl Writer<'_, '_> {
                 }
             }
             Put::ReservedChild => {
-                self.begin(unit_name(&mut [0; 24], b"exeunt@", edits.exeunt.start));
-                self.header(Name::Reg, 4 * (usize::from(cells.address) + usize::from(cells.size)));
-                self.number(cells.address, edits.exeunt.start);
-                self.number(cells.size, edits.exeunt.size());
+                let Edits { exeunt, blackbox, .. } = *edits;
+                self.child(b"exeunt@", Region { end: blackbox.start, ..exeunt });
                 self.property::<0>(Name::NoMap, &[]);
+                self.end();
+                self.child(b"exeunt-box@", blackbox);
+                self.header(Name::Compatible, BOX_COMPATIBLE.len() + 1);
+                self.text(BOX_COMPATIBLE, 0);
                 self.end();
             }
         }
+    }
+
+    /// Begins a child of `/reserved-memory` for `region`.
+    fn child(&mut self, name: &[u8], region: Region) {
+        let cells = self.writing.layout.root_cells;
+        self.begin(unit_name(&mut [0; 28], name, region.start));
+        self.header(Name::Reg, 4 * (usize::from(cells.address) + usize::from(cells.size)));
+        self.number(cells.address, region.start);
+        self.number(cells.size, region.size());
     }
 
     fn begin(&mut self, name: &[u8]) {
@@ -515,7 +532,7 @@ const fn padded(words: &[u8]) -> usize {
 }
 
 /// The node name `prefix` with `address` in lower-case hexadecimal after it, as DTSpec 2.2.1 wants unit addresses.
-fn unit_name<'a>(buffer: &'a mut [u8; 24], prefix: &[u8], address: u64) -> &'a [u8] {
+fn unit_name<'a>(buffer: &'a mut [u8; 28], prefix: &[u8], address: u64) -> &'a [u8] {
     let digits = (u64::BITS - address.leading_zeros()).div_ceil(4).max(1);
     let mut length = prefix.len().min(buffer.len() - 16);
     buffer[..length].copy_from_slice(&prefix[..length]);

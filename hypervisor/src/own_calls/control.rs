@@ -256,6 +256,12 @@ impl Control {
         self.under_way().is_some_and(|current| current.round == round)
     }
 
+    /// The word, for the black box.
+    #[must_use]
+    pub fn bits(&self) -> u32 {
+        self.load()
+    }
+
     /// CPUs that Exeunt has left or is about to leave.
     #[must_use]
     pub fn outside(&self) -> u16 {

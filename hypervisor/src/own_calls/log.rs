@@ -27,12 +27,28 @@ const ONE_WRITER: u64 = 1 << 48;
 /// Bytes that a reader copies between two looks at the claims.
 const CHUNK: usize = 64;
 
-/// The ring.
-#[derive(Debug)]
-pub struct LogRing<'a> {
-    bytes: &'a [AtomicU8],
+/// Where a ring is: two words that lie beside it, where a reader of the memory finds them too
+/// ([`guest_abi::blackbox::Live`]).
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Positions {
     claims: AtomicU64,
     published: AtomicU64,
+}
+
+impl Positions {
+    /// Nothing is written yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { claims: AtomicU64::new(0), published: AtomicU64::new(0) }
+    }
+}
+
+/// The ring.
+#[derive(Clone, Copy, Debug)]
+pub struct LogRing<'a> {
+    bytes: &'a [AtomicU8],
+    at: &'a Positions,
 }
 
 /// What was read.
@@ -47,15 +63,15 @@ pub struct LogRead {
 }
 
 impl<'a> LogRing<'a> {
-    /// An empty log that keeps its last `bytes.len()` bytes.
+    /// A log that keeps its last `bytes.len()` bytes, as far as it is written.
     ///
     /// # Panics
     ///
     /// The length is not a power of two (at compile time for a static).
     #[must_use]
-    pub const fn new(bytes: &'a [AtomicU8]) -> Self {
+    pub const fn new(bytes: &'a [AtomicU8], at: &'a Positions) -> Self {
         assert!(bytes.len().is_power_of_two());
-        Self { bytes, claims: AtomicU64::new(0), published: AtomicU64::new(0) }
+        Self { bytes, at }
     }
 
     /// Bytes that are kept.
@@ -67,7 +83,7 @@ impl<'a> LogRing<'a> {
     /// The position after the last byte that can be read.
     #[must_use]
     pub fn end(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
+        self.at.published.load(Ordering::Acquire) & POSITION
     }
 
     /// Appends; from any CPU, at any time that exclusive accesses work (EL2's MMU is on).
@@ -79,7 +95,7 @@ impl<'a> LogRing<'a> {
 
     /// Begins to write: the position.
     fn claim(&self, length: usize) -> u64 {
-        let start = self.claims.fetch_add(ONE_WRITER + length as u64, Ordering::AcqRel) & POSITION;
+        let start = self.at.claims.fetch_add(ONE_WRITER + length as u64, Ordering::AcqRel) & POSITION;
         // Who sees one of the bytes that are stored from now on also sees the claim (see `read`).
         fence(Ordering::Release);
         start
@@ -90,27 +106,27 @@ impl<'a> LogRing<'a> {
         let finish = |claims: u64| Some(if claims >= ONE_WRITER { claims - ONE_WRITER } else { claims });
         // Acquire: what the others wrote who finished before is published along.
         let claims =
-            self.claims.fetch_update(Ordering::AcqRel, Ordering::Acquire, finish).unwrap_or_else(|claims| claims);
+            self.at.claims.fetch_update(Ordering::AcqRel, Ordering::Acquire, finish).unwrap_or_else(|claims| claims);
         if claims < 2 * ONE_WRITER {
-            self.published.fetch_max(claims & POSITION, Ordering::AcqRel);
+            self.at.published.fetch_max(claims & POSITION, Ordering::AcqRel);
         }
     }
 
     /// Appends with plain loads and stores: for the one CPU that there is before EL2's MMU is on, when exclusive
     /// accesses are not promised to work.
     pub fn append_alone(&self, text: &[u8]) {
-        let start = self.claims.load(Ordering::Relaxed);
+        let start = self.at.claims.load(Ordering::Relaxed);
         let end = start + text.len() as u64;
-        self.claims.store(end, Ordering::Relaxed);
+        self.at.claims.store(end, Ordering::Relaxed);
         fence(Ordering::Release);
         self.fill(start & POSITION, text);
-        self.published.store(end & POSITION, Ordering::Release);
+        self.at.published.store(end & POSITION, Ordering::Release);
     }
 
     /// Publishes what writers have begun, since none of them is waited for any longer.
     pub fn abandon_writers(&self) {
-        let claims = self.claims.fetch_and(POSITION, Ordering::AcqRel);
-        self.published.fetch_max(claims & POSITION, Ordering::AcqRel);
+        let claims = self.at.claims.fetch_and(POSITION, Ordering::AcqRel);
+        self.at.published.fetch_max(claims & POSITION, Ordering::AcqRel);
     }
 
     /// A writer that claims `length` bytes and is not heard of again until it calls `finish`.
@@ -140,7 +156,7 @@ impl<'a> LogRing<'a> {
 
     /// The first position that no writer can be overwriting.
     fn oldest(&self) -> u64 {
-        (self.claims.load(Ordering::Relaxed) & POSITION).saturating_sub(self.size())
+        (self.at.claims.load(Ordering::Relaxed) & POSITION).saturating_sub(self.size())
     }
 
     /// Copies at most `size` bytes from `position` on, in pieces, each with its offset from the first.

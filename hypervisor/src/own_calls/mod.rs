@@ -54,7 +54,7 @@ pub trait Services: Machine {
     /// Policies and lock.
     fn control(&self) -> &Control;
     /// The log.
-    fn log(&self) -> &LogRing<'_>;
+    fn log(&self) -> LogRing<'_>;
     /// Whether the byte at this address is RAM that the host may write to.
     fn is_host_ram(&self, address: u64) -> bool;
     /// Makes the host's memory writable for the time that `fill` runs. Afterwards what was written is clean to the

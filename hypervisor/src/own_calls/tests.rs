@@ -32,7 +32,7 @@ impl<'a> Fake<'a> {
     fn new(bytes: &'a [AtomicU8]) -> Self {
         Self {
             control: Control::new(Policy::Leave, Policy::Leave),
-            log: LogRing::new(bytes),
+            log: LogRing::new(bytes, Box::leak(Box::default())),
             written: RefCell::default(),
             strangers: Cell::default(),
             silent: Cell::default(),
@@ -100,8 +100,8 @@ impl Services for Fake<'_> {
         &self.control
     }
 
-    fn log(&self) -> &LogRing<'_> {
-        &self.log
+    fn log(&self) -> LogRing<'_> {
+        self.log
     }
 
     fn is_host_ram(&self, address: u64) -> bool {
@@ -476,7 +476,8 @@ proptest! {
         size in 0usize..1500,
     ) {
         let ring = bytes::<128>();
-        let log = LogRing::new(&ring);
+        let positions = log::Positions::new();
+    let log = LogRing::new(&ring, &positions);
         let mut all = Vec::new();
         for (length, alone) in texts {
             // Bytes that say where they are: 251 is prime, so that no multiple of it is the ring's size.
@@ -525,7 +526,8 @@ fn log_read_refuses_what_is_no_position_or_no_buffer() {
 fn a_dead_writer_holds_nobody_up_for_ever() {
     use std::fmt::Write as _;
     let ring = bytes::<64>();
-    let log = LogRing::new(&ring);
+    let positions = log::Positions::new();
+    let log = LogRing::new(&ring, &positions);
     (&log).write_str("before ").expect("a ring has room");
     log.begin_and_die(5);
     log.append(b"after");
@@ -539,7 +541,8 @@ fn a_dead_writer_holds_nobody_up_for_ever() {
 #[test]
 fn a_writer_that_was_given_up_too_early_does_no_harm() {
     let ring = bytes::<64>();
-    let log = LogRing::new(&ring);
+    let positions = log::Positions::new();
+    let log = LogRing::new(&ring, &positions);
     log.begin_and_die(5);
     log.abandon_writers();
     log.finish(); // it was alive after all
@@ -556,7 +559,8 @@ fn readers_see_whole_lines_while_writers_append() {
     const SIZE: usize = 1024;
     let lines = if cfg!(miri) { 20 } else { 20_000 };
     let ring = bytes::<SIZE>();
-    let log = LogRing::new(&ring);
+    let positions = log::Positions::new();
+    let log = LogRing::new(&ring, &positions);
     let begun = AtomicU64::new(0);
     // Whoever has seen that there is room may have seen it at the same time as all others.
     let has_room = || {

@@ -28,6 +28,8 @@ const MAX_LEVEL_1_BITS: u32 = entry_shift(0) + 4;
 const MEMATTR_NORMAL_WRITE_BACK: u64 = 0xf << 2;
 /// S2AP, bits 7:6 = 0b11: reads and writes are permitted.
 const S2AP_READ_WRITE: u64 = 0b11 << 6;
+/// S2AP = 0b01: reads alone are.
+const S2AP_READ_ONLY: u64 = 0b01 << 6;
 /// SH, bits 9:8 = 0b11: Inner Shareable. What stage 1 makes Device or Normal Non-cacheable is Outer Shareable whatever
 /// it says.
 const SH_INNER: u64 = 0b11 << 8;
@@ -36,29 +38,36 @@ const AF: u64 = 1 << 10;
 /// XN, bit 54: execute-never at EL1 and EL0. Bit 53 is zero, so that FEAT_XNX does not change the meaning.
 const XN: u64 = 1 << 54;
 
-/// What stage 2 has all blocks and pages say.
-const ALL: u64 = AF | SH_INNER | S2AP_READ_WRITE | MEMATTR_NORMAL_WRITE_BACK;
+/// What stage 2 has all blocks and pages say, besides S2AP and XN.
+const ALL: u64 = AF | SH_INNER | MEMATTR_NORMAL_WRITE_BACK;
 
-/// What the host may do at an IPA. It may always read and write, and its stage 1 decides what type of memory it is.
+/// What the host may do at an IPA. It may always read, and its stage 1 decides what type of memory it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Attributes {
-    /// Execute, too.
+    /// Write and execute, too.
     Executable,
-    /// Not execute, until [`Stage2::allow_execution`]: no CPU fetches instructions from there by speculation.
+    /// Write, and not execute until [`Stage2::allow_execution`]: no CPU fetches instructions from there by speculation.
     ExecuteNever,
+    /// Nothing else, ever.
+    ReadOnly,
 }
 
 impl Attributes {
     const fn encode(self) -> u64 {
         match self {
-            Self::Executable => ALL,
-            Self::ExecuteNever => ALL | XN,
+            Self::Executable => ALL | S2AP_READ_WRITE,
+            Self::ExecuteNever => ALL | S2AP_READ_WRITE | XN,
+            Self::ReadOnly => ALL | S2AP_READ_ONLY | XN,
         }
     }
 
     /// Only for descriptors that `encode` made.
     const fn decode(descriptor: u64) -> Self {
-        if descriptor & XN == 0 { Self::Executable } else { Self::ExecuteNever }
+        match (descriptor & S2AP_READ_WRITE, descriptor & XN) {
+            (S2AP_READ_ONLY, _) => Self::ReadOnly,
+            (_, 0) => Self::Executable,
+            _ => Self::ExecuteNever,
+        }
     }
 }
 
@@ -219,7 +228,7 @@ impl Stage2 {
 
     /// Lets the host execute at `ipa`, and in all of the block or page that translates it. Says whether anything
     /// changed; then the caller invalidates the TLB. Nothing does where the host has no memory, or has none at the
-    /// moment.
+    /// moment. Not to be asked for what is [`Attributes::ReadOnly`].
     pub fn allow_execution<M: TableMemory>(&self, memory: &mut M, ipa: u64) -> bool {
         self.tables.clear_in_leaf(memory, ipa, XN)
     }

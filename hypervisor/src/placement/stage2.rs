@@ -5,6 +5,7 @@
 //! later. Nothing says beforehand which is which. docs/memory.md has the reasons.
 
 use super::AddressMap;
+use crate::devicetree::Region;
 use crate::paging::stage2::{Attributes, Layout, Stage2};
 use crate::paging::{Error, PAGE_SIZE, TableMemory};
 
@@ -13,13 +14,14 @@ use crate::paging::{Error, PAGE_SIZE, TableMemory};
 const USUAL_IPA_BITS: u32 = 40;
 
 impl AddressMap<'_> {
-    /// Builds the tables, for a machine whose RAM, devices and bus windows end at `highest`.
+    /// Builds the tables, for a machine whose RAM, devices and bus windows end at `highest`. Of Exeunt's memory the host
+    /// may read `blackbox`.
     ///
     /// # Errors
     ///
     /// An [`Error`] of the tables: mostly that there is no memory left for them. RAM that the CPU does not reach is one
     /// too.
-    pub fn stage2<M: TableMemory>(&self, memory: &mut M, highest: u64) -> Result<Stage2, Error> {
+    pub fn stage2<M: TableMemory>(&self, memory: &mut M, highest: u64, blackbox: Region) -> Result<Stage2, Error> {
         let layout = Layout::new(self.ipa_bits(highest), self.pa_range)?;
         let mut stage2 = Stage2::all(memory, layout, Attributes::ExecuteNever)?;
         for ram in self.memory {
@@ -30,7 +32,9 @@ impl AddressMap<'_> {
                 stage2.map(memory, first..last, Attributes::Executable)?;
             }
         }
+        // All of it first, which is a block of its own: the table for the rest of it then begins empty.
         stage2.unmap(memory, self.exeunt.start..self.exeunt.end)?;
+        stage2.map(memory, blackbox.start..blackbox.end, Attributes::ReadOnly)?;
         Ok(stage2)
     }
 

@@ -97,8 +97,9 @@ impl Vcpu for FakeCpu {
     fn read_id(&self, register: Encoding) -> Option<u64> {
         (register == Encoding::new(3, 0, 0, 7, 0)).then_some(0x1122)
     }
-    fn allow_execution(&mut self) {
+    fn allow_execution(&mut self) -> bool {
         self.allowed += 1;
+        self.far != NEVER
     }
     fn has_vectors(&self) -> bool {
         self.has_vectors
@@ -338,6 +339,17 @@ fn a_fault_on_a_stage_1_walk_asks_for_its_level() {
     let (cpu, _) = trap(0, 0x8200_0087);
     assert_eq!(cpu.walks.get(), 1);
     assert_eq!(cpu.el1.unwrap().esr_el1, 0x8600_0016);
+}
+
+/// Where the host may never execute.
+const NEVER: u64 = 0x403f_0040;
+
+#[test]
+fn an_instruction_where_none_may_be_is_an_abort() {
+    let mut cpu = FakeCpu { far: NEVER, ..FakeCpu::new(0) };
+    let _ = answer(&mut cpu, &FakeMachine::new(), Esr::new(0x8200_000f));
+    assert_eq!(cpu.allowed, 1);
+    assert!(cpu.el1.is_some(), "an external abort");
 }
 
 #[test]

@@ -677,6 +677,11 @@ pub fn find(register: Encoding) -> Option<Row> {
     }
 }
 
+/// Every register that there is to somebody in virtual EL2: those of EL2 whose value is kept, and those in hardware.
+pub fn encodings() -> impl Iterator<Item = Encoding> {
+    El2::ALL.iter().map(|register| register.encoding()).chain(Register::ALL.iter().map(|register| register.encoding()))
+}
+
 /// The name of a register, if the table knows one.
 #[must_use]
 pub fn name(register: Encoding) -> Option<&'static str> {

@@ -89,9 +89,13 @@ fn expected(tree: &Tree, exeunt: Region, hide_its: bool, arguments: &'static [u8
         }
     }
     let mut reg = exeunt.start.to_be_bytes()[8 - 4 * address_cells..].to_vec();
-    reg.extend(&exeunt.size().to_be_bytes()[8 - 4 * size_cells..]);
+    reg.extend(&(black_box(exeunt).start - exeunt.start).to_be_bytes()[8 - 4 * size_cells..]);
     let node = Node::new(&format!("exeunt@{:x}", exeunt.start)).with("reg", reg).with("no-map", []);
     reserved.children.push(node);
+    let mut reg = black_box(exeunt).start.to_be_bytes()[8 - 4 * address_cells..].to_vec();
+    reg.extend(&black_box(exeunt).size().to_be_bytes()[8 - 4 * size_cells..]);
+    let node = Node::new(&format!("exeunt-box@{:x}", black_box(exeunt).start)).with("reg", reg);
+    reserved.children.push(node.with("compatible", *b"exeunt,black-box\0"));
     tree
 }
 
@@ -105,7 +109,7 @@ fn check_edit_of(blob: &Blob, hide_its: bool, arguments: &'static [u8], has_nops
     let before = Tree::read(blob);
     let platform = scanned(blob);
     let mut edited = blob.clone();
-    let edits = Edits { hide_its, arguments, ..Edits::new(&platform, EXEUNT) };
+    let edits = Edits { hide_its, arguments, ..Edits::new(&platform, EXEUNT, black_box(EXEUNT)) };
     let used = edit(&mut edited, &platform, &edits).unwrap();
     assert_eq!(total_size(&edited), total_size(blob));
     let untouched = used.max(platform.layout.used as usize);
@@ -168,16 +172,20 @@ fn the_host_of_make_run_sees_this() {
     );
     assert_eq!(
         shown("reserved-memory"),
-        r"{ reserved-memory
+        r#"{ reserved-memory
   #address-cells = <2>
   #size-cells = <2>
   ranges
   { exeunt@40200000
-    reg = <0 40200000 0 200000>
+    reg = <0 40200000 0 1f0000>
     no-map
   }
+  { exeunt-box@403f0000
+    reg = <0 403f0000 0 10000>
+    compatible = "exeunt,black-box"
+  }
 }
-"
+"#
     );
     assert!(!edited.text().contains("its@") && !edited.text().contains("msi-map"));
     // Slack is left as it is: Linux keeps all of the total size reserved, as without Exeunt.
@@ -220,7 +228,7 @@ fn a_tree_that_is_already_partly_right_is_completed() {
         let blob = tree.blob(4096);
         let platform = scanned(&blob);
         let mut edited = blob.clone();
-        let error = edit(&mut edited, &platform, &Edits::new(&platform, EXEUNT)).unwrap_err();
+        let error = edit(&mut edited, &platform, &Edits::new(&platform, EXEUNT, black_box(EXEUNT))).unwrap_err();
         assert!(error.to_string().contains("/reserved-memory"), "{error}");
         assert_eq!(edited, blob);
     }
@@ -232,7 +240,7 @@ fn without_room_the_tree_stays_as_it_is() {
         let tree = Tree::parse(text);
         let blob = tree.blob(0);
         let platform = scanned(&blob);
-        let edits = Edits::new(&platform, EXEUNT);
+        let edits = Edits::new(&platform, EXEUNT, black_box(EXEUNT));
         // With every byte more, from none at all.
         let mut sizes = blob.len()..;
         let needed = loop {
@@ -262,7 +270,10 @@ fn addresses_that_the_root_cannot_say_are_refused() {
     );
     let blob = tree.blob(1000);
     let platform = scanned(&blob);
-    let edits = |start| Edits::new(&platform, Region::new(start, 2 << 20).unwrap());
+    let edits = |start| {
+        let exeunt = Region::new(start, 2 << 20).unwrap();
+        Edits::new(&platform, exeunt, black_box(exeunt))
+    };
     assert!(edit(&mut blob.clone(), &platform, &edits(0x8000_0000)).is_ok());
     let error = edit(&mut blob.clone(), &platform, &edits(0x1_0000_0000)).unwrap_err();
     assert_eq!(error, TreeError::CellsTooSmall { address: 0x1_0000_0000 });
@@ -276,14 +287,14 @@ fn a_tree_that_was_not_scanned_is_not_edited() {
     let empty = &Platform::EMPTY;
     for (mut buffer, platform) in [(other, &platform), (blob, empty), (Blob::from([0; 100].as_slice()), empty)] {
         let before = buffer.clone();
-        assert!(edit(&mut buffer, platform, &Edits::new(platform, EXEUNT)).is_err());
+        assert!(edit(&mut buffer, platform, &Edits::new(platform, EXEUNT, black_box(EXEUNT))).is_err());
         assert_eq!(buffer, before);
     }
     let mut no_chosen = Tree::parse(SMALL);
     no_chosen.root.children.retain(|node| node.name != "chosen");
     let mut blob = no_chosen.blob(4096);
     let platform = scanned(&blob);
-    assert_eq!(edit(&mut blob, &platform, &Edits::new(&platform, EXEUNT)), Err(TreeError::NoChosen));
+    assert_eq!(edit(&mut blob, &platform, &Edits::new(&platform, EXEUNT, black_box(EXEUNT))), Err(TreeError::NoChosen));
 }
 
 // ---- Trees that nobody thought of ----
@@ -467,7 +478,7 @@ proptest! {
         prop_assert_eq!(total_size(&edited), Ok(roomy.len()));
 
         let platform = scanned(&blob);
-        let edits = Edits { hide_its, arguments, ..Edits::new(&platform, EXEUNT) };
+        let edits = Edits { hide_its, arguments, ..Edits::new(&platform, EXEUNT, black_box(EXEUNT)) };
         let mut tight = blob.clone();
         match edit(&mut tight, &platform, &edits) {
             Ok(used) => {

@@ -82,7 +82,7 @@ fn survives(blob: &Blob, exeunt: Region) {
     let _ = (platform.options(blob), platform.kernel.map(|kernel| kernel.bootargs(blob)));
 
     let mut edited = blob.clone();
-    match edit(&mut edited, &platform, &Edits::new(&platform, exeunt)) {
+    match edit(&mut edited, &platform, &Edits::new(&platform, exeunt, black_box(exeunt))) {
         Ok(size) => {
             assert!(size <= edited.len());
             let again = scanned(&edited);
@@ -117,7 +117,7 @@ proptest! {
         let mut blob = flat(0).resized(flat(0).len() + slack);
         let platform = scanned(&blob);
         apply(&damage, &mut blob);
-        let edits = Edits { arguments: b"kvm-arm.mode=nvhe", ..Edits::new(&platform, EXEUNT) };
+        let edits = Edits { arguments: b"kvm-arm.mode=nvhe", ..Edits::new(&platform, EXEUNT, black_box(EXEUNT)) };
         let _ = edit(&mut blob, &platform, &edits);
     }
 

@@ -1,0 +1,254 @@
+//! The black box: what Exeunt writes down for whoever reads a dump, looks from inside, or starts after a reset.
+//!
+//! Owns the last 64 KiB of the 2 MiB, and what else the box takes before them. What is written, and how, is
+//! `hypervisor::blackbox`'s; here is who reads the registers and where the memory is. None of it waits for anybody, so
+//! that it can be called on every path, also on that of a panic. The host may have changed all of it while Exeunt was
+//! away: nothing is read back that anything here depends on.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use aarch64_cpu::registers::{
+    CNTFRQ_EL0, CNTPCT_EL0, CONTEXTIDR_EL1, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, MAIR_EL1,
+    Readable, SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, SPSR_EL2, TCR_EL1, TPIDR_EL0, TPIDR_EL1, TTBR0_EL1, TTBR1_EL1,
+    VBAR_EL1,
+};
+use guest_abi::blackbox::{Death, SIZE, TraceRecord};
+use guest_abi::vendor::ABI_VERSION;
+use hypervisor::blackbox::{Block, Cause, Facts, KEPT, Kind, Memory, Place, Slot, Stop, Trace, cut};
+use hypervisor::devicetree::Region;
+use hypervisor::lifecycle::{EntryLevel, State};
+use hypervisor::own_calls::EXEUNT_VERSION;
+use hypervisor::own_calls::log::LogRing;
+use hypervisor::virtual_el2::registers;
+use spin::Once;
+
+use crate::cpu::{self, PerCpu};
+use crate::frame::{ExceptionFrame, HostFrame};
+use crate::memory;
+
+/// The core, at the end of the 2 MiB. No section of the image has it, and nobody clears it: a reset leaves what was
+/// there.
+fn core() -> &'static Memory {
+    let place = core::ptr::with_exposed_provenance::<Memory>(address() as usize);
+    // SAFETY: the linker script and `memory` leave it to this file, it is a multiple of its size, and EL2's stage 1 maps
+    // it as data for all of Exeunt's life, or the MMU is off. Atomics may hold whatever is there.
+    unsafe { &*place }
+}
+
+/// Where the core is.
+fn address() -> u64 {
+    memory::reservation().end - SIZE as u64
+}
+
+/// How often the one before had started; 0 if there was none.
+static LAST_STARTS: AtomicU32 = AtomicU32::new(0);
+
+/// Where everything is, once the machine is known.
+static PLACE: Once<Place> = Once::new();
+
+/// The log in the box.
+pub fn log() -> LogRing<'static> {
+    core().log()
+}
+
+/// Begins a box in this memory. Before the first line of the log, on the boot CPU, before any other runs; with the MMU
+/// off.
+pub fn begin() {
+    LAST_STARTS.store(core().begin(address()), Ordering::Relaxed);
+}
+
+/// Decides where everything is. What the heap has left ends at the box's first byte, which this returns.
+pub fn place(cpus: usize, traced: bool) -> Place {
+    *PLACE.call_once(|| Place::new(memory::reservation(), memory::box_may_begin(cpus), cpus, traced))
+}
+
+/// All of the box; only the core before its place is known.
+pub fn region() -> Region {
+    let core = Region { start: address(), end: memory::reservation().end };
+    PLACE.get().map_or(core, Place::region)
+}
+
+/// The block of a CPU, which begins as zeros. Called once for each, when the place is known.
+pub fn make_block(index: usize) -> &'static Block {
+    let start = PLACE.get().map_or(0, |place| place.cpu_blocks);
+    let block = core::ptr::with_exposed_provenance_mut::<Block>(start as usize).wrapping_add(index);
+    // SAFETY: `Place` has this room for the CPU within the box, which nobody else uses, aligned to 64 bytes. Zeros are
+    // what a block begins as.
+    unsafe {
+        block.write_bytes(0, 1);
+        &*block
+    }
+}
+
+/// The trace of a CPU.
+fn trace(cpu: &PerCpu) -> Trace<'static> {
+    let ring = PLACE.get().map_or(&[][..], |place| {
+        let records = place.trace_records as usize;
+        let start =
+            core::ptr::with_exposed_provenance::<Slot>(place.traces as usize).wrapping_add(cpu.index() * records);
+        // SAFETY: `Place` has this room for the CPU within the box. Atomics may hold whatever is there.
+        unsafe { core::slice::from_raw_parts(start, records) }
+    });
+    Trace { block: cpu.block(), ring }
+}
+
+/// Writes the header: what the tools look for. When all CPUs have their blocks.
+pub fn publish(cpus: usize, entry: EntryLevel, options: &[u8]) {
+    let Some(&place) = PLACE.get() else { return };
+    core().name_registers(registers::encodings());
+    let starts = LAST_STARTS.load(Ordering::Relaxed);
+    core().publish(
+        address(),
+        &Facts {
+            exeunt: memory::image_base(),
+            place,
+            cpus: cpus as u16,
+            starts: starts.saturating_add(1),
+            frequency: CNTFRQ_EL0.get(),
+            started: cpu::boot_cpu().started.load(Ordering::Relaxed),
+            versions: [ABI_VERSION, EXEUNT_VERSION.to_bits()],
+            entry_level: entry as u8,
+            debug: cfg!(debug_assertions),
+            options,
+        },
+    );
+    event(Kind::Started, [u64::from(starts) + 1, 0]);
+    if starts > 0 {
+        event(Kind::FoundBox, [starts.into(), 0]);
+    }
+}
+
+/// How often the start before this one had started in this memory, if its box was whole.
+pub fn last_starts() -> Option<u32> {
+    Some(LAST_STARTS.load(Ordering::Relaxed)).filter(|&starts| starts > 0)
+}
+
+/// Adds to the history, on this CPU.
+pub fn event(kind: Kind, values: [u64; 2]) {
+    core().event(CNTPCT_EL0.get(), cpu::index() as u16, kind, values);
+}
+
+/// Notes what may make Exeunt leave: the control word.
+pub fn note_control(control: u32) {
+    core().set_control(control);
+}
+
+/// Notes what Exeunt does on this CPU, in at most eight characters, and what its EL2 is.
+pub fn crumb(cpu: &PerCpu, crumb: &[u8; 8]) {
+    let block = cpu.block();
+    block.leave_crumb(CNTPCT_EL0.get(), *crumb);
+    let state = match cpu.life.state() {
+        State::Outside => 0,
+        State::Stub => 1,
+        State::Live => 2,
+        State::Leaving => 3,
+        State::Gone => 4,
+    };
+    let [departures, returns] = [&cpu.departures, &cpu.returns].map(|count| count.load(Ordering::Relaxed));
+    block.set_state(state, cpu.entered.load(Ordering::Relaxed), departures, returns);
+}
+
+/// Adds what a CPU has counted of accesses to registers, and begins to count anew.
+pub fn count_registers(counts: &mut [u32]) {
+    for (number, count) in counts.iter_mut().enumerate().filter(|(_, count)| **count != 0) {
+        core().count_register(number, core::mem::take(count));
+    }
+}
+
+/// Counts an access to the register with this number.
+pub fn count_register(number: usize) {
+    core().count_register(number, 1);
+}
+
+/// Counts a store of the host's into the box.
+pub fn count_ignored_store() -> u64 {
+    core().count_ignored_store()
+}
+
+/// The host's registers at the exit that this CPU handles: its stack was empty while the host ran, and the vectors have
+/// put them at its top.
+fn frame_of_host(cpu: &PerCpu) -> &'static HostFrame {
+    let place = memory::stack_top(cpu.index()) - size_of::<HostFrame>() as u64;
+    // SAFETY: this CPU's stack, which is mapped, and where its vectors store this at every exit. Plain numbers, of which
+    // any value will do.
+    unsafe { &*core::ptr::with_exposed_provenance::<HostFrame>(place as usize) }
+}
+
+/// Keeps the host's registers on this CPU, which handles an exit, because of `stop`.
+pub fn keep(cpu: &PerCpu, stop: Stop) {
+    let frame = frame_of_host(cpu);
+    let mut registers = [0; KEPT];
+    registers[..31].copy_from_slice(&frame.x);
+    registers[31..].copy_from_slice(&[
+        ELR_EL2.get(),
+        SPSR_EL2.get(),
+        ESR_EL2.get(),
+        FAR_EL2.get(),
+        HPFAR_EL2.get(),
+        SP_EL0.get(),
+        SP_EL1.get(),
+        SCTLR_EL1.get(),
+        TTBR0_EL1.get(),
+        TTBR1_EL1.get(),
+        TCR_EL1.get(),
+        MAIR_EL1.get(),
+        VBAR_EL1.get(),
+        ELR_EL1.get(),
+        SPSR_EL1.get(),
+        ESR_EL1.get(),
+        FAR_EL1.get(),
+        CONTEXTIDR_EL1.get(),
+        TPIDR_EL1.get(),
+        TPIDR_EL0.get(),
+    ]);
+    cpu.block().keep(CNTPCT_EL0.get(), stop, &registers);
+}
+
+/// Writes down why Exeunt dies, the first time.
+pub fn die(cause: Cause, frame: Option<&ExceptionFrame>, reason: fmt::Arguments) {
+    let base = memory::image_base();
+    let mut death = Death {
+        time: CNTPCT_EL0.get(),
+        cause: cause as u16,
+        cpu: cpu::index() as u16,
+        reason: cut(reason),
+        ..Death::default()
+    };
+    if let Some(frame) = frame {
+        death.esr = frame.esr;
+        death.elr = frame.elr.wrapping_sub(base);
+        death.far = frame.far;
+        death.spsr = frame.spsr;
+        death.sp = frame.sp;
+    }
+    core().die(&death);
+    clean();
+}
+
+/// Adds a return address, from the start of the image on, to what [`die`] has written.
+pub fn add_to_backtrace(number: usize, address: u64) {
+    core().add_to_backtrace(number, address);
+}
+
+/// Writes the core back to memory: the machine may go off or be reset next, and its caches with it.
+pub fn clean() {
+    memory::clean(Region { start: address(), end: address() + SIZE as u64 });
+}
+
+/// One trace record from its beginning to its end.
+pub fn traced(cpu: &'static PerCpu, mut record: TraceRecord, handle: impl FnOnce(&mut TraceRecord)) {
+    use guest_abi::blackbox::NO_RETURN;
+    let trace = trace(cpu);
+    record.flags |= NO_RETURN;
+    let open = trace.begin(&record);
+    record.flags &= !NO_RETURN;
+    handle(&mut record);
+    record.duration = hypervisor::blackbox::trace::duration(open.time, CNTPCT_EL0.get());
+    trace.end(open, &record);
+}
+
+/// Notes whether exits are traced.
+pub fn set_tracing(tracing: bool) {
+    core().set_tracing(tracing);
+}

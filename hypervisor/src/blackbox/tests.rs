@@ -1,0 +1,211 @@
+//! Tests of what is written, by reading it with the contract's reader.
+
+use std::boxed::Box;
+use std::vec::Vec;
+
+use guest_abi::blackbox::{BlackBox, Core, EVENTS, LOG_SIZE, text};
+
+use super::trace::{duration, instruction};
+use super::*;
+use crate::devicetree::Region;
+use crate::syndrome::Esr;
+
+const EXEUNT: Region = Region { start: 0x4020_0000, end: 0x4040_0000 };
+const ADDRESS: u64 = EXEUNT.end - SIZE as u64;
+
+fn facts(place: Place) -> Facts<'static> {
+    Facts {
+        exeunt: EXEUNT.start,
+        place,
+        cpus: 4,
+        starts: 1,
+        frequency: 62_500_000,
+        started: 77,
+        versions: [0x1_0001, 0x100],
+        entry_level: 2,
+        debug: false,
+        options: b"log=debug stats",
+    }
+}
+
+fn bytes(memory: &Memory) -> Vec<u8> {
+    let words = core::ptr::from_ref(memory).cast::<AtomicU64>();
+    // SAFETY: as in `Memory::core`; no other thread has this memory.
+    (0..SIZE / 8).flat_map(|index| unsafe { &*words.add(index) }.load(Ordering::Relaxed).to_le_bytes()).collect()
+}
+
+fn memory() -> Box<Memory> {
+    // By way of the heap alone: the stack of a test need not have 64 KiB to spare.
+    let layout = std::alloc::Layout::new::<Memory>();
+    // SAFETY: not of size zero; all zeros are `Memory::new`.
+    unsafe { Box::from_raw(std::alloc::alloc_zeroed(layout).cast()) }
+}
+
+#[test]
+fn what_is_written_can_be_read() {
+    let memory = memory();
+    assert_eq!(memory.begin(ADDRESS), 0);
+    memory.publish(ADDRESS, &facts(Place::new(EXEUNT, EXEUNT.start + 0x8_0000, 4, false)));
+    memory.event(5, 3, Kind::CpuUp, [0x4100_0000, 0]);
+    memory.count_ignored_store();
+    memory.set_control(0x1_0002);
+    memory.set_tracing(true);
+    memory.name_registers([Encoding::new(3, 4, 1, 1, 0), Encoding::new(3, 4, 12, 0, 0)].into_iter());
+    memory.count_register(1, 7);
+    memory.count_register(999, 2);
+    let bytes = bytes(&memory);
+    let whole = BlackBox::new(&bytes, ADDRESS).unwrap();
+    let core = whole.core();
+    let header = core.header();
+    assert_eq!((header.cpus, header.starts, header.started, header.size), (4, 1, 77, SIZE as u64));
+    assert_eq!(text(&header.options), "log=debug stats");
+    assert_eq!(header.trace_records, 128);
+    let live = core.live();
+    assert_eq!((live.tracing, live.control, live.ignored_stores), (1, 0x1_0002, 1));
+    let events: Vec<_> = core.events().collect();
+    assert_eq!(events.len(), 1);
+    assert_eq!((events[0].time, events[0].cpu, events[0].kind), (5, 3, Kind::CpuUp as u16));
+    let registers: Vec<_> = core.registers().collect();
+    assert_eq!(registers, [(register_key(3, 4, 12, 0, 0), 7), (OTHERS, 2)]);
+    assert!(core.death().is_none() && whole.previous().is_none());
+}
+
+#[test]
+fn the_last_start_is_kept_and_its_life_is_told() {
+    let memory = memory();
+    memory.begin(ADDRESS);
+    memory.publish(ADDRESS, &facts(Place::new(EXEUNT, EXEUNT.start, 4, false)));
+    for number in 0..EVENTS as u64 + 3 {
+        memory.event(number, 0, Kind::CpuOff, [number, 0]);
+    }
+    memory.die(&Death { cause: Cause::Panic as u16, reason: cut(format_args!("why {}", 42)), ..Death::default() });
+    memory.die(&Death { cause: Cause::Double as u16, ..Death::default() });
+    memory.add_to_backtrace(0, 0x1234);
+    memory.add_to_backtrace(12, 0x5678);
+    assert_eq!(memory.begin(ADDRESS), 1);
+    memory.publish(ADDRESS, &Facts { starts: 2, ..facts(Place::new(EXEUNT, EXEUNT.start, 4, false)) });
+    let bytes = bytes(&memory);
+    let whole = BlackBox::new(&bytes, ADDRESS).unwrap();
+    assert_eq!((whole.core().header().starts, whole.core().events().count()), (2, 0));
+    assert!(whole.core().death().is_none());
+    let last = whole.previous().unwrap();
+    let death = last.death().unwrap();
+    assert_eq!((death.cause, text(&death.reason)), (Cause::Panic as u16, "why 42"));
+    assert_eq!((death.backtrace[0], death.backtrace[1]), (0x1234, 0));
+    let numbers: Vec<_> = last.events().map(|event| event.first).collect();
+    assert_eq!(numbers, (3..EVENTS as u64 + 3).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_no_box_of_this_place_is_not_kept() {
+    let memory = memory();
+    let place = Place::new(EXEUNT, EXEUNT.start, 4, false);
+    memory.publish(ADDRESS, &facts(place));
+    assert_eq!(memory.begin(ADDRESS - SIZE as u64), 0, "a copy of another place's");
+    memory.publish(ADDRESS, &facts(place));
+    memory.header[9].fetch_xor(1, Ordering::Relaxed);
+    assert_eq!(memory.begin(ADDRESS), 0, "damaged");
+    assert_eq!(memory.begin(ADDRESS), 0, "empty");
+    assert!(Core::new(&bytes(&memory)[PREVIOUS..]).is_err());
+}
+
+#[test]
+fn the_log_is_in_the_box() {
+    let memory: &'static Memory = Box::leak(memory());
+    memory.begin(ADDRESS);
+    let log = memory.log();
+    log.append_alone(b"early ");
+    for _ in 0..LOG_SIZE / 8 {
+        log.append(b"8 bytes.");
+    }
+    log.append(b"last");
+    memory.publish(ADDRESS, &facts(Place::new(EXEUNT, EXEUNT.start, 4, false)));
+    let bytes = bytes(memory);
+    let core = Core::new(&bytes).unwrap();
+    let ([first, second], lost) = core.log();
+    let all = [first, second].concat();
+    assert_eq!((all.len(), lost), (LOG_SIZE, 10));
+    assert!(all.starts_with(b"tes.8 bytes.") && all.ends_with(b"8 bytes.last"));
+    // SAFETY: leaked above, and nothing refers to it any longer.
+    drop(unsafe { Box::from_raw(core::ptr::from_ref(memory).cast_mut()) });
+}
+
+#[test]
+fn places_fit_whatever_the_machine() {
+    for cpus in [0, 1, 2, 4, 8, 12, 15, 16, 17, 31, 64, 127, 128] {
+        for free in [EXEUNT.start, EXEUNT.start + 0x7_1000, EXEUNT.end - 0x8_0000, EXEUNT.end - SIZE as u64] {
+            for traced in [false, true] {
+                let place = Place::new(EXEUNT, free, cpus, traced);
+                let what = (cpus, free, traced, place);
+                assert!(place.start.is_multiple_of(SIZE as u64) && place.region().end == EXEUNT.end, "{what:?}");
+                assert!(place.start >= free || place.size == SIZE as u64, "{what:?}");
+                let end = place.traces + cpus as u64 * u64::from(place.trace_records) * TraceRecord::SIZE as u64;
+                let room = if place.start == ADDRESS { EXEUNT.end } else { ADDRESS };
+                assert!(end <= room || place.trace_records == 0, "{what:?}");
+                assert!(place.cpu_blocks >= place.start && place.cpu_blocks.is_multiple_of(64), "{what:?}");
+                let enough = free < EXEUNT.end - 0x6_0000;
+                assert!(!enough || place.trace_records >= FEW, "{what:?}");
+            }
+        }
+    }
+}
+
+const FEW: u32 = 16;
+
+#[test]
+fn a_trace_keeps_a_boot() {
+    let place = Place::new(EXEUNT, EXEUNT.start + 0x10_0000, 4, true);
+    assert!(place.trace_records >= 4096, "{place:?}");
+    assert_eq!(Place::new(EXEUNT, EXEUNT.start + 0x10_0000, 4, false).size, SIZE as u64);
+}
+
+#[test]
+fn a_ring_keeps_the_last_records() {
+    let block = Block::new();
+    let ring: Vec<Slot> = (0..4).map(|_| Slot::default()).collect();
+    let trace = Trace { block: &block, ring: &ring };
+    for time in 0..6 {
+        let open = trace.begin(&TraceRecord { time, ..TraceRecord::default() });
+        trace.end(open, &TraceRecord { time, answer: time + 100, ..TraceRecord::default() });
+    }
+    assert_eq!(block.traced.load(Ordering::Relaxed), 6);
+    let records: Vec<_> = ring
+        .iter()
+        .map(|slot| {
+            let words = slot.each_ref().map(|word| word.load(Ordering::Relaxed));
+            let mut bytes = [0; TraceRecord::SIZE];
+            for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                *bytes = word.to_le_bytes();
+            }
+            TraceRecord::from_bytes(&bytes)
+        })
+        .map(|record| (record.time, record.sequence, record.answer))
+        .collect();
+    assert_eq!(records, [(4, 5, 104), (5, 6, 105), (2, 3, 102), (3, 4, 103)]);
+    let none = Trace { block: &block, ring: &[] };
+    let open = none.begin(&TraceRecord::default());
+    none.end(open, &TraceRecord::default());
+    assert_eq!(block.traced.load(Ordering::Relaxed), 7);
+}
+
+#[test]
+fn instructions_of_virtual_el2_have_the_syndrome_of_el1() {
+    // msr hcr_el2, x7; mrs x19, currentel; dc ivac, x3; eret; hvc #1; smc #0; nop.
+    let found = instruction(0xd51c_1107).unwrap();
+    assert_eq!((found.rt, found.is_read), (Some(7), false));
+    let access = Esr::new(found.esr.into()).system_access().unwrap();
+    assert_eq!((access.encoding(), access.register()), (Encoding::new(3, 4, 1, 1, 0), 7));
+    assert!(!access.is_read());
+    let found = instruction(0xd538_4253).unwrap();
+    let access = Esr::new(found.esr.into()).system_access().unwrap();
+    assert_eq!((access.encoding(), access.register(), access.is_read()), (Encoding::new(3, 0, 4, 2, 2), 19, true));
+    let access = Esr::new(instruction(0xd508_7623).unwrap().esr.into()).system_access().unwrap();
+    assert_eq!(access.encoding(), Encoding::new(1, 0, 7, 6, 1));
+    let class = |word| instruction(word).and_then(|found| Esr::new(found.esr.into()).class());
+    assert_eq!(class(0xd69f_03e0), Some(crate::syndrome::ExceptionClass::Eret));
+    assert_eq!(class(0xd400_0022), Some(crate::syndrome::ExceptionClass::Hvc64));
+    assert_eq!(Esr::new(instruction(0xd400_0022).unwrap().esr.into()).immediate(), 1);
+    assert_eq!(class(0xd400_0003), Some(crate::syndrome::ExceptionClass::Smc64));
+    assert_eq!(class(0xd503_201f), None);
+    assert_eq!((duration(5, 9), duration(9, 5), duration(0, 1 << 40)), (4, 0, u32::MAX));
+}
