@@ -1,7 +1,7 @@
 //! The names of the calls that come to EL2 by HVC and SMC, and of what they are answered.
 //!
-//! Owns the names of PSCI's functions and of a few others of the firmware's. Those of the stub calls and of Exeunt's own
-//! are in [`guest_abi::table`]. Who answers which is [`hypervisor::smccc`]'s decision.
+//! Owns the names of PSCI's functions and of a few others of the firmware's. Those of the stub calls and of Exeunt's
+//! own are in [`guest_abi::table`]. Who answers which is [`hypervisor::smccc`]'s decision.
 //!
 //! Sources: Arm DEN0022 (PSCI), DEN0028 (SMCCC), DEN0098 (TRNG).
 
