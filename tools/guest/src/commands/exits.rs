@@ -1,0 +1,120 @@
+//! `exeunt exits`: what came to EL2, by class and by register.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::{Context, Said};
+use crate::snapshot::Wanted;
+use crate::trouble::{Trouble, status};
+use crate::words;
+
+/// Counters at a moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Counts {
+    /// Seconds since Exeunt started.
+    pub seconds: f64,
+    /// All exits.
+    pub total: u64,
+    /// By class.
+    pub classes: BTreeMap<String, u64>,
+    /// Accesses to system registers, by name.
+    pub registers: BTreeMap<String, u64>,
+    /// All exits of each CPU.
+    pub cpus: Vec<u64>,
+}
+
+/// Reads them.
+///
+/// # Errors
+/// As the black box.
+pub fn counts(context: &Context<'_>) -> Result<Counts, Trouble> {
+    let snapshot = context.snapshot(Wanted::default())?;
+    let view = snapshot.view()?;
+    let header = view.core().header();
+    let blocks = snapshot.cpus()?;
+    let mut classes = BTreeMap::new();
+    for class in words::classes() {
+        let count = blocks.iter().fold(0_u64, |sum, block| sum.wrapping_add(block.exits[class]));
+        if count > 0 {
+            classes.insert(words::class(class), count);
+        }
+    }
+    let mut registers = BTreeMap::<String, u64>::new();
+    for (key, count) in view.core().registers() {
+        *registers.entry(words::register(key)).or_default() += u64::from(count);
+    }
+    Ok(Counts {
+        seconds: words::seconds(context.host.time().saturating_sub(header.started), header.frequency),
+        total: classes.values().fold(0_u64, |sum, count| sum.wrapping_add(*count)),
+        classes,
+        registers,
+        cpus: blocks.iter().map(|block| block.exits.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count))).collect(),
+    })
+}
+
+/// The command.
+///
+/// # Errors
+/// As [`counts`].
+pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
+    let counts = counts(context)?;
+    let left = if context.is_there() { 0 } else { status::LEFT };
+    Ok(Said::new(text(&counts), counts).with_status(left))
+}
+
+fn by_count(counts: &BTreeMap<String, u64>) -> Vec<(&String, u64)> {
+    let mut sorted: Vec<_> = counts.iter().map(|(name, &count)| (name, count)).collect();
+    sorted.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    sorted
+}
+
+fn text(counts: &Counts) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{:>10}  exits in {} since Exeunt started, of these", counts.total, words::span(counts.seconds));
+    for (name, count) in by_count(&counts.classes) {
+        let _ = writeln!(out, "{count:>10}  {name}");
+    }
+    if !counts.registers.is_empty() {
+        let all = counts.registers.values().fold(0_u64, |sum, count| sum.wrapping_add(*count));
+        let _ = writeln!(out, "\n{all:>10}  accesses to system registers, of these");
+        for (name, count) in by_count(&counts.registers) {
+            let _ = writeln!(out, "{count:>10}  {name}");
+        }
+    }
+    let _ = writeln!(out);
+    for (cpu, count) in counts.cpus.iter().enumerate() {
+        let _ = writeln!(out, "{count:>10}  on CPU {cpu}");
+    }
+    out
+}
+
+/// What has come between two moments, for each second of it.
+#[must_use]
+pub fn between(before: &Counts, after: &Counts) -> Said {
+    let difference = |before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>| {
+        let new = |(name, count): (&String, &u64)| {
+            let new = count.wrapping_sub(before.get(name).copied().unwrap_or(0));
+            (new > 0).then(|| (name.clone(), new))
+        };
+        after.iter().filter_map(new).collect::<BTreeMap<_, _>>()
+    };
+    let counts = Counts {
+        seconds: after.seconds - before.seconds,
+        total: after.total.wrapping_sub(before.total),
+        classes: difference(&before.classes, &after.classes),
+        registers: difference(&before.registers, &after.registers),
+        cpus: after.cpus.iter().zip(&before.cpus).map(|(after, before)| after.wrapping_sub(*before)).collect(),
+    };
+    let mut parts: Vec<String> =
+        by_count(&counts.classes).into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+    if parts.is_empty() {
+        parts.push("nothing".to_owned());
+    }
+    let registers: Vec<String> =
+        by_count(&counts.registers).into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let registers = if registers.is_empty() { String::new() } else { format!(" ({})", registers.join(", ")) };
+    let text = format!("{:>8.1} s  in {:.1} s: {}{registers}\n", after.seconds, counts.seconds, parts.join(", "));
+    Said::new(text, counts)
+}

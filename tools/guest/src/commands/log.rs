@@ -1,0 +1,98 @@
+//! `exeunt log`: Exeunt's own log.
+
+use guest_abi::blackbox::{LIVE, LOG, LOG_POSITION, LOG_SIZE, SIZE};
+use serde_json::json;
+
+use super::{Context, Said};
+use crate::page::Page;
+use crate::snapshot::{self, Wanted};
+use crate::trouble::{Trouble, status};
+use crate::words;
+
+/// The command.
+///
+/// # Errors
+/// As the black box.
+pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
+    let snapshot = context.snapshot(Wanted { log: true, ..Wanted::default() })?;
+    let (log, lost) = snapshot.log()?;
+    let log = words::printable(&log);
+    let text = if lost > 0 { format!("({lost} bytes before this were written over)\n{log}") } else { log.clone() };
+    let lines: Vec<&str> = log.lines().collect();
+    let left = if context.is_there() { 0 } else { status::LEFT };
+    Ok(Said::new(text, json!({ "lines": lines, "lost_bytes": lost })).with_status(left))
+}
+
+/// The log from a position on.
+#[derive(Debug)]
+pub struct Follower {
+    core: usize,
+    position: u64,
+    /// The beginning of a line whose end is not there yet.
+    pending: Vec<u8>,
+}
+
+impl Follower {
+    /// From the oldest byte that is kept.
+    ///
+    /// # Errors
+    /// As the page.
+    pub fn new(page: &dyn Page) -> Result<Self, Trouble> {
+        let (size, _) = snapshot::place(page)?;
+        Ok(Self { core: size - SIZE, position: 0, pending: Vec::new() })
+    }
+
+    fn words(&self, page: &dyn Page, from: usize, bytes: usize) -> Result<Vec<u8>, Trouble> {
+        let start = self.core + from;
+        let mut copy = vec![0; start + bytes];
+        snapshot::load(page, &mut copy, start..start + bytes)?;
+        Ok(copy.split_off(start))
+    }
+
+    fn end(&self, page: &dyn Page) -> Result<u64, Trouble> {
+        // Field `log_end` of the record: lines that are being written are not there yet.
+        let bytes = self.words(page, LIVE + 8, 8)?;
+        Ok(u64::from_le_bytes(bytes.try_into().unwrap_or_default()) & LOG_POSITION)
+    }
+
+    /// The lines that have come since the last time.
+    ///
+    /// # Errors
+    /// As the page.
+    pub fn next(&mut self, page: &dyn Page) -> Result<Vec<String>, Trouble> {
+        let end = self.end(page)?;
+        let mut lines = Vec::new();
+        // An Exeunt that came back has gone on; one that was started anew begins again.
+        self.position = self.position.min(end);
+        let oldest = end.saturating_sub(LOG_SIZE as u64);
+        if oldest > self.position {
+            if self.position > 0 {
+                lines.push(format!("({} bytes were written over before they could be read)", oldest - self.position));
+            }
+            self.position = oldest;
+            self.pending.clear();
+        }
+        if self.position == end {
+            return Ok(lines);
+        }
+        let (first, last) = (self.position & !7, (end + 7) & !7);
+        let mut bytes = Vec::new();
+        let mut at = first;
+        while at < last {
+            let place = (at % LOG_SIZE as u64) as usize;
+            let run = (LOG_SIZE - place).min((last - at) as usize);
+            bytes.extend(self.words(page, LOG + place, run)?);
+            at += run as u64;
+        }
+        let new = &bytes[(self.position - first) as usize..(end - first) as usize];
+        self.position = end;
+        for &byte in new {
+            if byte == b'\n' {
+                lines.push(words::printable(&String::from_utf8_lossy(&std::mem::take(&mut self.pending))));
+            } else {
+                self.pending.push(byte);
+            }
+        }
+        Ok(lines)
+    }
+}

@@ -1,0 +1,194 @@
+//! `exeunt status`: the state of Exeunt and of each CPU. Owns what `exeunt` alone says from as well.
+
+use std::fmt::Write;
+
+use guest_abi::blackbox;
+use guest_abi::vendor::{CpuState, Policy, Version};
+use serde::Serialize;
+
+use super::{Context, Said};
+use crate::snapshot::{Control, Wanted};
+use crate::trouble::{Trouble, status};
+use crate::words;
+
+/// Exeunt's state.
+#[derive(Clone, Debug, Serialize)]
+pub struct State {
+    /// Whether Exeunt is on any CPU: `present` or `left`.
+    pub state: &'static str,
+    /// Exeunt's version.
+    pub version: String,
+    /// Version of the ABI.
+    pub abi: String,
+    /// A debug build.
+    pub debug: bool,
+    /// Its options.
+    pub options: String,
+    /// Where the host's first instruction ran.
+    pub entry: &'static str,
+    /// How often it has started in this memory.
+    pub starts: u32,
+    /// Seconds since it started.
+    pub seconds: f64,
+    /// What it does at a restart.
+    pub policy: Policies,
+    /// LOCK was called.
+    pub locked: bool,
+    /// Exits are traced.
+    pub tracing: bool,
+    /// CPUs of the machine.
+    pub cpus: u16,
+    /// Those that are on and under Exeunt.
+    pub under: Vec<u32>,
+    /// Those that are on and that Exeunt has left.
+    pub left: Vec<u32>,
+    /// All exits since the start.
+    pub exits: u64,
+    /// Exits since the start by class: those that there were.
+    pub classes: Vec<Count>,
+    /// Stores of the host's into the black box that had no effect.
+    pub ignored_stores: u64,
+    /// Each CPU.
+    pub each: Vec<Cpu>,
+}
+
+/// The policies.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Policies {
+    /// At a kexec.
+    pub kexec: &'static str,
+    /// At a crash.
+    pub crash: &'static str,
+}
+
+/// How often something happened.
+#[derive(Clone, Debug, Serialize)]
+pub struct Count {
+    /// What.
+    pub name: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// A CPU.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cpu {
+    /// Its number.
+    pub cpu: usize,
+    /// Its affinity, in hexadecimal.
+    pub mpidr: String,
+    /// What its EL2 is.
+    pub state: &'static str,
+    /// Where the host's first instruction ran on it.
+    pub entry: &'static str,
+    /// Its exits.
+    pub exits: u64,
+    /// How often Exeunt left it.
+    pub departures: u32,
+    /// How often it came back.
+    pub returns: u32,
+    /// What Exeunt did last on it.
+    pub last: String,
+}
+
+/// Asks for all of it.
+///
+/// # Errors
+/// As a call, and as the black box.
+pub fn state(context: &Context<'_>) -> Result<State, Trouble> {
+    let snapshot = context.snapshot(Wanted::default())?;
+    let view = snapshot.view()?;
+    let (header, live) = (view.core().header(), view.core().live());
+    let control = Control::of(&live);
+    let policy = |resident| if resident { Policy::Resident.words() } else { Policy::Leave.words() };
+    let blocks = snapshot.cpus()?;
+    let classes = words::classes().map(|class| Count {
+        name: words::class(class),
+        count: blocks.iter().fold(0, |sum, block| sum.wrapping_add(block.exits[class])),
+    });
+    let classes: Vec<Count> = classes.filter(|class| class.count > 0).collect();
+    let version = Version::from_bits(header.exeunt_version);
+    let each = blocks.iter().enumerate().map(|(cpu, block)| Cpu {
+        cpu,
+        mpidr: format!("{:#x}", block.mpidr),
+        state: CpuState::from_bits(block.state).map_or("unknown", CpuState::words),
+        entry: words::level(block.entry_level),
+        exits: block.exits.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count)),
+        departures: block.departures,
+        returns: block.returns,
+        last: words::printable(blackbox::text(&block.crumb)),
+    });
+    Ok(State {
+        state: if context.is_there() { "present" } else { "left" },
+        version: format!("{}.{}.{}", version.major, version.minor, version.patch),
+        abi: format!("{}.{}", header.abi_version >> 16, header.abi_version & 0xffff),
+        debug: header.debug != 0,
+        options: words::printable(blackbox::text(&header.options)),
+        entry: words::level(header.entry_level),
+        starts: header.starts,
+        seconds: words::seconds(context.host.time().saturating_sub(header.started), header.frequency),
+        policy: Policies { kexec: policy(control.kexec_resident), crash: policy(control.crash_resident) },
+        locked: control.locked,
+        tracing: live.tracing != 0,
+        cpus: header.cpus,
+        under: context.under.clone(),
+        left: context.left.clone(),
+        exits: classes.iter().fold(0, |sum, class| sum.wrapping_add(class.count)),
+        classes,
+        ignored_stores: live.ignored_stores,
+        each: each.collect(),
+    })
+}
+
+/// The command.
+///
+/// # Errors
+/// As [`state`].
+pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
+    let state = state(context)?;
+    let left = if context.is_there() { 0 } else { status::LEFT };
+    Ok(Said::new(text(&state), state).with_status(left))
+}
+
+fn text(state: &State) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(out, "{name:<10}{value}");
+    };
+    let debug = if state.debug { ", a debug build" } else { "" };
+    line("exeunt", &format!("{} (ABI {}{debug}), {}", state.version, state.abi, where_it_is(state)));
+    let times = if state.starts > 1 { format!(", start {} in this memory", state.starts) } else { String::new() };
+    line("started", &format!("{:.1} seconds ago{times}", state.seconds));
+    if !state.options.is_empty() {
+        line("options", &state.options);
+    }
+    line("entry", state.entry);
+    line("kexec", state.policy.kexec);
+    line("crash", state.policy.crash);
+    line("locked", if state.locked { "yes" } else { "no" });
+    line("tracing", if state.tracing { "on" } else { "off" });
+    line("exits", &state.exits.to_string());
+    if state.ignored_stores > 0 {
+        line("stores", &format!("{} into the black box, without effect", state.ignored_stores));
+    }
+    let _ = writeln!(out, "\n CPU  state    entered at      exits  left  back  last");
+    for cpu in &state.each {
+        let _ = writeln!(
+            out,
+            "{:>4}  {:<7}  {:<11}  {:>8}  {:>4}  {:>4}  {}",
+            cpu.cpu, cpu.state, cpu.entry, cpu.exits, cpu.departures, cpu.returns, cpu.last
+        );
+    }
+    out
+}
+
+/// On which CPUs Exeunt is.
+#[must_use]
+pub fn where_it_is(state: &State) -> String {
+    use crate::host::list;
+    match (state.under.is_empty(), state.left.is_empty()) {
+        (false, true) => "on every CPU that is on".to_owned(),
+        (false, false) => format!("on CPU {}, no longer on CPU {}", list(&state.under), list(&state.left)),
+        (true, _) => "has left".to_owned(),
+    }
+}
