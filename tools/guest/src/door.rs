@@ -57,10 +57,12 @@ pub fn call(page: &dyn Page, arguments: [u64; 4]) -> Result<Answer, Trouble> {
             page.store(place, argument)?;
         }
         page.store(channel + GO, doorbell::seal(ticket, arguments))?;
-        if arguments[0] as u32 == vendor::LEAVE && presence(page)? == Presence::Left {
-            return Ok(Answer::Gone);
+        let answer = answer(page, channel, ticket)?;
+        // Last of all: of memory anything may look like an answer, zeros for example.
+        if presence(page)? == Presence::Left {
+            return if arguments[0] as u32 == vendor::LEAVE { Ok(Answer::Gone) } else { Err(Trouble::Left) };
         }
-        if let Some(registers) = answer(page, channel, ticket)? {
+        if let Some(registers) = answer {
             return Ok(Answer::Registers(registers));
         }
         std::thread::yield_now();

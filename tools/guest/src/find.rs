@@ -49,7 +49,7 @@ pub fn find(tree: &Path) -> Result<Place, Trouble> {
         }
     }
     let base = base.ok_or(Trouble::NoExeunt)?;
-    if base % SIZE != 0 {
+    if !base.is_multiple_of(SIZE) {
         return Err(Trouble::BadTree(format!("its address {base:#x} is no multiple of 2 MiB")));
     }
     Ok(Place { base, core, black_box })

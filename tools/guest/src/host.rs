@@ -86,8 +86,9 @@ impl Linux {
     /// # Errors
     /// When it does not say on which CPUs.
     pub fn new() -> Result<Self, Trouble> {
-        let allowed = sched_getaffinity(None)
-            .map_err(|error| Trouble::Linux("Linux does not say which CPUs this program may use".into(), error.into()))?;
+        let allowed = sched_getaffinity(None).map_err(|error| {
+            Trouble::Linux("Linux does not say which CPUs this program may use".into(), error.into())
+        })?;
         Ok(Self { allowed })
     }
 
@@ -126,7 +127,10 @@ impl Host for Linux {
         let cpus = numbers(&text).ok_or_else(|| {
             Trouble::Linux(format!("{path} has no list of CPUs: {text:?}"), io::ErrorKind::InvalidData.into())
         })?;
-        Ok(cpus.into_iter().filter(|&cpu| (cpu as usize) < CpuSet::MAX_CPU && self.allowed.is_set(cpu as usize)).collect())
+        Ok(cpus
+            .into_iter()
+            .filter(|&cpu| (cpu as usize) < CpuSet::MAX_CPU && self.allowed.is_set(cpu as usize))
+            .collect())
     }
 
     fn pin(&self, cpu: u32) -> Result<(), Trouble> {

@@ -40,8 +40,7 @@ pub fn read(file: &mut (impl Read + Seek), address: u64, size: usize) -> io::Res
     if !header.starts_with(b"\x7fELF\x02\x01") {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no ELF file of 64 bits"));
     }
-    let (segments, entry, count) =
-        (number::<8>(&header, 32), number::<2>(&header, 54), number::<2>(&header, 56));
+    let (segments, entry, count) = (number::<8>(&header, 32), number::<2>(&header, 54), number::<2>(&header, 56));
     if entry != SEGMENT as u64 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "its program headers are of another size"));
     }
@@ -49,8 +48,7 @@ pub fn read(file: &mut (impl Read + Seek), address: u64, size: usize) -> io::Res
     file.seek(SeekFrom::Start(segments))?;
     file.read_exact(&mut table)?;
     for segment in table.chunks_exact(SEGMENT) {
-        let (offset, physical, length) =
-            (number::<8>(segment, 8), number::<8>(segment, 24), number::<8>(segment, 32));
+        let (offset, physical, length) = (number::<8>(segment, 8), number::<8>(segment, 24), number::<8>(segment, 32));
         let Some(distance) = address.checked_sub(physical).filter(|&distance| distance < length) else { continue };
         if number::<4>(segment, 0) != u64::from(PT_LOAD) || (size as u64) > length - distance {
             continue;

@@ -2,18 +2,22 @@
 //!
 //! Owns the command line, what goes to which output, and how the program ends. The rest is the library's.
 
-use std::io::{self, IsTerminal, Write};
+#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
+use std::io::IsTerminal;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
 use std::{path::Path, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use guest::commands::policy::Which;
 #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
 use guest::commands::{Context, Said, about, back, crashes, exits, leave, log, map, policy, status, trace};
-#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
-use guest::{find, host::Host, host::Linux, kcore::KCORE, memory::Memory};
 use guest::trouble::Trouble;
+#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
+use guest::{find, host::Linux, kcore::KCORE, memory::Memory};
+use guest_abi::vendor::Policy;
 
 /// The end of `exeunt help`.
 const STATUSES: &str = "\
@@ -131,7 +135,9 @@ fn main() -> ExitCode {
             } else {
                 // A program that is asked what is there answers on its output, also when nothing is.
                 let is_answer = arguments.command.is_none() && matches!(trouble, Trouble::NoExeunt);
-                let _ = if is_answer {
+                let _ = if is_answer && arguments.brief {
+                    writeln!(io::stdout(), "There is no Exeunt below this Linux.")
+                } else if is_answer {
                     writeln!(io::stdout(), "{}", sentence(&trouble))
                 } else {
                     writeln!(io::stderr(), "exeunt: {trouble}")
@@ -240,7 +246,7 @@ fn follow(context: &Context<'_>, json: bool) -> Result<u8, Trouble> {
     }
 }
 
-impl From<At> for guest::commands::policy::Which {
+impl From<At> for Which {
     fn from(at: At) -> Self {
         match at {
             At::Kexec => Self::Kexec,
@@ -250,7 +256,7 @@ impl From<At> for guest::commands::policy::Which {
     }
 }
 
-impl From<To> for guest_abi::vendor::Policy {
+impl From<To> for Policy {
     fn from(to: To) -> Self {
         match to {
             To::Leave => Self::Leave,

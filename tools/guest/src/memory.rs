@@ -115,31 +115,23 @@ impl Memory {
     }
 
     fn address(&self, offset: u64) -> Result<*mut u64, Failed> {
-        if offset % 8 != 0 || offset >= SIZE {
+        if !offset.is_multiple_of(8) || offset >= SIZE {
             return Err(Failed::Unmapped(io::ErrorKind::InvalidInput.into()));
         }
         let piece = offset - offset % PIECE;
         let mut pieces = self.pieces.borrow_mut();
         let known = pieces.iter().find(|known| known.offset == piece).map(|known| known.start);
-        let start = match known {
-            Some(start) => start,
-            None => {
-                // SAFETY: the kernel chooses a place where nothing is. What lies behind it is no memory of this
-                // program's, and is accessed by the two functions above only.
-                let start = unsafe {
-                    mmap(
-                        ptr::null_mut(),
-                        PIECE as usize,
-                        ProtFlags::READ | ProtFlags::WRITE,
-                        MapFlags::SHARED,
-                        &self.device,
-                        self.base + piece,
-                    )
-                };
-                let start = start.map_err(|error| Failed::Unmapped(error.into()))?;
-                pieces.push(Piece { offset: piece, start });
-                start
-            }
+        let start = if let Some(start) = known {
+            start
+        } else {
+            let rights = ProtFlags::READ | ProtFlags::WRITE;
+            let place = self.base + piece;
+            // SAFETY: the kernel chooses a place where nothing is. What is mapped there is no memory of this program's,
+            // and is accessed by the two functions above only.
+            let start = unsafe { mmap(ptr::null_mut(), PIECE as usize, rights, MapFlags::SHARED, &self.device, place) };
+            let start = start.map_err(|error| Failed::Unmapped(error.into()))?;
+            pieces.push(Piece { offset: piece, start });
+            start
         };
         Ok(start.cast::<u64>().wrapping_byte_add((offset % PIECE) as usize))
     }

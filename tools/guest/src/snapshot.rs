@@ -5,9 +5,7 @@
 
 use std::ops::Range;
 
-use guest_abi::blackbox::{
-    BlackBox, CORE, CpuBlock, Header, LIVE, LOG, LOG_POSITION, LOG_SIZE, Live, PREVIOUS, SIZE,
-};
+use guest_abi::blackbox::{BlackBox, CORE, CpuBlock, Header, LIVE, LOG, LOG_POSITION, LOG_SIZE, Live, PREVIOUS, SIZE};
 use guest_abi::doorbell::{BOX_SIZE, BOX_START, MIRROR};
 
 use crate::page::Page;
@@ -43,7 +41,7 @@ const LARGEST: u64 = (1 << 21) - MIRROR;
 pub fn place(page: &dyn Page) -> Result<(usize, u64), Trouble> {
     let (size, start) = (page.load(BOX_SIZE)?, page.load(BOX_START)?);
     let unit = SIZE as u64;
-    if size == 0 || size > LARGEST || size % unit != 0 || start % unit != 0 {
+    if size == 0 || size > LARGEST || !size.is_multiple_of(unit) || !start.is_multiple_of(unit) {
         return Err(Trouble::BoxPlace(start, size));
     }
     Ok((size as usize, start))
@@ -148,6 +146,7 @@ impl Snapshot {
 
 /// What is in [`Live::control`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a bit with a name")]
 pub struct Control {
     /// LOCK was called.
     pub locked: bool,

@@ -147,9 +147,9 @@ const fn refusal(error: Error) -> &'static str {
 impl Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotRoot => f.write_str(
-                "only root can ask Exeunt: the way to it is /dev/mem. Become root, or call this with sudo",
-            ),
+            Self::NotRoot => {
+                f.write_str("only root can ask Exeunt: the way to it is /dev/mem. Become root, or call this with sudo")
+            }
             Self::NoDevMem => f.write_str(
                 "there is no /dev/mem, which is the way to Exeunt. This kernel is built without CONFIG_DEVMEM, or /dev \
                  is not mounted (mount -t devtmpfs devtmpfs /dev)",
@@ -197,13 +197,13 @@ impl Display for Trouble {
             ),
             Self::BoxPlace(start, size) => write!(
                 f,
-                "Exeunt says that its black box is at {start:#x} and has {size:#x} bytes, which cannot be: this program \
-                 is older than Exeunt, or Exeunt's memory is damaged"
+                "Exeunt says that its black box is at {start:#x} and has {size:#x} bytes, which cannot be: this \
+                 program is older than Exeunt, or Exeunt's memory is damaged"
             ),
             Self::BoxHidden(why) => write!(
                 f,
-                "Exeunt has left, and its black box is in memory that this kernel does not show ({why}). It is in every \
-                 dump of this machine; or bring Exeunt back first: exeunt back"
+                "Exeunt has left, and its black box is in memory that this kernel does not show ({why}). It is in \
+                 every dump of this machine; or bring Exeunt back first: exeunt back"
             ),
             Self::NoWayBack(why) => f.write_str(why),
             Self::NotConfirmed => f.write_str(

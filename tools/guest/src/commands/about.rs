@@ -42,7 +42,7 @@ fn left(way_back: bool) -> String {
     let back = if way_back {
         "To get it back while Linux runs: exeunt back\n"
     } else {
-        "It did not leave by `exeunt leave`, so that it keeps no way back open: a reset of the machine starts it again.\n"
+        "It did not leave by `exeunt leave`, and so keeps no way back open: a reset of the machine starts it again.\n"
     };
     format!("Exeunt has left: this Linux has the machine to itself, EL2 included.\n{back}")
 }

@@ -38,7 +38,7 @@ const SIZE: u64 = 1 << 21;
 fn place(page: &dyn Page) -> Result<Option<u64>, Trouble> {
     let offset = page.load(MAILBOX)?;
     // It is no part of the words that tell where it is.
-    let can_be = offset % 8 == 0 && offset > MAILBOX && offset <= SIZE - Mailbox::SIZE as u64;
+    let can_be = offset.is_multiple_of(8) && offset > MAILBOX && offset <= SIZE - Mailbox::SIZE as u64;
     Ok(can_be.then_some(offset))
 }
 

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use guest_abi::blackbox::EXIT_CLASSES;
 use serde::Serialize;
+use view::register_name;
+use view::words::{Clock, class_name};
 
 use super::{Context, Said};
 use crate::snapshot::Wanted;
@@ -35,22 +38,25 @@ pub fn counts(context: &Context<'_>) -> Result<Counts, Trouble> {
     let header = view.core().header();
     let blocks = snapshot.cpus()?;
     let mut classes = BTreeMap::new();
-    for class in words::classes() {
+    for class in 0..EXIT_CLASSES {
         let count = blocks.iter().fold(0_u64, |sum, block| sum.wrapping_add(block.exits[class]));
         if count > 0 {
-            classes.insert(words::class(class), count);
+            classes.insert(class_name(class as u8), count);
         }
     }
     let mut registers = BTreeMap::<String, u64>::new();
     for (key, count) in view.core().registers() {
-        *registers.entry(words::register(key)).or_default() += u64::from(count);
+        *registers.entry(register_name(key)).or_default() += u64::from(count);
     }
     Ok(Counts {
-        seconds: words::seconds(context.host.time().saturating_sub(header.started), header.frequency),
+        seconds: Clock::of(header).seconds(context.host.time()).max(0.0),
         total: classes.values().fold(0_u64, |sum, count| sum.wrapping_add(*count)),
         classes,
         registers,
-        cpus: blocks.iter().map(|block| block.exits.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count))).collect(),
+        cpus: blocks
+            .iter()
+            .map(|block| block.exits.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count)))
+            .collect(),
     })
 }
 
@@ -72,7 +78,8 @@ fn by_count(counts: &BTreeMap<String, u64>) -> Vec<(&String, u64)> {
 
 fn text(counts: &Counts) -> String {
     let mut out = String::new();
-    let _ = writeln!(out, "{:>10}  exits in {} since Exeunt started, of these", counts.total, words::span(counts.seconds));
+    let _ =
+        writeln!(out, "{:>10}  exits in {} since Exeunt started, of these", counts.total, words::span(counts.seconds));
     for (name, count) in by_count(&counts.classes) {
         let _ = writeln!(out, "{count:>10}  {name}");
     }

@@ -41,10 +41,13 @@ pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
     }
     let mailbox = super::back::round(context.page)?;
     let report = Report { state: "left", cpus: mailbox.map(|mailbox| mailbox.cpus), way_back: mailbox.is_some() };
-    let cpus = report.cpus.map_or_else(|| "the machine".to_owned(), |cpus| match cpus {
-        1 => "its one CPU".to_owned(),
-        cpus => format!("all {}", words::count(cpus, "CPU")),
-    });
+    let cpus = report.cpus.map_or_else(
+        || "the machine".to_owned(),
+        |cpus| match cpus {
+            1 => "its one CPU".to_owned(),
+            cpus => format!("all {}", words::count(cpus, "CPU")),
+        },
+    );
     let text = format!(
         "Exeunt has left {cpus}, and Linux goes on where it was: nothing is between it and the hardware now.\n\
          To get Exeunt back: exeunt back\n"

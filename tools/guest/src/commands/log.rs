@@ -2,12 +2,12 @@
 
 use guest_abi::blackbox::{LIVE, LOG, LOG_POSITION, LOG_SIZE, SIZE};
 use serde_json::json;
+use view::words::printable;
 
 use super::{Context, Said};
 use crate::page::Page;
 use crate::snapshot::{self, Wanted};
 use crate::trouble::{Trouble, status};
-use crate::words;
 
 /// The command.
 ///
@@ -16,9 +16,15 @@ use crate::words;
 pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
     let snapshot = context.snapshot(Wanted { log: true, ..Wanted::default() })?;
     let (log, lost) = snapshot.log()?;
-    let log = words::printable(&log);
-    let text = if lost > 0 { format!("({lost} bytes before this were written over)\n{log}") } else { log.clone() };
-    let lines: Vec<&str> = log.lines().collect();
+    let lines: Vec<String> = log.lines().map(printable).collect();
+    let mut text = String::new();
+    if lost > 0 {
+        text = format!("({lost} bytes before this were written over)\n");
+    }
+    for line in &lines {
+        text.push_str(line);
+        text.push('\n');
+    }
     let left = if context.is_there() { 0 } else { status::LEFT };
     Ok(Said::new(text, json!({ "lines": lines, "lost_bytes": lost })).with_status(left))
 }
@@ -88,7 +94,7 @@ impl Follower {
         self.position = end;
         for &byte in new {
             if byte == b'\n' {
-                lines.push(words::printable(&String::from_utf8_lossy(&std::mem::take(&mut self.pending))));
+                lines.push(printable(&String::from_utf8_lossy(&std::mem::take(&mut self.pending))));
             } else {
                 self.pending.push(byte);
             }

@@ -125,6 +125,6 @@ pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
 
 fn size(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let fits = units.iter().find(|(shift, _)| bytes >= 1 << shift && bytes % (1 << shift) == 0);
+    let fits = units.iter().find(|(shift, _)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift));
     fits.map_or_else(|| format!("{bytes} B"), |(shift, name)| format!("{} {name}", bytes >> shift))
 }

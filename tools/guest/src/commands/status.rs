@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 
-use guest_abi::blackbox;
-use guest_abi::vendor::{CpuState, Policy, Version};
+use guest_abi::blackbox::{EXIT_CLASSES, text as text_of};
+use guest_abi::vendor::{Policy, Version};
 use serde::Serialize;
+use view::report::Count;
+use view::words::{Clock, class_name, printable, state_name};
 
 use super::{Context, Said};
 use crate::snapshot::{Control, Wanted};
@@ -61,15 +63,6 @@ pub struct Policies {
     pub crash: &'static str,
 }
 
-/// How often something happened.
-#[derive(Clone, Debug, Serialize)]
-pub struct Count {
-    /// What.
-    pub name: String,
-    /// How often.
-    pub count: u64,
-}
-
 /// A CPU.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cpu {
@@ -78,7 +71,7 @@ pub struct Cpu {
     /// Its affinity, in hexadecimal.
     pub mpidr: String,
     /// What its EL2 is.
-    pub state: &'static str,
+    pub state: String,
     /// Where the host's first instruction ran on it.
     pub entry: &'static str,
     /// Its exits.
@@ -102,8 +95,8 @@ pub fn state(context: &Context<'_>) -> Result<State, Trouble> {
     let control = Control::of(&live);
     let policy = |resident| if resident { Policy::Resident.words() } else { Policy::Leave.words() };
     let blocks = snapshot.cpus()?;
-    let classes = words::classes().map(|class| Count {
-        name: words::class(class),
+    let classes = (0..EXIT_CLASSES).map(|class| Count {
+        name: class_name(class as u8),
         count: blocks.iter().fold(0, |sum, block| sum.wrapping_add(block.exits[class])),
     });
     let classes: Vec<Count> = classes.filter(|class| class.count > 0).collect();
@@ -111,22 +104,22 @@ pub fn state(context: &Context<'_>) -> Result<State, Trouble> {
     let each = blocks.iter().enumerate().map(|(cpu, block)| Cpu {
         cpu,
         mpidr: format!("{:#x}", block.mpidr),
-        state: CpuState::from_bits(block.state).map_or("unknown", CpuState::words),
+        state: state_name(block.state),
         entry: words::level(block.entry_level),
         exits: block.exits.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count)),
         departures: block.departures,
         returns: block.returns,
-        last: words::printable(blackbox::text(&block.crumb)),
+        last: printable(text_of(&block.crumb)),
     });
     Ok(State {
         state: if context.is_there() { "present" } else { "left" },
         version: format!("{}.{}.{}", version.major, version.minor, version.patch),
         abi: format!("{}.{}", header.abi_version >> 16, header.abi_version & 0xffff),
         debug: header.debug != 0,
-        options: words::printable(blackbox::text(&header.options)),
+        options: printable(text_of(&header.options)),
         entry: words::level(header.entry_level),
         starts: header.starts,
-        seconds: words::seconds(context.host.time().saturating_sub(header.started), header.frequency),
+        seconds: Clock::of(header).seconds(context.host.time()).max(0.0),
         policy: Policies { kexec: policy(control.kexec_resident), crash: policy(control.crash_resident) },
         locked: control.locked,
         tracing: live.tracing != 0,
