@@ -39,7 +39,8 @@ help:
 	@echo 'make debian-dump   open the newest dump that its kdump-tools have saved'
 	@echo 'make drill     every way in which a Linux ends, on many machines (an hour): DRILL=PART-OF-A-NAME KERNEL=... JUNIT=FILE'
 	@echo 'make soak      a hundred kexecs in one QEMU, 6.12 and 6.1 in turn; is all as at first? (30 min) ROUNDS=100 ENTRY=el2|el1'
-	@echo 'make build     target/exeunt-release.bin, with its size (PROFILE=debug: target/exeunt-debug.bin)'
+	@echo 'make build     target/exeunt-release.bin (PROFILE=debug: target/exeunt-debug.bin), and target/exeunt-guest, the program for'
+	@echo '               the Linux above it, with their sizes'
 	@echo 'make setup     install and fetch all that the targets here need, save test-all, debian, lint and check (each also does it itself)'
 	@echo 'make test      the tests that need no QEMU, then those on QEMU (15 min)'
 	@echo 'make test-all  the same with the slow ones: every kernel, CPU model and QEMU (hours)'
@@ -54,6 +55,7 @@ setup:
 build:
 	@scripts/setup build
 	@scripts/build
+	@scripts/exeunt-guest
 
 run:
 	@scripts/run --given '$(GIVEN)'
