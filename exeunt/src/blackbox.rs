@@ -6,16 +6,17 @@
 //! away: nothing is read back that anything here depends on.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
     CNTFRQ_EL0, CNTPCT_EL0, CONTEXTIDR_EL1, ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, MAIR_EL1,
     Readable, SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, SPSR_EL2, TCR_EL1, TPIDR_EL0, TPIDR_EL1, TTBR0_EL1, TTBR1_EL1,
-    VBAR_EL1,
+    VBAR_EL1, VBAR_EL2, Writeable,
 };
-use guest_abi::blackbox::{Death, SIZE, TraceRecord};
+use guest_abi::blackbox::{Death, SIZE};
 use guest_abi::vendor::ABI_VERSION;
-use hypervisor::blackbox::{Block, Cause, Facts, KEPT, Kind, Memory, Place, Slot, Stop, Trace, cut};
+use hypervisor::blackbox::{Beginning, Block, Cause, Facts, KEPT, Kind, Memory, Open, Place, Slot, Stop, Trace, cut};
 use hypervisor::devicetree::Region;
 use hypervisor::lifecycle::{EntryLevel, State};
 use hypervisor::own_calls::EXEUNT_VERSION;
@@ -58,9 +59,10 @@ pub fn begin() {
     LAST_STARTS.store(core().begin(address()), Ordering::Relaxed);
 }
 
-/// Decides where everything is. What the heap has left ends at the box's first byte, which this returns.
-pub fn place(cpus: usize, traced: bool) -> Place {
-    *PLACE.call_once(|| Place::new(memory::reservation(), memory::box_may_begin(cpus), cpus, traced))
+/// Decides where everything is, and returns where the box begins, and the heap ends; nothing if there is no room.
+pub fn place(cpus: usize, traced: bool) -> Option<u64> {
+    let place = Place::new(memory::reservation(), memory::box_may_begin(cpus), cpus, traced)?;
+    Some(PLACE.call_once(|| place).start)
 }
 
 /// All of the box; only the core before its place is known.
@@ -70,30 +72,24 @@ pub fn region() -> Region {
 }
 
 /// The block of a CPU, which begins as zeros. Called once for each, when the place is known.
-pub fn make_block(index: usize) -> &'static Block {
-    let start = PLACE.get().map_or(0, |place| place.cpu_blocks);
-    let block = core::ptr::with_exposed_provenance_mut::<Block>(start as usize).wrapping_add(index);
+#[cold]
+#[inline(never)]
+pub fn make_block(cpu: &PerCpu) {
+    let Some(place) = PLACE.get() else { return };
+    let (index, records) = (cpu.index(), place.trace_records as usize);
+    let block = core::ptr::with_exposed_provenance_mut::<Block>(place.cpu_blocks as usize).wrapping_add(index);
     // SAFETY: `Place` has this room for the CPU within the box, which nobody else uses, aligned to 64 bytes. Zeros are
     // what a block begins as.
-    unsafe {
+    let block = unsafe {
         block.write_bytes(0, 1);
         &*block
-    }
-}
-
-/// The trace of a CPU.
-fn trace(cpu: &PerCpu) -> Trace<'static> {
-    let ring = PLACE.get().map_or(&[][..], |place| {
-        let records = place.trace_records as usize;
-        let start =
-            core::ptr::with_exposed_provenance::<Slot>(place.traces as usize).wrapping_add(cpu.index() * records);
-        // SAFETY: `Place` has this room for the CPU within the box. Atomics may hold whatever is there.
-        unsafe { core::slice::from_raw_parts(start, records) }
-    });
-    Trace { block: cpu.block(), ring }
+    };
+    cpu.set_block(block, place.traces + (index * records * size_of::<Slot>()) as u64, records);
 }
 
 /// Writes the header: what the tools look for. When all CPUs have their blocks.
+#[cold]
+#[inline(never)]
 pub fn publish(cpus: usize, entry: EntryLevel, options: &[u8]) {
     let Some(&place) = PLACE.get() else { return };
     core().name_registers(registers::encodings());
@@ -125,16 +121,22 @@ pub fn last_starts() -> Option<u32> {
 }
 
 /// Adds to the history, on this CPU.
+#[cold]
+#[inline(never)]
 pub fn event(kind: Kind, values: [u64; 2]) {
     core().event(CNTPCT_EL0.get(), cpu::index() as u16, kind, values);
 }
 
 /// Notes what may make Exeunt leave: the control word.
+#[cold]
+#[inline(never)]
 pub fn note_control(control: u32) {
     core().set_control(control);
 }
 
 /// Notes what Exeunt does on this CPU, in at most eight characters, and what its EL2 is.
+#[cold]
+#[inline(never)]
 pub fn crumb(cpu: &PerCpu, crumb: &[u8; 8]) {
     let block = cpu.block();
     block.leave_crumb(CNTPCT_EL0.get(), *crumb);
@@ -149,16 +151,9 @@ pub fn crumb(cpu: &PerCpu, crumb: &[u8; 8]) {
     block.set_state(state, cpu.entered.load(Ordering::Relaxed), departures, returns);
 }
 
-/// Adds what a CPU has counted of accesses to registers, and begins to count anew.
-pub fn count_registers(counts: &mut [u32]) {
-    for (number, count) in counts.iter_mut().enumerate().filter(|(_, count)| **count != 0) {
-        core().count_register(number, core::mem::take(count));
-    }
-}
-
-/// Counts an access to the register with this number.
-pub fn count_register(number: usize) {
-    core().count_register(number, 1);
+/// Counts accesses to the register with this number.
+pub fn count_register(number: usize, accesses: u32) {
+    core().count_register(number, accesses);
 }
 
 /// Counts a store of the host's into the box.
@@ -176,6 +171,8 @@ fn frame_of_host(cpu: &PerCpu) -> &'static HostFrame {
 }
 
 /// Keeps the host's registers on this CPU, which handles an exit, because of `stop`.
+#[cold]
+#[inline(never)]
 pub fn keep(cpu: &PerCpu, stop: Stop) {
     let frame = frame_of_host(cpu);
     let mut registers = [0; KEPT];
@@ -206,6 +203,8 @@ pub fn keep(cpu: &PerCpu, stop: Stop) {
 }
 
 /// Writes down why Exeunt dies, the first time.
+#[cold]
+#[inline(never)]
 pub fn die(cause: Cause, frame: Option<&ExceptionFrame>, reason: fmt::Arguments) {
     let base = memory::image_base();
     let mut death = Death {
@@ -227,28 +226,58 @@ pub fn die(cause: Cause, frame: Option<&ExceptionFrame>, reason: fmt::Arguments)
 }
 
 /// Adds a return address, from the start of the image on, to what [`die`] has written.
+#[cold]
+#[inline(never)]
 pub fn add_to_backtrace(number: usize, address: u64) {
     core().add_to_backtrace(number, address);
 }
 
 /// Writes the core back to memory: the machine may go off or be reset next, and its caches with it.
+#[cold]
+#[inline(never)]
 pub fn clean() {
     memory::clean(Region { start: address(), end: address() + SIZE as u64 });
 }
 
-/// One trace record from its beginning to its end.
-pub fn traced(cpu: &'static PerCpu, mut record: TraceRecord, handle: impl FnOnce(&mut TraceRecord)) {
-    use guest_abi::blackbox::NO_RETURN;
-    let trace = trace(cpu);
-    record.flags |= NO_RETURN;
-    let open = trace.begin(&record);
-    record.flags &= !NO_RETURN;
-    handle(&mut record);
-    record.duration = hypervisor::blackbox::trace::duration(open.time, CNTPCT_EL0.get());
-    trace.end(open, &record);
+/// Begins the record of an exit on this CPU.
+#[inline]
+pub fn begin_trace(cpu: &'static PerCpu, record: &Beginning) -> Open<'static> {
+    let (start, records) = cpu.ring();
+    let start = core::ptr::with_exposed_provenance::<Slot>(start as usize);
+    // SAFETY: what `make_block` has said of this CPU, or nothing at all. Atomics may hold whatever is there.
+    let ring = unsafe { core::slice::from_raw_parts(start, records) };
+    Trace { block: cpu.block(), written: &cpu.traced, ring }.begin(record)
 }
 
-/// Notes whether exits are traced.
+/// CPUs that come up are traced.
+static TRACING: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" {
+    static exeunt_vectors: u8;
+    static exeunt_traced_vectors: u8;
+}
+
+/// Has the exits of this CPU traced, or no longer, and those of each that comes up from now on. That is another table
+/// of vectors: whoever is not traced does not ask.
+#[cold]
+#[inline(never)]
 pub fn set_tracing(tracing: bool) {
+    TRACING.store(tracing, Ordering::Relaxed);
     core().set_tracing(tracing);
+    event(Kind::Tracing, [tracing.into(), 0]);
+    follow_tracing();
+}
+
+/// Has the exits of this CPU traced if those of CPUs that come up are.
+pub fn follow_tracing() {
+    let vectors =
+        if TRACING.load(Ordering::Relaxed) { &raw const exeunt_traced_vectors } else { &raw const exeunt_vectors };
+    VBAR_EL2.set(vectors.addr() as u64);
+    barrier::isb(barrier::SY);
+}
+
+/// Whether the exits of this CPU are traced, and how many records are kept of each CPU.
+pub fn tracing() -> (bool, u32) {
+    let traced = VBAR_EL2.get() == (&raw const exeunt_traced_vectors).addr() as u64;
+    (traced, PLACE.get().map_or(0, |place| place.trace_records))
 }

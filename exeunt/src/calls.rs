@@ -9,6 +9,7 @@ use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, ESR_EL2, ICH_VTR_E
 use guest_abi::record::{CPU_IN_VIRTUAL_EL2, CPU_LENT_TO_KVM, StatusCpu};
 use guest_abi::stub::{STUB_ERR, SUCCESS};
 use guest_abi::vendor::{CpuState, Error, Policy};
+use hypervisor::blackbox::{Kind, Stop};
 use hypervisor::features::{Gic, hcr};
 use hypervisor::leave::Cpus;
 use hypervisor::lifecycle::{EntryLevel, LifeCycle, State};
@@ -30,7 +31,7 @@ use crate::leaving::All;
 use crate::machine::{Below, Kvm, Machine, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{console, depart, enter, leaving, memory};
+use crate::{blackbox, console, depart, enter, leaving, memory};
 
 /// Answers the stub call in x0 to x4.
 #[inline(never)]
@@ -80,6 +81,7 @@ fn reset_vectors(trap: &mut Trap) {
             let vectors = leaving::vectors_of(trap.cpu).unwrap_or_else(boot::stub::vectors);
             info!("CPU {}: the host has EL2 now, with its vectors at {vectors:#x}", trap.cpu.index());
             trap.cpu.lent.store(trap.machine.kvm == Kvm::Lend, Ordering::Relaxed);
+            blackbox::event(Kind::ResetVectors, [vectors, 0]);
             leaving::begin_leave(trap.cpu);
             leaving::go(trap.frame, trap.cpu)
         }
@@ -95,6 +97,10 @@ fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
     match FAST.control.restart(why) {
         Ok(policy) => {
             info!("CPU {}: SOFT_RESTART to {entry:#x} ({why:?}, {})", trap.cpu.index(), policy.words());
+            blackbox::keep(trap.cpu, Stop::SoftRestart);
+            let flags = u64::from(why == Restart::Crash) | u64::from(policy == Policy::Resident) << 1;
+            blackbox::event(Kind::SoftRestart, [entry, flags]);
+            blackbox::crumb(trap.cpu, b"restart ");
             trap.frame.x[..3].copy_from_slice(&arguments);
             trap.frame.x[4] = entry;
             match policy {
@@ -150,6 +156,7 @@ pub fn kvm(trap: &mut Trap) {
         match FAST.control.set_out() {
             Ok(()) => {
                 info!("CPU {}: the host's KVM has EL2 now, with its vectors at {vectors:#x}", cpu.index());
+                blackbox::event(Kind::LentToKvm, [vectors, 0]);
                 cpu.lent.store(true, Ordering::Relaxed);
                 leaving::rewind();
                 leaving::begin_leave(cpu);
@@ -249,6 +256,20 @@ impl Services for Own {
             trap::limited(self.machine, || warn!("a call's buffer at {:#x} cannot be written: {esr}", buffer.address));
         }
         written
+    }
+
+    fn trace(&self, change: Option<bool>) -> (bool, u32) {
+        if let Some(tracing) = change {
+            blackbox::set_tracing(tracing);
+        }
+        blackbox::tracing()
+    }
+
+    fn changed(&self) {
+        let [kexec, crash] = FAST.control.policies();
+        let kind = if FAST.control.is_locked() { Kind::Locked } else { Kind::Policy };
+        blackbox::event(kind, [kexec as u64, crash as u64]);
+        blackbox::note_control(FAST.control.bits());
     }
 
     fn way_back(&self) -> u64 {

@@ -80,6 +80,10 @@ pub struct PerCpu {
     pub interface: AtomicU8,
     /// Address of what the black box has of this CPU, its counters among it; 0 while it has nothing.
     block: AtomicU64,
+    /// Address of the ring of this CPU's trace, and how many records it has.
+    ring: [AtomicU64; 2],
+    /// Records that this CPU has written there.
+    pub traced: AtomicU64,
     /// Whose EL2 is on this CPU.
     pub life: LifeCycle,
     /// The host's virtual EL2. Only this CPU uses it.
@@ -124,6 +128,8 @@ impl PerCpu {
             opened: AtomicU8::new(Units::NONE.to_bits()),
             interface: AtomicU8::new(0),
             block: AtomicU64::new(0),
+            ring: [const { AtomicU64::new(0) }; 2],
+            traced: AtomicU64::new(0),
             life: LifeCycle::new(),
             virtual_el2: UnsafeCell::new(VirtualEl2::new()),
             entered: AtomicU8::new(0),
@@ -194,6 +200,11 @@ impl PerCpu {
         }
     }
 
+    /// Whether it is the one that started Exeunt.
+    pub fn is_boot(&self) -> bool {
+        core::ptr::eq(self, &raw const BOOT_CPU)
+    }
+
     /// What the black box has of this CPU.
     pub fn block(&self) -> &'static Block {
         /// Of CPUs that never run the host.
@@ -203,9 +214,19 @@ impl PerCpu {
         unsafe { core::ptr::with_exposed_provenance::<Block>(address).as_ref() }.unwrap_or(&NOBODYS)
     }
 
-    /// Says where that is. Before the host runs on this CPU.
-    pub fn set_block(&self, block: &'static Block) {
+    /// Says where that is, where the ring of the CPU's trace is, and how many records that has. Before the host runs on
+    /// this CPU.
+    pub fn set_block(&self, block: &'static Block, ring: u64, records: usize) {
         self.block.store(core::ptr::from_ref(block).expose_provenance() as u64, Ordering::Relaxed);
+        self.ring[0].store(ring, Ordering::Relaxed);
+        self.ring[1].store(records as u64, Ordering::Relaxed);
+    }
+
+    /// Address of the ring of the CPU's trace, never 0, and how many records it has.
+    #[inline]
+    pub fn ring(&self) -> (u64, usize) {
+        let [start, records] = self.ring.each_ref().map(|word| word.load(Ordering::Relaxed));
+        (start, records as usize)
     }
 
     /// The units that the host has asked for.

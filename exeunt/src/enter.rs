@@ -9,6 +9,7 @@ use ::smccc::psci::PSCI_CPU_OFF;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTPCT_EL0, ELR_EL2, Readable, SCTLR_EL2, SPSR_EL2, Writeable};
 use guest_abi::vendor::Policy;
+use hypervisor::blackbox::Kind;
 use hypervisor::features::{self, Feature, Gic, Step, Units};
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::psci::HostEntry;
@@ -20,12 +21,13 @@ use crate::frame::HostFrame;
 use crate::machine::{self, Machine, machine, psci};
 use crate::resident::{self, FAST};
 use crate::trap::Trap;
-use crate::{firmware, gic, memory, registers};
+use crate::{blackbox, firmware, gic, memory, registers};
 
 /// Enters the host for the first time, on the boot CPU.
 pub fn start(machine: Machine, policy: Policy, entry: HostEntry) -> ! {
     let machine = machine::set(machine);
     resident::prepare_calls(machine, policy);
+    blackbox::note_control(FAST.control.bits());
     enter(entry)
 }
 
@@ -67,6 +69,8 @@ fn enter(entry: HostEntry) -> ! {
         let trap = &mut Trap { frame: &mut frame, cpu, machine };
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(trap, &settings, entry.pc));
     }
+    blackbox::event(if cpu.is_boot() { Kind::HostEntered } else { Kind::CpuUp }, [entry.pc, entry.x0]);
+    blackbox::crumb(cpu, b"host    ");
     let ticks = CNTPCT_EL0.get().wrapping_sub(cpu.started.load(Ordering::Relaxed));
     debug!("enters the host at {:#x}, {ticks} ticks after its first instruction here", entry.pc);
     // SAFETY: everything above; this stack is not used again before the next exception.
@@ -120,6 +124,7 @@ pub fn set_up(cpu: &PerCpu, machine: &Machine, keep: Keep) -> Gic {
     if let Some(frames) = machine.gicv2 {
         cpu.interface.store(gic::own_interface(frames), Ordering::Relaxed);
     }
+    blackbox::follow_tracing();
     assert!(cpu.life.go_live().is_ok(), "EL2 of CPU {} is set up twice", cpu.index());
     gic
 }

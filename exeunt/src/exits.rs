@@ -3,10 +3,15 @@
 //! Owns the handlers that the vectors name. What an exception is answered is decided in `hypervisor::trap` and
 //! `hypervisor::virtual_el2`.
 
-use aarch64_cpu::registers::{ELR_EL2, ESR_EL2, HCR_EL2, HPFAR_EL2, ReadWriteable, Readable};
-use hypervisor::counters::Exit;
+use aarch64_cpu::registers::{
+    CNTPCT_EL0, ELR_EL2, ESR_EL2, FAR_EL2, HCR_EL2, HPFAR_EL2, ReadWriteable, Readable, VBAR_EL1,
+};
+use guest_abi::blackbox::{IN_VIRTUAL_EL2, INJECTED, WENT_NATIVE};
+use hypervisor::blackbox::trace::instruction;
+use hypervisor::blackbox::{Beginning, Kind};
+use hypervisor::counters::{self, Exit};
 use hypervisor::paging::stage2::Hidden;
-use hypervisor::syndrome::{Esr, FaultKind};
+use hypervisor::syndrome::{Esr, ExceptionClass, FaultKind};
 use hypervisor::trap::{self, Next};
 use hypervisor::virtual_el2::Outcome;
 use hypervisor::virtual_el2::interrupts::Held;
@@ -17,7 +22,7 @@ use crate::frame::HostFrame;
 use crate::machine::{self, Machine};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{calls, leaving, memory, serror};
+use crate::{blackbox, calls, leaving, memory, serror};
 
 /// With `log=trace` each exit but HVC and SMC has a line. For those the question alone would be six instructions more.
 #[inline]
@@ -63,6 +68,111 @@ fn call<'a>(
         Next::Own => calls::own(trap),
         Next::Kvm => calls::kvm(trap),
     }
+}
+
+/// A synchronous exception from the host, on a CPU whose exits are traced.
+pub extern "C" fn traced_sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
+    let (esr, pc, time) = (Esr::new(ESR_EL2.get()), ELR_EL2.get(), CNTPCT_EL0.get());
+    let mut record = Beginning {
+        time,
+        pc,
+        subject: frame.x[0],
+        esr: esr.bits() as u32,
+        class: counters::kind(esr),
+        flags: 0,
+        cpu: cpu.index() as u16,
+    };
+    match esr.class() {
+        Some(ExceptionClass::Hvc64) => {
+            let open = blackbox::begin_trace(cpu, &record);
+            hvc(frame, cpu);
+            open.end(CNTPCT_EL0.get(), frame.x[0], 0);
+        }
+        Some(ExceptionClass::Smc64) => {
+            let open = blackbox::begin_trace(cpu, &record);
+            smc(frame, cpu);
+            open.end(CNTPCT_EL0.get(), frame.x[0], 0);
+        }
+        _ => {
+            let was_in_window = cpu.in_window();
+            let register = about(frame, cpu, esr, &mut record);
+            let open = blackbox::begin_trace(cpu, &record);
+            sync(frame, cpu);
+            let answer = match register {
+                Some(register) => frame.x.get(usize::from(register)).copied().unwrap_or(0),
+                None if esr.abort().is_some() => trap::fault_ipa(HPFAR_EL2.get()),
+                None => 0,
+            };
+            let native = was_in_window && !cpu.in_window();
+            let in_vector =
+                !was_in_window && ELR_EL2.get().wrapping_sub(VBAR_EL1.get()) < VECTORS && ELR_EL2.get() != pc;
+            let flags = if native { WENT_NATIVE } else { 0 } | if in_vector { INJECTED } else { 0 };
+            open.end(CNTPCT_EL0.get(), answer, flags);
+        }
+    }
+}
+
+/// Bytes of a table of vectors.
+const VECTORS: u64 = 0x800;
+
+/// Finds out what an exit that is no call is about, and which register has its answer afterwards.
+fn about(frame: &HostFrame, cpu: &'static PerCpu, esr: Esr, record: &mut Beginning) -> Option<u8> {
+    record.subject = FAR_EL2.get();
+    if esr.abort().is_some() {
+        return None;
+    }
+    record.subject = 0;
+    let access = if cpu.in_window() {
+        record.flags |= IN_VIRTUAL_EL2;
+        // Its MMU is off: the PC is an address of its RAM, or nothing is found there.
+        let word = machine::machine().ram.is_open(record.pc).then(|| {
+            // SAFETY: this CPU, and the host's RAM. It stays mapped, as for the handler.
+            unsafe { memory::fetch(cpu, record.pc) }
+        })?;
+        let word = word.ok()?;
+        record.subject = word.into();
+        let instruction = instruction(word)?;
+        record.esr = instruction.esr;
+        Esr::new(instruction.esr.into())
+    } else {
+        esr
+    };
+    let access = access.system_access()?;
+    record.subject = 0;
+    if access.is_read() {
+        return Some(access.register());
+    }
+    record.subject = frame.x.get(usize::from(access.register())).copied().unwrap_or(0);
+    None
+}
+
+/// An IRQ, FIQ or SError of a CPU whose exits are traced.
+fn traced_interrupt(
+    frame: &mut HostFrame,
+    cpu: &'static PerCpu,
+    handle: extern "C" fn(&mut HostFrame, &'static PerCpu),
+) {
+    let flags = if cpu.in_window() { IN_VIRTUAL_EL2 } else { 0 };
+    let (time, pc, cpu_number) = (CNTPCT_EL0.get(), ELR_EL2.get(), cpu.index() as u16);
+    let record = Beginning { time, pc, subject: 0, esr: 0, class: Exit::Interrupt, flags, cpu: cpu_number };
+    let open = blackbox::begin_trace(cpu, &record);
+    handle(frame, cpu);
+    open.end(CNTPCT_EL0.get(), 0, 0);
+}
+
+/// As [`irq`].
+pub extern "C" fn traced_irq(frame: &mut HostFrame, cpu: &'static PerCpu) {
+    traced_interrupt(frame, cpu, irq);
+}
+
+/// As [`fiq`].
+pub extern "C" fn traced_fiq(frame: &mut HostFrame, cpu: &'static PerCpu) {
+    traced_interrupt(frame, cpu, fiq);
+}
+
+/// As [`serror`].
+pub extern "C" fn traced_serror(frame: &mut HostFrame, cpu: &'static PerCpu) {
+    traced_interrupt(frame, cpu, serror);
 }
 
 /// Any other synchronous exception from the host. `vectors` calls it and goes back to the host when it returns.
@@ -121,6 +231,7 @@ fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Ma
         Outcome::GoNative { pc, pstate } => {
             // SAFETY: this CPU.
             unsafe { memory::hide_all(cpu) };
+            blackbox::event(Kind::Native, [pc, pstate]);
             debug!("the host goes on in hardware at {pc:#x}, PSTATE {pstate:#x}");
         }
         Outcome::Smc(immediate) => trap::smc_call(&mut Trap { frame, cpu, machine }, machine, immediate),

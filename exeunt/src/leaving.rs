@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, HCR_EL2, Readable, Writeable};
 use guest_abi::stub::STUB_ERR;
+use hypervisor::blackbox::{Kind, Stop};
 use hypervisor::features::{self, Gic, Units, hcr};
 use hypervisor::leave::{self, Cpus, Fate, Leaver, Patience, Room, World};
 use hypervisor::lifecycle::{EntryLevel, LifeCycle};
@@ -25,7 +26,7 @@ use crate::frame::HostFrame;
 use crate::machine::{LeaveTest, Machine, machine, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{depart, gic, registers, selftest};
+use crate::{blackbox, depart, gic, registers, selftest};
 
 /// How long `selftest=slow-leave` holds a LEAVE before each of its steps, in milliseconds.
 const SLOW_STEP_MS: u64 = 20;
@@ -48,12 +49,14 @@ pub fn leave(trap: &mut Trap) {
         match leaver {
             Leaver::Over(Ok(count)) => {
                 info!("LEAVE: Exeunt leaves {} CPUs", u32::from(count));
+                blackbox::event(Kind::Leave, [count.into(), 0]);
                 own_calls::Answer::left(count).apply(trap.frame.arguments());
                 cpu.departures.fetch_add(1, Ordering::Relaxed);
                 leave_to_host(trap.frame, cpu, vectors)
             }
             Leaver::Over(Err(error)) => {
                 trap::limited(machine, || warn!("LEAVE: {}", error.name()));
+                blackbox::event(Kind::LeaveFailed, [error.to_register(), 0]);
                 own_calls::Answer::error(error).apply(trap.frame.arguments());
                 return;
             }
@@ -130,6 +133,7 @@ pub fn departs(cpu: &PerCpu, to_others: bool) {
 #[inline(never)]
 pub fn go(frame: &HostFrame, cpu: &PerCpu) -> ! {
     let vectors = vectors_of(cpu);
+    blackbox::event(Kind::Left, [vectors.unwrap_or(0), 0]);
     departs(cpu, vectors.is_some());
     leave_to_host(frame, cpu, vectors)
 }
@@ -140,6 +144,9 @@ fn hcr_of_host(cpu: &PerCpu) -> u64 {
 }
 
 fn leave_to_host(frame: &HostFrame, cpu: &PerCpu, vectors: Option<u64>) -> ! {
+    blackbox::keep(cpu, Stop::Left);
+    blackbox::crumb(cpu, b"left    ");
+    blackbox::note_control(FAST.control.bits());
     open_units(cpu);
     let vectors = vectors.unwrap_or_else(boot::stub::vectors);
     // SAFETY: vectors of the host's own, aligned and in its RAM, which it has installed for an EL2 without MMU, since
@@ -183,6 +190,9 @@ pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     psci().come_back(cpu.index());
     cpu.returns.fetch_add(1, Ordering::Relaxed);
     own_calls::Answer::way_back(boot::stub::vectors()).apply(frame.arguments());
+    blackbox::event(Kind::CameBack, [0; 2]);
+    blackbox::crumb(cpu, b"host    ");
+    blackbox::note_control(FAST.control.bits());
     info!("CPU {}: REENTER; under Exeunt again", cpu.index());
 }
 

@@ -3,6 +3,7 @@
 //! Owns the one [`Machine`], written once before the host runs, and the power states of the CPUs.
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
+use hypervisor::blackbox::{Kind, Stop};
 use hypervisor::counters::Counters;
 use hypervisor::devicetree::Gicv2;
 use hypervisor::features::{Gic, IdRegisters};
@@ -19,7 +20,7 @@ use spin::Once;
 
 use crate::cpu::{self, PerCpu};
 use crate::stage2::Stage2;
-use crate::{firmware, selftest};
+use crate::{blackbox, firmware, selftest};
 
 /// What all CPUs share while the host runs.
 pub struct Machine {
@@ -99,7 +100,18 @@ impl Environment for Machine {
         self.cpus.get(cpu).copied().flatten().is_some_and(|cpu| cpu.life.state().is_left())
     }
 
-    fn ends(&self) {
+    fn goes_off(&self, cpu: usize) {
+        if let Some(cpu) = self.cpus.get(cpu).copied().flatten() {
+            blackbox::keep(cpu, Stop::Off);
+            blackbox::event(Kind::CpuOff, [0; 2]);
+            blackbox::crumb(cpu, b"off     ");
+        }
+    }
+
+    fn ends(&self, resets: bool) {
+        blackbox::keep(cpu::current(), Stop::PowerOff);
+        blackbox::event(if resets { Kind::Reset } else { Kind::PowerOff }, [0; 2]);
+        blackbox::clean();
         if let Some(which) = self.last_test {
             selftest::run(which);
         }

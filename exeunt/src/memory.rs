@@ -211,9 +211,9 @@ pub fn start_heap() {
 /// From where on the black box may take memory on a machine with so many CPUs, which get the heap before that.
 pub fn box_may_begin(cpus: usize) -> u64 {
     // The tables of both stages, for a machine with banks of RAM and devices anywhere.
-    const TABLES: u64 = 64 * PAGE;
-    let each = STACK_PAGES * PAGE + (size_of::<PerCpu>() as u64).next_power_of_two() + PAGE / 16;
-    first_heap().end + TABLES + cpus as u64 * each
+    const TABLES: u64 = 32 * PAGE;
+    let each = STACK_PAGES * PAGE + CPUS_CHUNK / (CPUS_CHUNK / size_of::<PerCpu>() as u64);
+    first_heap().start + TABLES + cpus as u64 * each
 }
 
 /// Gives the heap the rest, up to the black box, which begins at `end`.
@@ -310,10 +310,28 @@ pub unsafe fn give_back(regions: [Region; 2]) -> Result<(), Error> {
     Ok(())
 }
 
+/// CPUs' structures are cut from pieces of this size: the heap has powers of two only, and one such structure is a
+/// little more than one.
+const CPUS_CHUNK: u64 = 4 * PAGE;
+
+/// Memory for the structure of one CPU. Only the boot CPU comes here.
+fn allocate_cpu() -> Option<u64> {
+    /// What is left of the last piece.
+    static LEFT: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+    let size = size_of::<PerCpu>() as u64;
+    let [mut start, mut end] = LEFT.each_ref().map(|word| word.load(Ordering::Relaxed));
+    if end - start < size {
+        start = allocate(CPUS_CHUNK, PAGE)?;
+        end = start + CPUS_CHUNK;
+    }
+    LEFT[0].store(start + size, Ordering::Relaxed);
+    LEFT[1].store(end, Ordering::Relaxed);
+    Some(start)
+}
+
 /// Makes the structure of CPU `index`, which is not the boot CPU.
 pub fn place_cpu(index: usize) -> Result<&'static PerCpu, Error> {
-    let place = allocate(size_of::<PerCpu>() as u64, align_of::<PerCpu>() as u64)
-        .ok_or(Error::NoRoom { what: "the structure", cpu: index })?;
+    let place = allocate_cpu().ok_or(Error::NoRoom { what: "the structure", cpu: index })?;
     let settings = CpuBoot { stack_top: stack_top(index), ..cpu::boot_cpu().boot_settings() };
     let place = core::ptr::with_exposed_provenance_mut::<PerCpu>(place as usize);
     // SAFETY: this memory was just given away, with that size and alignment.

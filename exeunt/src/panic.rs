@@ -10,6 +10,7 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CurrentEL, MPIDR_EL1, Readable};
+use hypervisor::blackbox::Cause;
 use hypervisor::devicetree::Region;
 use hypervisor::paging::PAGE_SIZE;
 use hypervisor::psci::MPIDR_AFFINITY;
@@ -19,7 +20,7 @@ use hypervisor::uart::Uart;
 use crate::cpu::{self, PerCpu};
 use crate::frame::ExceptionFrame;
 use crate::machine::psci;
-use crate::{console, firmware, last_words, memory, selftest};
+use crate::{blackbox, console, firmware, last_words, memory, selftest};
 
 /// 0 while no CPU panics, else the `PerCpu` of the one that does: it has the emergency stack and the console.
 pub static PANIC_OWNER: AtomicU64 = AtomicU64::new(0);
@@ -84,8 +85,8 @@ fn rust_panic(info: &PanicInfo) -> ! {
     // SAFETY: reads a register.
     unsafe { core::arch::asm!("mov {}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
     match info.location() {
-        Some(place) => headline(format_args!("{} ({place})", info.message())),
-        None => headline(format_args!("{}", info.message())),
+        Some(place) => headline(Cause::Panic, None, format_args!("{} ({place})", info.message())),
+        None => headline(Cause::Panic, None, format_args!("{}", info.message())),
     }
     backtrace(None, frame_pointer);
     finish();
@@ -96,13 +97,14 @@ pub extern "C" fn el2_exception(cpu: &PerCpu) -> ! {
     let frame = cpu.exception();
     let syndrome = Esr::new(frame.esr).with_far(frame.far);
     let kind = KINDS[(frame.vector % 4) as usize];
+    let cause = Cause::Exception;
     if let Some(lost) = cpu.lost() {
         cpu.stand_for(psci().find(MPIDR_EL1.get() & MPIDR_AFFINITY).unwrap_or(0));
-        headline(format_args!("TPIDR_EL2 was {lost:#x}, which is no CPU's; {syndrome}"));
+        headline(cause, Some(frame), format_args!("TPIDR_EL2 was {lost:#x}, which is no CPU's; {syndrome}"));
     } else if frame.vector.is_multiple_of(4) {
-        headline(format_args!("{syndrome}"));
+        headline(cause, Some(frame), format_args!("{syndrome}"));
     } else {
-        headline(format_args!("{kind} from EL2"));
+        headline(cause, Some(frame), format_args!("{kind} from EL2"));
     }
     registers(frame);
     selftest::in_a_report();
@@ -130,7 +132,9 @@ fn nested(what: &str) -> ! {
     firmware::power_off();
 }
 
-fn headline(reason: fmt::Arguments) {
+/// Says why, and writes it down before, since the console may be what does not work.
+fn headline(cause: Cause, frame: Option<&ExceptionFrame>, reason: fmt::Arguments) {
+    blackbox::die(cause, frame, reason);
     find_console();
     console::line(format_args!("EXEUNT PANIC: {reason}"));
     console::line(format_args!(
@@ -162,6 +166,7 @@ fn backtrace(pc: Option<u64>, mut frame_pointer: u64) {
     console::line(format_args!("  backtrace, decode with scripts/symbolize:"));
     let mut number = 0;
     let mut show = |address: u64| {
+        blackbox::add_to_backtrace(number, relative(address));
         console::line(format_args!("    #{number:<2} {:#010x}", relative(address)));
         number += 1;
     };
@@ -194,5 +199,6 @@ fn relative(address: u64) -> u64 {
 
 fn finish() -> ! {
     console::line(format_args!("  the machine goes off now"));
+    blackbox::clean();
     firmware::power_off();
 }

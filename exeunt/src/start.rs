@@ -180,6 +180,9 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     if registers::has_el3() {
         info!("EL3 is there; if this line is the last, it keeps registers of EL2 to itself that Linux needs too");
     }
+    if options.trace {
+        blackbox::set_tracing(true);
+    }
     if options.log.is_none() {
         // The console is the host's now. Warnings stay: they are about its mistakes, and limited in their rate.
         log::set_max_level(LevelFilter::Warn);
@@ -261,7 +264,7 @@ fn gic_and_level(options: &Options, tree: Option<devicetree::Gic>) -> (Gic, Entr
 fn place_cpu(index: usize, is_boot: bool) -> Result<&'static PerCpu, memory::Error> {
     memory::map_stack(index)?;
     let cpu = if is_boot { cpu::boot_cpu() } else { memory::place_cpu(index)? };
-    cpu.set_block(blackbox::make_block(index));
+    blackbox::make_block(cpu);
     memory::open_windows(cpu)?;
     Ok(cpu)
 }
@@ -273,7 +276,9 @@ fn prepare(platform: &'static Platform, map: &AddressMap, kernel: Region, option
         .init(&platform.cpus, MPIDR_EL1.get(), &machine::Below)
         .unwrap_or_else(|error| cannot_start(format_args!("the device tree's CPUs: {error}")));
     cpu::set_boot_index(boot);
-    memory::grow_heap(blackbox::place(psci.count(), options.trace).start);
+    let heap_end = blackbox::place(psci.count(), options.trace)
+        .unwrap_or_else(|| cannot_start("no room in Exeunt's 2 MiB for the black box"));
+    memory::grow_heap(heap_end);
     let mut cpus = [None; MAX_CPUS];
     for (index, slot) in cpus.iter_mut().enumerate().take(psci.count()) {
         *slot = Some(place_cpu(index, index == boot).unwrap_or_else(|error| cannot_start(error)));

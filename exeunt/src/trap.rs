@@ -3,16 +3,17 @@
 //! Owns the accesses that `hypervisor::trap` asks for.
 
 use aarch64_cpu::registers::{
-    ELR_EL1, ELR_EL2, ESR_EL1, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2, Readable, SCTLR_EL1, SPSR_EL1, SPSR_EL2, TCR_EL1,
-    TTBR0_EL1, TTBR1_EL1, VBAR_EL1, Writeable,
+    ELR_EL1, ELR_EL2, ESR_EL1, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2, Readable, SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1,
+    SPSR_EL2, TCR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1, Writeable,
 };
+use hypervisor::blackbox::store::{self, Store};
 use hypervisor::features::{self, IdRegister, Unit, Units};
-use hypervisor::inject::{Entry, PstateFeatures};
+use hypervisor::inject::{self, Entry, PstateFeatures, pstate};
 use hypervisor::paging::stage1_walk;
-use hypervisor::syndrome::Encoding;
+use hypervisor::syndrome::{Abort, Encoding, Esr};
 use hypervisor::trap::Vcpu;
 use hypervisor::virtual_el2::{self, VirtualEl2};
-use log::{debug, info};
+use log::{debug, info, warn};
 
 use crate::cpu::PerCpu;
 use crate::frame::HostFrame;
@@ -32,6 +33,32 @@ pub struct Trap<'a> {
 impl Trap<'_> {
     fn is_open(&self, unit: Unit) -> bool {
         unit.is_open(self.cpu.ids(), self.cpu.opened())
+    }
+
+    /// The instruction that has trapped, of a host at EL1 or EL0 in AArch64.
+    fn instruction(&self) -> Option<u32> {
+        if SPSR_EL2.get() & pstate::NRW != 0 {
+            return None;
+        }
+        let address = stage2::host_ipa(ELR_EL2.get())?;
+        if !self.machine.ram.is_open(address) {
+            return None;
+        }
+        // SAFETY: this CPU, and the host's RAM.
+        let word = unsafe { memory::fetch(self.cpu, address) };
+        // SAFETY: this CPU.
+        unsafe { memory::hide_all(self.cpu) };
+        word.ok()
+    }
+
+    /// Moves the host's stack pointer: that which PSTATE.SP selects.
+    fn move_stack_pointer(&self, by: i16) {
+        let by = i64::from(by);
+        if SPSR_EL2.get() & (pstate::SP | pstate::EL_MASK) == pstate::EL1H {
+            SP_EL1.set(SP_EL1.get().wrapping_add_signed(by));
+        } else {
+            SP_EL0.set(SP_EL0.get().wrapping_add_signed(by));
+        }
     }
 
     /// Opens a unit that waits, if that was not done yet, and tells which are open.
@@ -130,8 +157,10 @@ impl Vcpu for Trap<'_> {
         if hide && self.cpu.with_virtual_el2(VirtualEl2::count_id_read) {
             HCR_EL2.set(HCR_EL2.get() & !virtual_el2::TID3);
         }
-        (hide && virtual_el2::ids::is_id_space(register))
-            .then(|| virtual_el2::ids::at_el1(register, registers::read_id(register.crm, register.op2), hide))
+        (hide && virtual_el2::ids::is_id_space(register)).then(|| {
+            blackbox::count_register(virtual_el2::registers::count_of_id(register), 1);
+            virtual_el2::ids::at_el1(register, registers::read_id(register.crm, register.op2), hide)
+        })
     }
 
     fn allow_execution(&mut self) -> bool {
@@ -141,6 +170,35 @@ impl Vcpu for Trap<'_> {
         }
         self.machine.stage2.allow_execution(ipa);
         debug!("host at {:#x}: executes at {ipa:#x}, outside of RAM", ELR_EL2.get());
+        true
+    }
+
+    #[cold]
+    fn pass_over_store(&mut self, esr: Esr) -> bool {
+        // The memory of a fault of permissions is not promised to be in HPFAR_EL2.
+        let is_in_box = stage2::host_ipa(FAR_EL2.get()).is_some_and(|ipa| blackbox::region().has(ipa));
+        if !is_in_box {
+            return false;
+        }
+        let store = match esr.abort().and_then(Abort::access) {
+            Some(_) => Some(Store::Plain),
+            None => self.instruction().and_then(store::of),
+        };
+        match store {
+            None => return false,
+            Some(Store::Plain) => {}
+            Some(Store::Moves { base: 31, by }) => self.move_stack_pointer(by),
+            Some(Store::Moves { base, by }) => {
+                let register = &mut self.frame.x[usize::from(base)];
+                *register = register.wrapping_add_signed(by.into());
+            }
+        }
+        let (pc, far) = (ELR_EL2.get(), FAR_EL2.get());
+        if blackbox::count_ignored_store() == 0 {
+            warn!("host at {pc:#x}: writes into the black box, at {far:#x}; its stores there have no effect");
+        }
+        let (pc, pstate) = inject::skip_instruction(pc, SPSR_EL2.get(), esr.is_32bit_instruction());
+        self.set_return(pc, pstate);
         true
     }
 

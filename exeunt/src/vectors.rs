@@ -105,6 +105,27 @@ global_asm!(
     "HOST_VECTOR exeunt_host_irq",
     "HOST_VECTOR exeunt_host_fiq",
     "HOST_VECTOR exeunt_host_serror",
+    // The same for a CPU whose exits are traced: it has no calls that are answered at once, and its handlers write a
+    // record around what the others do.
+    ".balign 0x800",
+    ".global exeunt_traced_vectors",
+    "exeunt_traced_vectors:",
+    "LAST_VECTOR", // EL2t
+    "LAST_VECTOR",
+    "LAST_VECTOR",
+    "LAST_VECTOR",
+    "EL2_VECTOR 4", // EL2h
+    "EL2_VECTOR 5",
+    "EL2_VECTOR 6",
+    "EL2_VECTOR 7",
+    "HOST_VECTOR exeunt_traced_sync", // from AArch64
+    "HOST_VECTOR exeunt_traced_irq",
+    "HOST_VECTOR exeunt_traced_fiq",
+    "HOST_VECTOR exeunt_traced_serror",
+    "HOST_VECTOR exeunt_traced_sync", // from AArch32
+    "HOST_VECTOR exeunt_traced_irq",
+    "HOST_VECTOR exeunt_traced_fiq",
+    "HOST_VECTOR exeunt_traced_serror",
     ".popsection",
     ".pushsection .text.beside_tables, \"ax\"",
     // From the table of REENTER, with this CPU's empty stack and EL2's MMU just on: x1 of the host is in FAR_EL2
@@ -222,6 +243,11 @@ const _: () = assert!(EXCEPTION + ExceptionFrame::SPARE <= 504);
 global_asm!(
     ".global exeunt_host_sync, exeunt_host_irq, exeunt_host_fiq, exeunt_host_serror",
     ".global exeunt_host_come_back",
+    ".global exeunt_traced_sync, exeunt_traced_irq, exeunt_traced_fiq, exeunt_traced_serror",
+    ".set exeunt_traced_sync, {traced_sync}",
+    ".set exeunt_traced_irq, {traced_irq}",
+    ".set exeunt_traced_fiq, {traced_fiq}",
+    ".set exeunt_traced_serror, {traced_serror}",
     ".set exeunt_host_sync, {sync}",
     ".set exeunt_host_irq, {irq}",
     ".set exeunt_host_fiq, {fiq}",
@@ -232,4 +258,8 @@ global_asm!(
     fiq = sym exits::fiq,
     serror = sym exits::serror,
     come_back = sym leaving::come_back,
+    traced_sync = sym exits::traced_sync,
+    traced_irq = sym exits::traced_irq,
+    traced_fiq = sym exits::traced_fiq,
+    traced_serror = sym exits::traced_serror,
 );

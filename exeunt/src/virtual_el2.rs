@@ -16,7 +16,7 @@ use hypervisor::{virtual_el2, virtual_el2_maintenance, virtual_el2_registers, vi
 
 use crate::guarded::{Access, guarded_table};
 use crate::trap::Trap;
-use crate::{gic, memory, registers, serror};
+use crate::{blackbox, gic, memory, registers, serror};
 
 macro_rules! accessors {
     ($($name:ident, $words:literal, $op0:literal, $op1:literal, $crn:literal, $crm:literal, $op2:literal,
@@ -152,6 +152,10 @@ impl virtual_el2::Cpu for Trap<'_> {
         if let Some(gic) = self.machine.gicv2 {
             gic::set_priority_mask(gic, value);
         }
+    }
+
+    fn counted(&mut self, register: usize, accesses: u32) {
+        blackbox::count_register(register, accesses);
     }
 
     fn take_serror(&mut self) -> Option<Esr> {

@@ -110,6 +110,7 @@ const NO_CLOBBERS: &str = "none";
 const STUB_ABI: &str = "Linux 5.4, 5.10, 6.1, 6.12, 7.2";
 const HYP_ABI: &str = "Linux `hyp-abi.rst`, `hyp-stub.S`; in `Live`: Exeunt's";
 const ABI_1_0: &str = "Exeunt, ABI 1.0";
+const ABI_1_1: &str = "Exeunt, ABI 1.1";
 const SMCCC: &str = "DEN0028 (SMCCC), \"General service queries\"";
 const EXEUNT: &str = "Exeunt's own";
 const STUB_ERR: &str = "STUB_ERR";
@@ -249,7 +250,7 @@ pub const CALLS: &[CallDoc] = &[
         known_to: ABI_1_0,
         purpose: "how many calls the range has, without the three queries",
         inputs: NONE,
-        outputs: &[("w0", "8")],
+        outputs: &[("w0", "9")],
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
         errors: NONE,
@@ -278,7 +279,7 @@ pub const CALLS: &[CallDoc] = &[
         known_to: ABI_1_0,
         purpose: "revision of the range's calls",
         inputs: NONE,
-        outputs: &[("w0", "major, 1"), ("w1", "minor, 0")],
+        outputs: &[("w0", "major, 1"), ("w1", "minor, 1")],
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
         errors: NONE,
@@ -445,6 +446,23 @@ pub const CALLS: &[CallDoc] = &[
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
         errors: &[(INVALID, "position past the log's end; invalid buffer. Nothing is written"), (INVALID, NO_MEMORY)],
+        source: EXEUNT,
+    },
+    CallDoc {
+        number: vendor::TRACE as u64,
+        name: "TRACE",
+        family: Family::Exeunt,
+        known_to: ABI_1_1,
+        purpose: "trace the exits of this CPU into the black box, and those of CPUs that come up from now on",
+        inputs: &[("w1", "0 to change nothing, 1 to start, 2 to stop")],
+        outputs: &[
+            ("w0", "0"),
+            ("w1", "1 if the exits of this CPU are traced now, else 0"),
+            ("w2", "how many records are kept of each CPU"),
+        ],
+        clobbers: NO_CLOBBERS,
+        answers: LIVE_ONLY,
+        errors: &[(INVALID, "another value in w1")],
         source: EXEUNT,
     },
 ];

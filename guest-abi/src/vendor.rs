@@ -99,8 +99,23 @@ pub const REENTER: u32 = hypervisor_call_64(0x4506);
 ///   not the host's RAM. Nothing is written then.
 pub const LOG_READ: u32 = hypervisor_call_64(0x4507);
 
+/// Have the exits of this CPU traced into the black box ([`crate::blackbox`]), or no longer.
+///
+/// - In: w1 = [`TRACE_QUERY`], [`TRACE_START`] or [`TRACE_STOP`].
+/// - Out: w0 = 0; w1 = 1 if the exits of this CPU are traced now, else 0; w2 = how many records are kept of each CPU.
+/// - Of the other CPUs those follow that come up from now on. Who wants all to, makes the call on each.
+/// - Errors: [`Error::InvalidParameter`]: another value in w1.
+pub const TRACE: u32 = hypervisor_call_32(0x4508);
+
+/// [`TRACE`]'s w1: change nothing.
+pub const TRACE_QUERY: u32 = 0;
+/// [`TRACE`]'s w1: from now on.
+pub const TRACE_START: u32 = 1;
+/// [`TRACE`]'s w1: no longer.
+pub const TRACE_STOP: u32 = 2;
+
 /// Every call of the range except the three queries.
-pub const CALLS: [u32; 8] = [VERSION, FEATURES, STATUS, RESTART_POLICY, LEAVE, LOCK, REENTER, LOG_READ];
+pub const CALLS: [u32; 9] = [VERSION, FEATURES, STATUS, RESTART_POLICY, LEAVE, LOCK, REENTER, LOG_READ, TRACE];
 
 /// Exeunt's UUID, 861773e1-f7a0-47c5-a77d-fdfabab25ffe, by bytes. Made for this purpose, at random.
 pub const UID: [u8; 16] =
@@ -123,7 +138,7 @@ const _: () = assert!(UID_REGISTERS[0] != u32::MAX && UID_REGISTERS[0] as u64 !=
 /// Changes when a caller of the contract could misunderstand the new one.
 pub const ABI_MAJOR: u16 = 1;
 /// Changes when something is added.
-pub const ABI_MINOR: u16 = 0;
+pub const ABI_MINOR: u16 = 1;
 
 const _: () = assert!(ABI_MAJOR < 1 << 15);
 

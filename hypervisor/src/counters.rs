@@ -5,7 +5,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::syndrome::{CLASSES, ExceptionClass};
+use crate::syndrome::{CLASSES, Esr, ExceptionClass};
 
 macro_rules! exits {
     ($($(#[$doc:meta])* $name:ident, $words:literal;)*) => {
@@ -66,6 +66,12 @@ static KINDS: [Exit; CLASSES] = {
     kinds[ExceptionClass::SError as usize] = Exit::Interrupt;
     kinds
 };
+
+/// What a synchronous exception is counted as.
+#[must_use]
+pub fn kind(esr: Esr) -> Exit {
+    KINDS[usize::from(esr.class_bits()) % CLASSES]
+}
 
 /// The exits of one CPU: 64 bytes, one line of the usual cache.
 #[derive(Debug)]

@@ -11,6 +11,7 @@
 //! | SMC | the same except the stub ABI and Exeunt's own calls; the PC is moved past it, since a trap leaves it there |
 //! | data and instruction aborts | *forbidden*: a synchronous external abort at EL1 |
 //! | an instruction outside of RAM | may be executed from then on ([`crate::placement`]) |
+//! | a store into the black box | passed over |
 //! | system registers | an ID register read (HCR_EL2.TID3): its value, as the host is to see it |
 //! | | those of a unit that waits for the host to ask ([`crate::features::Unit`]): opened, and tried again |
 //! | | else *unhandled* |
@@ -73,6 +74,9 @@ pub trait Vcpu {
     /// Lets the host execute at FAR_EL2, where stage 2 does not let it yet, or finds that it need not any more. False:
     /// it never may.
     fn allow_execution(&mut self) -> bool;
+    /// The host at EL1 or EL0 may read at FAR_EL2, and has tried to write: passes over its store, if it is nothing but
+    /// that ([`crate::blackbox::store`]). True: it is to go on.
+    fn pass_over_store(&mut self, esr: Esr) -> bool;
     /// Whether the host has installed vectors that EL2 would run, and that virtual EL2 can ([`crate::stub`]).
     fn has_vectors(&self) -> bool;
     /// At which level the host's stage 1 walk for `far` reads its descriptor at `ipa`, if a walk finds that out. Asked
@@ -134,7 +138,7 @@ impl<V: Vcpu, M: Machine> Table<V, M> {
         rows[ExceptionClass::Wfx as usize] = wfx;
         rows[ExceptionClass::SystemRegister as usize] = system_register;
         rows[ExceptionClass::InstructionAbortLower as usize] = instruction_abort;
-        rows[ExceptionClass::DataAbortLower as usize] = abort;
+        rows[ExceptionClass::DataAbortLower as usize] = data_abort;
         rows
     };
 }
@@ -245,8 +249,19 @@ fn instruction_abort<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome
     }
 }
 
-fn abort<V, M>(_cpu: &mut V, _machine: &M, _esr: Esr) -> Outcome {
-    Outcome::Forbidden
+/// Stage 2 refuses an access where it lets the host do anything only to stores into the black box.
+fn data_abort<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {
+    match esr.abort() {
+        Some(abort)
+            if abort.fault().kind == FaultKind::Permission
+                && !abort.on_stage1_walk()
+                && abort.is_write()
+                && cpu.pass_over_store(esr) =>
+        {
+            Outcome::Handled
+        }
+        _ => Outcome::Forbidden,
+    }
 }
 
 fn wfx<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {

@@ -7,9 +7,11 @@
 //! | file | what it owns |
 //! |---|---|
 //! | `place.rs` | how large the box is, and where the CPUs' parts are in it |
+//! | `store.rs` | which stores of the host's into it have no effect |
 //! | `trace.rs` | what a trace record says of an exit |
 
 mod place;
+pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod trace;
@@ -18,8 +20,8 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use guest_abi::blackbox::{
-    CORE, CpuBlock, DEATH, Death, EVENTS, Event, HISTORY, Header, LIVE, LOG, LOG_SIZE, Live, MAGIC, OTHERS, PREVIOUS,
-    REGISTER_COUNTS, REGISTER_KEYS, REGISTERS, ROOM, SIZE, TraceRecord, VERSION, checksum, register_key,
+    CORE, CpuBlock, DEATH, Death, EVENTS, Event, HISTORY, Header, LIVE, LOG, LOG_SIZE, Live, MAGIC, NO_RETURN, OTHERS,
+    PREVIOUS, REGISTER_COUNTS, REGISTER_KEYS, REGISTERS, ROOM, SIZE, TraceRecord, VERSION, checksum, register_key,
 };
 pub use guest_abi::blackbox::{Cause, Kind, Stop};
 pub use place::Place;
@@ -391,57 +393,78 @@ pub type Slot = [AtomicU64; TraceRecord::SIZE / 8];
 /// One CPU's trace. Only this CPU writes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Trace<'a> {
-    /// Its block, which knows how many records were written.
+    /// Its block, which tells how many records were written.
     pub block: &'a Block,
+    /// How many records were written, where the host cannot reach it.
+    pub written: &'a AtomicU64,
     /// The ring.
     pub ring: &'a [Slot],
 }
 
-/// A record that is written but not answered yet.
+/// What of a record is known at its beginning.
 #[derive(Clone, Copy, Debug)]
-pub struct Open {
-    number: u64,
-    /// CNTPCT_EL0 at its beginning.
+pub struct Beginning {
+    /// CNTPCT_EL0.
     pub time: u64,
+    /// ELR_EL2.
+    pub pc: u64,
+    /// [`TraceRecord::subject`].
+    pub subject: u64,
+    /// [`TraceRecord::esr`].
+    pub esr: u32,
+    /// [`TraceRecord::class`].
+    pub class: Exit,
+    /// [`TraceRecord::flags`], and [`NO_RETURN`] until it is answered.
+    pub flags: u8,
+    /// [`TraceRecord::cpu`].
+    pub cpu: u16,
 }
 
-impl Trace<'_> {
-    /// Adds a record, whose answer is not known yet. Its sequence is not looked at.
-    pub fn begin(&self, record: &TraceRecord) -> Open {
-        let number = self.block.traced.load(Ordering::Relaxed);
-        let record = TraceRecord { sequence: (number as u32).wrapping_add(1), ..*record };
-        if let Some(place) = self.slot(number) {
-            place[4].store(0, Ordering::Relaxed);
+/// A record that is written and not answered yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Open<'a> {
+    slot: Option<&'a Slot>,
+    sequence: u64,
+    tail: u64,
+    time: u64,
+}
+
+impl<'a> Trace<'a> {
+    /// Adds a record, whose answer is not known yet.
+    #[inline]
+    pub fn begin(&self, record: &Beginning) -> Open<'a> {
+        let number = self.written.load(Ordering::Relaxed);
+        let written = number.wrapping_add(1);
+        let sequence = written << 32;
+        let (class, flags) = (u64::from(record.class as u8), u64::from(record.flags));
+        let tail = u64::from(record.esr) | class << 32 | flags << 40 | u64::from(record.cpu) << 48;
+        let slot = self.ring.get(number as usize & self.ring.len().wrapping_sub(1));
+        if let Some([time, pc, subject, answer, order, end]) = slot {
+            // The record that was there is none from now on.
+            order.store(0, Ordering::Relaxed);
             fence(Ordering::Release);
-            write(place, &record);
+            time.store(record.time, Ordering::Relaxed);
+            pc.store(record.pc, Ordering::Relaxed);
+            subject.store(record.subject, Ordering::Relaxed);
+            answer.store(0, Ordering::Relaxed);
+            end.store(tail | u64::from(NO_RETURN) << 40, Ordering::Relaxed);
+            order.store(sequence, Ordering::Release);
         }
-        self.block.traced.store(number.wrapping_add(1), Ordering::Release);
-        Open { number, time: record.time }
-    }
-
-    /// The record is answered: all of it once more. `open` says which.
-    pub fn end(&self, open: Open, record: &TraceRecord) {
-        if let Some(place) = self.slot(open.number) {
-            write(place, &TraceRecord { sequence: (open.number as u32).wrapping_add(1), ..*record });
-        }
-    }
-
-    fn slot(&self, number: u64) -> Option<&Slot> {
-        self.ring.get(number as usize & self.ring.len().wrapping_sub(1))
+        self.written.store(written, Ordering::Relaxed);
+        self.block.traced.store(written, Ordering::Release);
+        Open { slot, sequence, tail, time: record.time }
     }
 }
 
-/// Writes a record, the word with its sequence last.
-fn write(place: &Slot, record: &TraceRecord) {
-    let bytes = record.to_bytes();
-    let words = bytes.as_chunks::<8>().0;
-    for index in [0, 1, 2, 3, 5, 4] {
-        place[index].store(u64::from_le_bytes(words[index]), Ordering::Release);
+impl Open<'_> {
+    /// The exit is answered, at the time `now`, and these flags have come to it.
+    #[inline]
+    pub fn end(self, now: u64, answer: u64, flags: u8) {
+        if let Some([_, _, _, place, order, end]) = self.slot {
+            let duration = now.saturating_sub(self.time).min(u32::MAX.into());
+            place.store(answer, Ordering::Relaxed);
+            end.store(self.tail | u64::from(flags) << 40, Ordering::Relaxed);
+            order.store(self.sequence | duration, Ordering::Release);
+        }
     }
-}
-
-/// The number of a class in [`TraceRecord::class`].
-#[must_use]
-pub const fn class(exit: Exit) -> u8 {
-    exit as u8
 }

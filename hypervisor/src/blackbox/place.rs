@@ -30,34 +30,30 @@ const MOST_RECORDS: u64 = 16384;
 
 impl Place {
     /// The place of the box of a machine with `cpus` CPUs, at the end of `exeunt`, of which the box may have what begins
-    /// at `free`. With `traced` it takes as much of that as its traces can use.
+    /// at `free`. With `traced` it takes as much of that as its traces can use. Nothing if there is no room for the CPUs'
+    /// blocks.
     #[must_use]
-    pub fn new(exeunt: Region, free: u64, cpus: usize, traced: bool) -> Self {
-        let step = SIZE as u64;
-        let cpus = (cpus as u64).max(1);
+    pub fn new(exeunt: Region, free: u64, cpus: usize, traced: bool) -> Option<Self> {
+        let (step, cpus) = (SIZE as u64, cpus as u64);
         let core = exeunt.end - step;
-        let most = core.saturating_sub(free.next_multiple_of(step)).min(exeunt.end - exeunt.start - step) / step * step;
-        let records = |room: u64| (room / cpus).saturating_sub(CpuBlock::SIZE as u64) / TraceRecord::SIZE as u64;
-        let inside = records(step - ROOM as u64);
-        let (start, room_at, records) = if !traced && inside >= FEWEST_RECORDS {
-            (core, core + ROOM as u64, inside)
+        let more = core.checked_sub(free.max(exeunt.start).next_multiple_of(step)).unwrap_or(0);
+        let wanted = |records| cpus * (CpuBlock::SIZE as u64 + records * TraceRecord::SIZE as u64);
+        let inside = step - ROOM as u64;
+        let (room, size) = if !traced && wanted(FEWEST_RECORDS) <= inside {
+            (core + ROOM as u64, inside)
         } else {
-            let wanted = if traced { MOST_RECORDS } else { FEWEST_RECORDS };
-            let wanted = cpus * (CpuBlock::SIZE as u64 + wanted * TraceRecord::SIZE as u64);
-            let more = wanted.next_multiple_of(step).min(most);
-            // Without room for more, as much as there is in the core.
-            if more < step - ROOM as u64 {
-                (core, core + ROOM as u64, inside)
-            } else {
-                (core - more, core - more, records(more))
-            }
+            let size = wanted(if traced { MOST_RECORDS } else { FEWEST_RECORDS }).next_multiple_of(step).min(more);
+            // Without room for more, what there is in the core.
+            if size < inside { (core + ROOM as u64, inside) } else { (core - size, size) }
         };
+        let records = size.checked_sub(wanted(0))? / TraceRecord::SIZE as u64 / cpus.max(1);
         let trace_records = match records.min(MOST_RECORDS).checked_ilog2() {
             Some(bits) => 1 << bits,
             None => 0,
         };
-        let traces = room_at + cpus * CpuBlock::SIZE as u64;
-        Self { start, size: exeunt.end - start, cpu_blocks: room_at, traces, trace_records }
+        let start = room.min(core);
+        let traces = room + cpus * CpuBlock::SIZE as u64;
+        Some(Self { start, size: exeunt.end - start, cpu_blocks: room, traces, trace_records })
     }
 
     /// All of it.

@@ -3,9 +3,9 @@
 use std::boxed::Box;
 use std::vec::Vec;
 
-use guest_abi::blackbox::{BlackBox, Core, EVENTS, LOG_SIZE, text};
+use guest_abi::blackbox::{BlackBox, Core, EVENTS, INJECTED, LOG_SIZE, text};
 
-use super::trace::{duration, instruction};
+use super::trace::instruction;
 use super::*;
 use crate::devicetree::Region;
 use crate::syndrome::Esr;
@@ -45,7 +45,7 @@ fn memory() -> Box<Memory> {
 fn what_is_written_can_be_read() {
     let memory = memory();
     assert_eq!(memory.begin(ADDRESS), 0);
-    memory.publish(ADDRESS, &facts(Place::new(EXEUNT, EXEUNT.start + 0x8_0000, 4, false)));
+    memory.publish(ADDRESS, &facts(Place::new(EXEUNT, EXEUNT.start + 0x8_0000, 4, false).unwrap()));
     memory.event(5, 3, Kind::CpuUp, [0x4100_0000, 0]);
     memory.count_ignored_store();
     memory.set_control(0x1_0002);
@@ -74,7 +74,7 @@ fn what_is_written_can_be_read() {
 fn the_last_start_is_kept_and_its_life_is_told() {
     let memory = memory();
     memory.begin(ADDRESS);
-    memory.publish(ADDRESS, &facts(Place::new(EXEUNT, EXEUNT.start, 4, false)));
+    memory.publish(ADDRESS, &facts(Place::new(EXEUNT, EXEUNT.start, 4, false).unwrap()));
     for number in 0..EVENTS as u64 + 3 {
         memory.event(number, 0, Kind::CpuOff, [number, 0]);
     }
@@ -83,7 +83,7 @@ fn the_last_start_is_kept_and_its_life_is_told() {
     memory.add_to_backtrace(0, 0x1234);
     memory.add_to_backtrace(12, 0x5678);
     assert_eq!(memory.begin(ADDRESS), 1);
-    memory.publish(ADDRESS, &Facts { starts: 2, ..facts(Place::new(EXEUNT, EXEUNT.start, 4, false)) });
+    memory.publish(ADDRESS, &Facts { starts: 2, ..facts(Place::new(EXEUNT, EXEUNT.start, 4, false).unwrap()) });
     let bytes = bytes(&memory);
     let whole = BlackBox::new(&bytes, ADDRESS).unwrap();
     assert_eq!((whole.core().header().starts, whole.core().events().count()), (2, 0));
@@ -99,7 +99,7 @@ fn the_last_start_is_kept_and_its_life_is_told() {
 #[test]
 fn what_is_no_box_of_this_place_is_not_kept() {
     let memory = memory();
-    let place = Place::new(EXEUNT, EXEUNT.start, 4, false);
+    let place = Place::new(EXEUNT, EXEUNT.start, 4, false).unwrap();
     memory.publish(ADDRESS, &facts(place));
     assert_eq!(memory.begin(ADDRESS - SIZE as u64), 0, "a copy of another place's");
     memory.publish(ADDRESS, &facts(place));
@@ -119,7 +119,7 @@ fn the_log_is_in_the_box() {
         log.append(b"8 bytes.");
     }
     log.append(b"last");
-    memory.publish(ADDRESS, &facts(Place::new(EXEUNT, EXEUNT.start, 4, false)));
+    memory.publish(ADDRESS, &facts(Place::new(EXEUNT, EXEUNT.start, 4, false).unwrap()));
     let bytes = bytes(memory);
     let core = Core::new(&bytes).unwrap();
     let ([first, second], lost) = core.log();
@@ -132,60 +132,80 @@ fn the_log_is_in_the_box() {
 
 #[test]
 fn places_fit_whatever_the_machine() {
-    for cpus in [0, 1, 2, 4, 8, 12, 15, 16, 17, 31, 64, 127, 128] {
-        for free in [EXEUNT.start, EXEUNT.start + 0x7_1000, EXEUNT.end - 0x8_0000, EXEUNT.end - SIZE as u64] {
+    for cpus in [0, 1, 2, 4, 8, 12, 15, 16, 17, 31, 51, 52, 64, 127, 128] {
+        for free in [
+            0,
+            EXEUNT.start,
+            EXEUNT.start + 0x7_1000,
+            EXEUNT.end - 0x4_0000,
+            EXEUNT.end - 0x3_0000,
+            ADDRESS,
+            u64::MAX / 2,
+        ] {
             for traced in [false, true] {
-                let place = Place::new(EXEUNT, free, cpus, traced);
-                let what = (cpus, free, traced, place);
+                let what = (cpus, free, traced);
+                let Some(place) = Place::new(EXEUNT, free, cpus, traced) else {
+                    assert!(cpus > 51 && free > EXEUNT.end - 0x3_0000, "{what:?}");
+                    continue;
+                };
+                let what = (what, place);
                 assert!(place.start.is_multiple_of(SIZE as u64) && place.region().end == EXEUNT.end, "{what:?}");
-                assert!(place.start >= free || place.size == SIZE as u64, "{what:?}");
+                assert!(place.start == ADDRESS || place.start >= free, "{what:?}");
+                assert!(place.start >= EXEUNT.start && place.cpu_blocks.is_multiple_of(64), "{what:?}");
+                assert_eq!(place.traces, place.cpu_blocks + (cpus * CpuBlock::SIZE) as u64, "{what:?}");
+                let first = if place.start == ADDRESS { ADDRESS + ROOM as u64 } else { place.start };
+                assert_eq!(place.cpu_blocks, first, "{what:?}");
                 let end = place.traces + cpus as u64 * u64::from(place.trace_records) * TraceRecord::SIZE as u64;
-                let room = if place.start == ADDRESS { EXEUNT.end } else { ADDRESS };
-                assert!(end <= room || place.trace_records == 0, "{what:?}");
-                assert!(place.cpu_blocks >= place.start && place.cpu_blocks.is_multiple_of(64), "{what:?}");
-                let enough = free < EXEUNT.end - 0x6_0000;
-                assert!(!enough || place.trace_records >= FEW, "{what:?}");
+                assert!(end <= if place.start == ADDRESS { EXEUNT.end } else { ADDRESS }, "{what:?}");
+                assert!(cpus > 15 && free > EXEUNT.end - 0x4_0000 || place.trace_records >= 16, "{what:?}");
             }
         }
     }
 }
 
-const FEW: u32 = 16;
-
 #[test]
 fn a_trace_keeps_a_boot() {
-    let place = Place::new(EXEUNT, EXEUNT.start + 0x10_0000, 4, true);
+    let place = Place::new(EXEUNT, EXEUNT.start + 0x10_0000, 4, true).unwrap();
     assert!(place.trace_records >= 4096, "{place:?}");
-    assert_eq!(Place::new(EXEUNT, EXEUNT.start + 0x10_0000, 4, false).size, SIZE as u64);
+    assert_eq!(Place::new(EXEUNT, EXEUNT.start + 0x10_0000, 4, false).map(|place| place.size), Some(SIZE as u64));
 }
 
 #[test]
 fn a_ring_keeps_the_last_records() {
-    let block = Block::new();
+    let (block, written) = (Block::new(), AtomicU64::new(0));
     let ring: Vec<Slot> = (0..4).map(|_| Slot::default()).collect();
-    let trace = Trace { block: &block, ring: &ring };
+    let trace = Trace { block: &block, written: &written, ring: &ring };
+    let at = |time| Beginning { time, pc: 7, subject: 8, esr: 0x5a00_0000, class: Exit::Hvc, flags: 1, cpu: 3 };
     for time in 0..6 {
-        let open = trace.begin(&TraceRecord { time, ..TraceRecord::default() });
-        trace.end(open, &TraceRecord { time, answer: time + 100, ..TraceRecord::default() });
+        let open = trace.begin(&at(time));
+        if time != 4 {
+            open.end(time + 9, time + 100, INJECTED);
+        }
     }
-    assert_eq!(block.traced.load(Ordering::Relaxed), 6);
-    let records: Vec<_> = ring
-        .iter()
-        .map(|slot| {
-            let words = slot.each_ref().map(|word| word.load(Ordering::Relaxed));
-            let mut bytes = [0; TraceRecord::SIZE];
-            for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
-                *bytes = word.to_le_bytes();
-            }
-            TraceRecord::from_bytes(&bytes)
-        })
-        .map(|record| (record.time, record.sequence, record.answer))
-        .collect();
-    assert_eq!(records, [(4, 5, 104), (5, 6, 105), (2, 3, 102), (3, 4, 103)]);
-    let none = Trace { block: &block, ring: &[] };
-    let open = none.begin(&TraceRecord::default());
-    none.end(open, &TraceRecord::default());
-    assert_eq!(block.traced.load(Ordering::Relaxed), 7);
+    // What the host does to the number in the box is of no interest.
+    assert_eq!(block.traced.swap(99, Ordering::Relaxed), 6);
+    let read = |slot: &Slot| {
+        let words = slot.each_ref().map(|word| word.load(Ordering::Relaxed));
+        let mut bytes = [0; TraceRecord::SIZE];
+        for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *bytes = word.to_le_bytes();
+        }
+        TraceRecord::from_bytes(&bytes)
+    };
+    let records: Vec<_> = ring.iter().map(read).collect();
+    let brief = |record: &TraceRecord| (record.time, record.sequence, record.answer, record.duration, record.flags);
+    assert_eq!(
+        records.iter().map(brief).collect::<Vec<_>>(),
+        [(4, 5, 0, 0, 1 | NO_RETURN), (5, 6, 105, 9, 1 | INJECTED), (2, 3, 102, 9, 9), (3, 4, 103, 9, 9)]
+    );
+    let TraceRecord { pc, subject, esr, class, cpu, .. } = records[1];
+    assert_eq!((pc, subject, esr, class, cpu), (7, 8, 0x5a00_0000, Exit::Hvc as u8, 3));
+    trace.begin(&at(6)).end(u64::MAX, 0, 0);
+    assert_eq!(brief(&read(&ring[2])), (6, 7, 0, u32::MAX, 1));
+    // Without a ring they are counted.
+    let none = Trace { ring: &[], ..trace };
+    none.begin(&at(7)).end(8, 0, 0);
+    assert_eq!(block.traced.load(Ordering::Relaxed), 8);
 }
 
 #[test]
@@ -207,5 +227,4 @@ fn instructions_of_virtual_el2_have_the_syndrome_of_el1() {
     assert_eq!(Esr::new(instruction(0xd400_0022).unwrap().esr.into()).immediate(), 1);
     assert_eq!(class(0xd400_0003), Some(crate::syndrome::ExceptionClass::Smc64));
     assert_eq!(class(0xd503_201f), None);
-    assert_eq!((duration(5, 9), duration(9, 5), duration(0, 1 << 40)), (4, 0, u32::MAX));
 }

@@ -3,8 +3,6 @@
 //! An access to a register from virtual EL2 comes as an undefined instruction, whose syndrome says nothing. The record
 //! gets the syndrome that the same access would have at EL1, so that a reader needs to know one form only.
 
-use guest_abi::blackbox::TraceRecord;
-
 use crate::syndrome::{EC_SHIFT, ExceptionClass, IL};
 
 /// What an instruction of the host's in virtual EL2 is, by its syndrome at EL1.
@@ -40,16 +38,4 @@ pub const fn instruction(word: u32) -> Option<Instruction> {
     };
     let iss = if matches!(class, ExceptionClass::Eret) { 0 } else { word >> 5 & 0xffff };
     Some(Instruction { esr: esr(class, iss), rt: None, is_read: false })
-}
-
-/// A record without an answer.
-#[must_use]
-pub fn begin(time: u64, cpu: u16, class: u8, esr: u64, pc: u64) -> TraceRecord {
-    TraceRecord { time, pc, esr: esr as u32, class, cpu, ..TraceRecord::default() }
-}
-
-/// The ticks from `begin` to `end`, as far as a record has room for them.
-#[must_use]
-pub fn duration(begin: u64, end: u64) -> u32 {
-    u32::try_from(end.saturating_sub(begin)).unwrap_or(u32::MAX)
 }

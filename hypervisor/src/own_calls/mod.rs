@@ -66,6 +66,11 @@ pub trait Services: Machine {
     fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) -> Result<(), Esr>;
     /// Physical address of the vector table by which a CPU comes back.
     fn way_back(&self) -> u64;
+    /// Has the exits of this CPU traced, or no longer, if that is to change. Whether they are then, and how many records
+    /// are kept of each CPU.
+    fn trace(&self, change: Option<bool>) -> (bool, u32);
+    /// Policies or lock have changed.
+    fn changed(&self) {}
     /// Whether a CPU is on, by firmware's word, of which Exeunt has only heard that it is off: a CPU outside has
     /// started it.
     fn has_strangers(&self) -> bool;
@@ -194,6 +199,8 @@ pub enum Request {
     Lock,
     /// REENTER.
     Reenter,
+    /// TRACE: start or stop, if anything.
+    Trace(Option<bool>),
     /// LOG_READ.
     LogRead {
         /// From where.
@@ -234,7 +241,12 @@ pub fn call<S: Services>(x: &mut [u64; 18], services: &S) -> Outcome {
                 Err(error) => Answer::error(error),
             },
             vendor::LEAVE => return Outcome::Leave,
-            vendor::STATUS | vendor::RESTART_POLICY | vendor::LOCK | vendor::REENTER | vendor::LOG_READ => {
+            vendor::STATUS
+            | vendor::RESTART_POLICY
+            | vendor::LOCK
+            | vendor::REENTER
+            | vendor::LOG_READ
+            | vendor::TRACE => {
                 with_services(x, services);
                 return Outcome::Done;
             }
@@ -271,6 +283,12 @@ pub fn decode(x: &[u64; 18], is_host_ram: impl Fn(u64) -> bool) -> Request {
         vendor::LOG_READ => {
             Buffer::accept(x[2], x[3], 1, is_host_ram).map(|buffer| Request::LogRead { position: x[1], buffer })
         }
+        vendor::TRACE => match w1 {
+            vendor::TRACE_QUERY => Ok(Request::Trace(None)),
+            vendor::TRACE_START => Ok(Request::Trace(Some(true))),
+            vendor::TRACE_STOP => Ok(Request::Trace(Some(false))),
+            _ => Err(Error::InvalidParameter),
+        },
         _ => Err(Error::NotSupported),
     };
     request.unwrap_or_else(|error| Request::Answered(Answer::error(error)))
@@ -319,11 +337,22 @@ fn serve<S: Services>(request: Request, services: &S) -> Answer {
         Request::RestartPolicy { which, policy } => services
             .control()
             .set_policies(which, policy)
-            .map(|[kexec, crash]| Answer::three(0, kexec as u64, crash as u64))
+            .map(|[kexec, crash]| {
+                services.changed();
+                Answer::three(0, kexec as u64, crash as u64)
+            })
             .into(),
         Request::Lock if services.has_strangers() => Answer::error(Error::WrongState),
-        Request::Lock => services.control().lock().map(|()| Answer::one(0)).into(),
+        Request::Lock => {
+            let locked = services.control().lock();
+            services.changed();
+            locked.map(|()| Answer::one(0)).into()
+        }
         Request::Reenter => Answer::way_back(services.way_back()),
+        Request::Trace(change) => {
+            let (traced, records) = services.trace(change);
+            Answer::three(0, traced.into(), records.into())
+        }
         Request::LogRead { position, buffer } => log_read(services, position, buffer).into(),
         // `call` has taken it; there is no answer that would be true here.
         Request::Leave => Answer::error(Error::NotSupported),

@@ -26,6 +26,7 @@ struct Fake<'a> {
     strangers: Cell<bool>,
     /// The memory of no buffer answers.
     silent: Cell<bool>,
+    traced: Cell<bool>,
 }
 
 impl<'a> Fake<'a> {
@@ -36,6 +37,7 @@ impl<'a> Fake<'a> {
             written: RefCell::default(),
             strangers: Cell::default(),
             silent: Cell::default(),
+            traced: Cell::default(),
         }
     }
 
@@ -104,6 +106,13 @@ impl Services for Fake<'_> {
         self.log
     }
 
+    fn trace(&self, change: Option<bool>) -> (bool, u32) {
+        if let Some(traced) = change {
+            self.traced.set(traced);
+        }
+        (self.traced.get(), 128)
+    }
+
     fn is_host_ram(&self, address: u64) -> bool {
         RAM.contains(&address) && !OWN.contains(&address)
     }
@@ -139,10 +148,10 @@ fn queries_and_versions() {
     let ring = bytes::<16>();
     let fake = Fake::new(&ring);
     assert!(is_exeunt(fake.call([u64::from(vendor::CALL_UID), 1, 2, 3])));
-    assert_eq!(fake.call([u64::from(vendor::REVISION), 1, 2, 3]), [1, 0, 2, 3]);
-    assert_eq!(fake.call([u64::from(vendor::CALL_COUNT), 1, 2, 3]), [8, 1, 2, 3]);
+    assert_eq!(fake.call([u64::from(vendor::REVISION), 1, 2, 3]), [1, 1, 2, 3]);
+    assert_eq!(fake.call([u64::from(vendor::CALL_COUNT), 1, 2, 3]), [9, 1, 2, 3]);
     let [version, own, x2, x3] = fake.call([u64::from(vendor::VERSION), 1, 2, 3]);
-    assert_eq!((version, x2, x3), (0x1_0000, 2, 3));
+    assert_eq!((version, x2, x3), (0x1_0001, 2, 3));
     assert_eq!(Version::from_bits(own as u32), EXEUNT_VERSION);
 }
 
@@ -150,7 +159,7 @@ fn queries_and_versions() {
 fn the_sve_hint_is_no_part_of_the_number() {
     let ring = bytes::<16>();
     let fake = Fake::new(&ring);
-    assert_eq!(fake.call([u64::from(vendor::VERSION) | 1 << 16, 0, 0, 0])[0], 0x1_0000);
+    assert_eq!(fake.call([u64::from(vendor::VERSION) | 1 << 16, 0, 0, 0])[0], 0x1_0001);
 }
 
 #[test]
@@ -502,6 +511,16 @@ proptest! {
         prop_assert_eq!(read.next, start + read.copied);
         prop_assert_eq!(&got, &all[start as usize..read.next as usize]);
     }
+}
+
+#[test]
+fn trace_starts_and_stops_what_it_tells() {
+    let ring = bytes::<64>();
+    let fake = Fake::new(&ring);
+    for (w1, traced) in [(0, 0), (1, 1), (0, 1), (1 << 32, 1), (2, 0), (0, 0)] {
+        assert_eq!(fake.ask(vendor::TRACE, [w1, 0, 0]).map(|x| [x[0], x[1]]), Ok([traced, 128]), "{w1:#x}");
+    }
+    assert_eq!(fake.ask(vendor::TRACE, [3, 0, 0]), INVALID);
 }
 
 #[test]

@@ -80,8 +80,11 @@ pub trait Environment {
     /// Whether Exeunt has left CPU number `cpu`: what it does there, CPU_OFF included, goes to firmware directly.
     fn is_left(&self, cpu: usize) -> bool;
 
-    /// The host is about to turn the machine off or to reset it.
-    fn ends(&self) {}
+    /// The host is about to turn the machine off, or to reset it.
+    fn ends(&self, _resets: bool) {}
+
+    /// The host is about to turn this CPU off.
+    fn goes_off(&self, _cpu: usize) {}
 }
 
 /// Why the list of CPUs in the device tree cannot be used.
@@ -317,7 +320,7 @@ impl Psci {
         match proxy(function) {
             Proxy::Forward => Ok(firmware.forward(function.into(), registers)),
             Proxy::End => {
-                env.ends();
+                env.ends(function != FunctionId::SystemOff);
                 Ok(firmware.forward(function.into(), registers))
             }
             Proxy::Features => match PsciFeature::try_from(registers[1] as u32) {
@@ -326,7 +329,10 @@ impl Psci {
                 Err(_) => Err(ErrorCode::NotSupported),
             },
             Proxy::CpuOn => self.cpu_on(argument(1), entry_at(2), env, firmware),
-            Proxy::CpuOff => self.cpu_off(cpu, registers, firmware),
+            Proxy::CpuOff => {
+                env.goes_off(cpu);
+                self.cpu_off(cpu, registers, firmware)
+            }
             Proxy::CpuSuspend => {
                 let power_state = registers[1] as u32;
                 let entry = entry_at(2);

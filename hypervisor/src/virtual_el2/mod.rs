@@ -231,6 +231,8 @@ pub trait Cpu {
     fn set_gicc_pmr(&mut self, value: u32);
     /// The host asks for a unit that [waits](Unit::waits): opens it, if it is shut, and tells which are open.
     fn open(&mut self, unit: Unit) -> Units;
+    /// The register with this number ([`registers::encodings`]) was accessed so many times.
+    fn counted(&mut self, register: usize, accesses: u32);
     /// Takes back the virtual SError that is pending for the host at EL1, if one is.
     fn take_serror(&mut self) -> Option<Esr>;
     /// MSR of a register that [`features::set_up`] sets too, to a value under which Exeunt goes on running; without the
@@ -397,6 +399,8 @@ pub struct VirtualEl2 {
     serror: Option<u64>,
     /// Reads of ID registers that HCR_EL2.TID3 has trapped since the window.
     id_reads: u16,
+    /// Accesses to registers in this window, by their number, as far as nobody has been told.
+    counts: [u8; registers::COUNTS],
 }
 
 impl VirtualEl2 {
@@ -416,6 +420,30 @@ impl VirtualEl2 {
             noted_stage1: false,
             serror: None,
             id_reads: 0,
+            counts: [0; registers::COUNTS],
+        }
+    }
+
+    /// Counts an access to a register.
+    #[inline]
+    fn count(&mut self, cpu: &mut impl Cpu, number: usize) {
+        let count = &mut self.counts[number % registers::COUNTS];
+        *count = count.wrapping_add(1);
+        if *count == 0 {
+            cpu.counted(number, 1 << u8::BITS);
+        }
+    }
+
+    /// Tells how often which register was accessed.
+    fn tell_counts(&mut self, cpu: &mut impl Cpu) {
+        for (chunk, counts) in self.counts.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            // Most are none.
+            if u64::from_ne_bytes(*counts) == 0 {
+                continue;
+            }
+            for (index, count) in core::mem::take(counts).into_iter().enumerate().filter(|(_, count)| *count != 0) {
+                cpu.counted(8 * chunk + index, count.into());
+            }
         }
     }
 
@@ -810,14 +838,17 @@ impl VirtualEl2 {
         // As at the window's beginning. The barriers have TGE clear before the ERET, which would be illegal otherwise.
         cpu.maintain(Maintenance::TlbiAlle1);
         self.in_window = false;
+        self.tell_counts(cpu);
     }
 
     /// MRS. Nothing if virtual EL2 does not have the register, or cannot read it.
     fn read(&mut self, cpu: &mut impl Cpu, settings: &Settings, register: Encoding) -> Option<u64> {
         if let Some(field) = PstateRegister::of(register) {
+            self.count(cpu, registers::COUNT_OTHERS);
             return field.exists(cpu, settings).then(|| field.get(self.pstate(cpu)));
         }
         if ids::is_id_space(register) {
+            self.count(cpu, registers::count_of_id(register));
             let value = cpu.read_id(register.crm, register.op2);
             return Some(ids::at_virtual_el2(register, value, settings.hide_stage2_granules));
         }
@@ -825,25 +856,31 @@ impl VirtualEl2 {
             return identification(settings.ids, register);
         };
         match row {
-            Row::El2(register) => register.needs().met(settings).then(|| self.get(register)),
+            Row::El2(register) => {
+                self.count(cpu, register.count());
+                register.needs().met(settings).then(|| self.get(register))
+            }
             Row::Hardware(register) if register.access() == Access::WriteOnly || !register.needs().met(settings) => {
                 None
             }
-            Row::Hardware(hardware) => match hardware {
-                Register::SctlrEl1 => Some(self.borrowed.sctlr_el1),
-                Register::CpacrEl1 => Some(self.borrowed.cpacr_el1),
-                Register::MdscrEl1 => Some(self.borrowed.mdscr_el1),
-                // The selected stack pointer has no name as a register.
-                Register::SpEl0 => (!self.sp_el0).then_some(self.borrowed.other_sp),
-                Register::CcsidrEl1 => cache_size(cpu),
-                _ => {
-                    self.ask(cpu, settings, register);
-                    match self.interrupts.borrowed(hardware) {
-                        Some(value) => Some(*value),
-                        None => cpu.read(hardware),
+            Row::Hardware(hardware) => {
+                self.count(cpu, hardware.count());
+                match hardware {
+                    Register::SctlrEl1 => Some(self.borrowed.sctlr_el1),
+                    Register::CpacrEl1 => Some(self.borrowed.cpacr_el1),
+                    Register::MdscrEl1 => Some(self.borrowed.mdscr_el1),
+                    // The selected stack pointer has no name as a register.
+                    Register::SpEl0 => (!self.sp_el0).then_some(self.borrowed.other_sp),
+                    Register::CcsidrEl1 => cache_size(cpu),
+                    _ => {
+                        self.ask(cpu, settings, register);
+                        match self.interrupts.borrowed(hardware) {
+                            Some(value) => Some(*value),
+                            None => cpu.read(hardware),
+                        }
                     }
                 }
-            },
+            }
             Row::Absent(_) => None,
         }
     }
@@ -860,6 +897,7 @@ impl VirtualEl2 {
         }
         match registers::find(register)? {
             Row::El2(el2) => el2.needs().met(settings).then(|| {
+                self.count(cpu, el2.count());
                 if let Policy::Filtered { .. } = el2.policy() {
                     self.ask(cpu, settings, register);
                 }
@@ -867,6 +905,7 @@ impl VirtualEl2 {
             }),
             Row::Hardware(register) if register.access() == Access::ReadOnly || !register.needs().met(settings) => None,
             Row::Hardware(hardware) => {
+                self.count(cpu, hardware.count());
                 match hardware {
                     Register::SctlrEl1 => self.borrowed.sctlr_el1 = value,
                     Register::CpacrEl1 => self.borrowed.cpacr_el1 = value,

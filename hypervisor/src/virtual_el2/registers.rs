@@ -677,9 +677,48 @@ pub fn find(register: Encoding) -> Option<Row> {
     }
 }
 
-/// Every register that there is to somebody in virtual EL2: those of EL2 whose value is kept, and those in hardware.
+/// Numbers for counting accesses: of every register of EL2 whose value is kept, of each in hardware, of the ID space.
+const COUNT_HARDWARE: usize = El2::ALL.len();
+const COUNT_IDS: usize = COUNT_HARDWARE + Register::ALL.len();
+
+/// The number of all other registers and instructions.
+pub const COUNT_OTHERS: usize = COUNT_IDS + 7 * 8;
+
+/// How many numbers there are.
+pub const COUNTS: usize = 256;
+
+const _: () = assert!(COUNT_OTHERS < COUNTS);
+
+impl El2 {
+    /// Its number for counting.
+    #[must_use]
+    #[inline]
+    pub const fn count(self) -> usize {
+        self as usize
+    }
+}
+
+impl Register {
+    /// Its number for counting.
+    #[must_use]
+    #[inline]
+    pub const fn count(self) -> usize {
+        COUNT_HARDWARE + self as usize
+    }
+}
+
+/// The number of a register of the ID space ([`super::ids::is_id_space`]).
+#[must_use]
+#[inline]
+pub const fn count_of_id(register: Encoding) -> usize {
+    COUNT_IDS + (register.crm as usize - 1 & 7) * 8 + (register.op2 as usize & 7)
+}
+
+/// Every register that is counted by itself, in the order of its number.
 pub fn encodings() -> impl Iterator<Item = Encoding> {
-    El2::ALL.iter().map(|register| register.encoding()).chain(Register::ALL.iter().map(|register| register.encoding()))
+    let ids = (1..8).flat_map(|crm| (0..8).map(move |op2| Encoding::new(3, 0, 0, crm, op2)));
+    let el2 = El2::ALL.iter().map(|register| register.encoding());
+    el2.chain(Register::ALL.iter().map(|register| register.encoding())).chain(ids)
 }
 
 /// The name of a register, if the table knows one.

@@ -238,6 +238,8 @@ pub struct Hardware {
     pub cleaned: Vec<(u64, bool)>,
     /// How often a register of EL2 was written.
     pub el2_writes: usize,
+    /// Accesses to registers, by their number, as far as the host has told of them.
+    pub counted: std::collections::BTreeMap<usize, u32>,
     /// The units that the host has asked for.
     pub opened: Units,
     /// Other values of the ID space, by CRm and op2, than the model has.
@@ -263,6 +265,7 @@ impl Hardware {
             maintained_sets: Vec::new(),
             cleaned: Vec::new(),
             el2_writes: 0,
+            counted: std::collections::BTreeMap::new(),
             opened: Units::NONE,
             id_space: Vec::new(),
             refuses: false,
@@ -411,6 +414,9 @@ impl Cpu for Hardware {
         self.gicc_pmr = self.gicc_pmr.map(|_| value);
     }
 
+    fn counted(&mut self, register: usize, accesses: u32) {
+        *self.counted.entry(register).or_default() += accesses;
+    }
     fn take_serror(&mut self) -> Option<Esr> {
         let hcr = self.hcr();
         self.el2[features::Register::HcrEl2 as usize] = Some(hcr & !(1 << 8));

@@ -54,6 +54,29 @@ fn values_of_el2_registers_are_kept() {
     }
 }
 
+#[test]
+fn accesses_are_counted_by_register_and_told_when_the_host_goes_on_in_hardware() {
+    let mut host = Host::new(Model::everything());
+    for _ in 0..300 {
+        host.read_el2(El2::Vtcr);
+    }
+    host.write_el2(El2::Hstr, 0);
+    let number = |register: El2| register as usize;
+    assert_eq!(host.cpu.counted.get(&number(El2::Vtcr)), Some(&256), "what has no room is told at once");
+    host.read(Register::CntfrqEl0.encoding());
+    host.read(Encoding::new(3, 0, 0, 7, 1));
+    host.write_el2(El2::Spsr, pstate::DAIF | pstate::EL1H);
+    host.execute(0xd69f_03e0);
+    let counted = |number: usize| host.cpu.counted.get(&number).copied();
+    assert_eq!((counted(number(El2::Vtcr)), counted(number(El2::Hstr))), (Some(300), Some(1)));
+    let encodings: Vec<_> = registers::encodings().collect();
+    for register in [Register::CntfrqEl0.encoding(), Encoding::new(3, 0, 0, 7, 1), El2::Vtcr.encoding()] {
+        let number = encodings.iter().position(|&found| found == register).unwrap();
+        assert!(counted(number).is_some_and(|count| count > 0), "{register}");
+    }
+    assert_eq!(encodings.len(), registers::COUNT_OTHERS);
+}
+
 /// What hardware has after a host has closed all that it can, and opened all.
 #[test]
 fn filters_open_and_never_close() {

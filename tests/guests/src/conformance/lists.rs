@@ -171,6 +171,7 @@ impl Setting {
         Self::status(list);
         self.policy(list);
         Self::log_read(list);
+        Self::trace(list);
         // At its table, which may be the resident stub's, it does something.
         if !matches!(self.state, State::Stub | State::Table) {
             let what = if self.is_live() { "for the way back" } else { "elsewhere" };
@@ -248,6 +249,18 @@ impl Setting {
         }
     }
 
+    fn trace(list: impl Fn(Call, &'static str, u64, [u64; 3], [Want; 4])) {
+        let one = |what, w1, want| list(Call::Trace, what, vendor::TRACE.into(), [w1, 2, 3], want);
+        one("before", 0, [Is(0), Is(0), Any, Same]);
+        one("to start", 1, [Is(0), Is(1), Any, Same]);
+        one("again", 1, [Is(0), Is(1), Any, Same]);
+        one("meanwhile", 0, [Is(0), Is(1), Any, Same]);
+        one("with a high word", 1 << 32, [Is(0), Is(1), Any, Same]);
+        one("another value", 3, error(Error::InvalidParameter));
+        one("another value", 0xffff_ffff, error(Error::InvalidParameter));
+        one("to stop", 2, [Is(0), Is(0), Any, Same]);
+    }
+
     fn other_numbers(&self) {
         let live = self.is_live();
         let stub =
@@ -275,7 +288,7 @@ impl Setting {
         for id in vendor::CALLS {
             other("Exeunt's by the other convention", u64::from(id ^ 1 << 30));
         }
-        for number in [0x8600_44ff, 0x8600_4508, 0xc600_4508, 0x8600_ff02, 0xc600_ff01, 0x8602_4500, 0x86fe_4502] {
+        for number in [0x8600_44ff, 0x8600_450f, 0xc600_450f, 0x8600_ff02, 0xc600_ff01, 0x8602_4500, 0x86fe_4502] {
             other("next to Exeunt's", number);
         }
         for owner in [1, 2, 3, 5, 7, 31, 48, 63] {
@@ -390,6 +403,7 @@ pub fn in_the_window(setting: &Setting) {
         (Call::RestartPolicy, vendor::RESTART_POLICY),
         (Call::Leave, vendor::LEAVE),
         (Call::LogRead, vendor::LOG_READ),
+        (Call::Trace, vendor::TRACE),
     ] {
         one(call, what, id.into(), 0, refused(STUB_ERR));
     }
@@ -409,12 +423,12 @@ pub fn answer_while_live(case: &Case) -> Option<u64> {
     match case.call {
         Call::SetVectors => Some(STUB_ERR),
         Call::OtherImmediate | Call::Features => Some(Error::NotSupported.to_register()),
-        Call::Count => Some(8),
+        Call::Count => Some(vendor::CALLS.len() as u64),
         Call::Uid => Some(vendor::UID_REGISTERS[0].into()),
         Call::Revision => Some(vendor::ABI_MAJOR.into()),
         Call::Version => Some(vendor::ABI_VERSION.into()),
         Call::Status | Call::LogRead => Some(Error::InvalidParameter.to_register()),
-        Call::GetIchVtr | Call::RestartPolicy | Call::Leave | Call::Lock => Some(0),
+        Call::GetIchVtr | Call::RestartPolicy | Call::Leave | Call::Lock | Call::Trace => Some(0),
         Call::Psci => Some(call_by(Conduit::Smc, PSCI_VERSION, [0; 3])),
         Call::Architecture => Some(call_by(Conduit::Smc, SMCCC_VERSION, [0; 3])),
         _ => None,

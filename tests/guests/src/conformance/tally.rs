@@ -97,6 +97,7 @@ calls! {
     Lock "LOCK",
     Reenter "REENTER",
     LogRead "LOG_READ",
+    Trace "TRACE",
     Psci "PSCI",
     Architecture "architecture's",
     OtherNumber "other numbers",
