@@ -9,6 +9,7 @@
 pub mod blackbox;
 pub mod counters;
 pub mod devicetree;
+pub mod doorbell;
 pub mod features;
 pub mod image;
 pub mod inject;

@@ -264,6 +264,9 @@ impl Esr {
 pub const ISS_ISV: u64 = 1 << 24;
 /// ISS.VNCR, bit \[13\] of a data abort: the access was one that FEAT_NV2 made out of a register access.
 pub const ISS_VNCR: u64 = 1 << 13;
+/// ISS.LST or SET, bits \[12:11\] of a data abort: of a translation fault, an instruction of FEAT_LS64; of an external
+/// abort, the state of the PE.
+pub const ISS_LST: u64 = 3 << 11;
 /// ISS.FnV, bit \[10\] of an abort: FAR_ELx holds nothing, valid for synchronous external aborts that are not on a
 /// walk.
 pub const ISS_FNV: u64 = 1 << 10;
