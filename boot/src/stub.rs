@@ -6,6 +6,12 @@
 //! the host's registers it changes x0 to x4 only, of which a call that returns keeps x2 to x4; FAR_EL2, TPIDR_EL2 and
 //! SP_EL2 are its scratch.
 //!
+//! There is a second table for a CPU that Exeunt has left by the doorbell. HCR_EL2.TSC is set there, so that it gets the
+//! host's SMCs too, and passes them on. If the [`Mailbox`](guest_abi::doorbell::Mailbox) asks for it the CPU comes back
+//! instead, as by REENTER, and the SMC is executed again under Exeunt. A host that sets vectors or restarts has TSC
+//! cleared before: what comes then knows of no SMCs. All else is as in the first table. Its own scratch is
+//! CNTHP_CVAL_EL2, since EL2's physical timer is off.
+//!
 //! Linux's stub hangs in a tight loop on every exception that is no synchronous one from EL1. Here the CPU leaves a
 //! breadcrumb in TPIDR_EL2 ([`BREADCRUMB`] plus the vector's offset) that a debugger or another CPU's dump can read,
 //! and sleeps.
@@ -23,6 +29,16 @@ pub const BREADCRUMB: u64 = u64::from_be_bytes(*b"exstub\0\0");
 
 /// Bit 16 of a fast call: the caller has no live SVE state (SMCCC 1.3). No part of the number.
 const SVE_HINT: u32 = 1 << 16;
+
+/// HCR_EL2.TSC: SMCs of EL1 come to EL2.
+const HCR_EL2_TSC: u64 = 1 << 19;
+
+/// ESR_EL2.EC of an SMC from AArch64 that HCR_EL2.TSC has trapped.
+const SMC64: u64 = 0x17;
+
+/// PSTATE.SS and PSTATE.BTYPE in SPSR_EL2, which an instruction that was executed leaves 0.
+const SPSR_SS: u64 = 1 << 21;
+const SPSR_BTYPE: u64 = 3 << 10;
 
 /// The bit in the second word of the symbol `exeunt_fast`, which the hypervisor defines and cleans, that says whether
 /// the CPU interface of the GIC is in system registers: ICH_VTR_EL2 is there. ID_AA64PFR0_EL1.GIC does not say whether
@@ -73,6 +89,41 @@ global_asm!(
     "STUB_STOP 0x700",
     "STUB_STOP 0x780",
     ".ltorg",
+    // The table with the way back.
+    ".balign 0x800",
+    ".global exeunt_open_stub",
+    "exeunt_open_stub:",
+    "STUB_STOP 0x000",
+    "STUB_STOP 0x080",
+    "STUB_STOP 0x100",
+    "STUB_STOP 0x180",
+    "STUB_STOP 0x200",
+    "STUB_STOP 0x280",
+    "STUB_STOP 0x300",
+    "STUB_STOP 0x380",
+    ".balign 0x80",
+    "msr far_el2, x1",
+    "mrs x1, esr_el2",
+    "lsr x1, x1, #{ec}",
+    "cmp x1, #{smc64}",
+    "b.eq exeunt_stub_smc",
+    "mrs x1, far_el2",
+    "cmp x0, #{soft_restart}",
+    "b.hi exeunt_stub_call",
+    "b.lo exeunt_open_set_vectors",
+    "mrs x0, hcr_el2",
+    "and x0, x0, #~{tsc}",
+    "msr hcr_el2, x0",
+    "b exeunt_stub_restart",
+    ".ltorg",
+    "STUB_STOP 0x480",
+    "STUB_STOP 0x500",
+    "STUB_STOP 0x580",
+    "STUB_STOP 0x600",
+    "STUB_STOP 0x680",
+    "STUB_STOP 0x700",
+    "STUB_STOP 0x780",
+    ".ltorg",
     ".popsection",
     ".pushsection .text.beside_tables, \"ax\"",
     // In: x0 = number, and not SET_VECTORS.
@@ -81,6 +132,7 @@ global_asm!(
     "b.eq 7f",
     "b.hi 1f",
     // SOFT_RESTART: at EL2h, everything masked by the exception that brought us here, MMU off.
+    "exeunt_stub_restart:",
     "mov x0, x2",
     "mov x2, x4",
     "mov x4, x1",
@@ -93,15 +145,28 @@ global_asm!(
     "msr tpidr_el2, x3",
     "adrp x2, exeunt_host_ram",
     "add x2, x2, :lo12:exeunt_host_ram",
-    // Is it in another? The list ends with an empty range.
+    "b 3f",
+    // SET_VECTORS from the second table: all ranges.
+    "exeunt_open_set_vectors:",
+    "tst x1, #0x7ff",
+    "b.ne exeunt_stub_refused",
+    "msr far_el2, x2",
+    "msr tpidr_el2, x3",
+    "adrp x2, exeunt_host_ram",
+    "add x2, x2, :lo12:exeunt_host_ram",
+    "sub x2, x2, #16",
+    // Is it in the next one? The list ends with an empty range.
     "3: ldp x0, x3, [x2, #16]!",
     "cbz x3, 4f",
     "cmp x1, x0",
     "b.lo 3b",
     "cmp x1, x3",
     "b.hs 3b",
-    "mrs x2, far_el2",
+    "2: mrs x2, far_el2",
     "mrs x3, tpidr_el2",
+    "mrs x0, hcr_el2",
+    "and x0, x0, #~{tsc}",
+    "msr hcr_el2, x0",
     "msr vbar_el2, x1",
     "mov x0, #{success}",
     "eret",
@@ -109,12 +174,10 @@ global_asm!(
     "4: adrp x2, exeunt_resident_stub",
     "add x2, x2, :lo12:exeunt_resident_stub",
     "cmp x1, x2",
+    "b.eq 2b",
     "mrs x2, far_el2",
     "mrs x3, tpidr_el2",
-    "b.ne exeunt_stub_refused",
-    "msr vbar_el2, x1",
-    "mov x0, #{success}",
-    "eret",
+    "b exeunt_stub_refused",
     "1: cmp x0, #{get_ich_vtr}",
     "b.ne 9f",
     "adrp x0, exeunt_fast",
@@ -199,14 +262,50 @@ global_asm!(
     "mov x2, sp",
     "mov sp, x1",
     "b exeunt_come_back",
-    // A CPU that the device tree does not name was never Exeunt's; one whose structure is damaged is no longer.
-    "6: mrs x1, far_el2",
+    // A CPU that the device tree does not name was never Exeunt's; one whose structure is damaged is no longer. An SMC
+    // is passed on then.
+    "6: mrs x0, esr_el2",
+    "lsr x0, x0, #{ec}",
+    "cmp x0, #{smc64}",
+    "b.eq 12f",
+    "mrs x1, far_el2",
     "mov x2, sp",
     "ldr x0, ={stub_err}",
     "eret",
+    // An SMC. x1 is in FAR_EL2, where REENTER has it; x0 goes to CNTHP_CVAL_EL2, where `exeunt_come_back` looks for it,
+    // and x2 to SP_EL2. Does the mailbox want this CPU back?
+    "exeunt_stub_smc:",
+    "msr cnthp_cval_el2, x0",
+    "mov sp, x2",
+    "adrp x2, exeunt_mailbox",
+    "add x2, x2, :lo12:exeunt_mailbox",
+    "ldp x0, x1, [x2]", // round and back
+    "mov x2, sp",
+    "cbz x0, 12f",
+    "cmp x0, x1",
+    "b.eq exeunt_reenter",
+    // No. Past it, as if it had been executed (`hypervisor::inject::skip_a64`). It may never return, or elsewhere.
+    "12: mrs x0, elr_el2",
+    "mrs x1, spsr_el2",
+    "mov x2, sp",
+    "add x0, x0, #4",
+    "and x1, x1, #~{ss}",
+    "and x1, x1, #~{btype}",
+    "msr elr_el2, x0",
+    "msr spsr_el2, x1",
+    "mrs x0, cnthp_cval_el2",
+    "mrs x1, far_el2",
+    "smc #0",
+    "eret",
     ".popsection",
     breadcrumb = const BREADCRUMB,
+    soft_restart = const stub::SOFT_RESTART,
     reset_vectors = const stub::RESET_VECTORS,
+    ec = const 26,
+    smc64 = const SMC64,
+    tsc = const HCR_EL2_TSC,
+    ss = const SPSR_SS,
+    btype = const SPSR_BTYPE,
     get_ich_vtr = const stub::GET_ICH_VTR_EL2,
     success = const stub::SUCCESS,
     carry = const 0b0010, // of N, Z, C, V
@@ -249,6 +348,7 @@ pub struct CpuList(pub [[u64; 2]; MAX_CPUS + 1]);
 
 unsafe extern "C" {
     static exeunt_resident_stub: u8;
+    static exeunt_open_stub: u8;
 }
 
 /// Address of the resident stub's vector table, a multiple of 2 KiB.
@@ -256,3 +356,16 @@ unsafe extern "C" {
 pub fn vectors() -> u64 {
     (&raw const exeunt_resident_stub).addr() as u64
 }
+
+/// Address of its second table, for a CPU with HCR_EL2.TSC set.
+#[must_use]
+pub fn vectors_with_way_back() -> u64 {
+    (&raw const exeunt_open_stub).addr() as u64
+}
+
+/// The mailbox: the hypervisor defines it as the symbol `exeunt_mailbox`, aligned to 16 bytes at least, and cleans it to
+/// the point of coherency, under the same conditions as [`HostRam`].
+pub type Mailbox = guest_abi::doorbell::Mailbox;
+
+// The stub loads both with one instruction.
+const _: () = assert!(guest_abi::doorbell::MAILBOX_BACK == 8);

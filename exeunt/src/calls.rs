@@ -83,7 +83,7 @@ fn reset_vectors(trap: &mut Trap) {
             trap.cpu.lent.store(trap.machine.kvm == Kvm::Lend, Ordering::Relaxed);
             blackbox::event(Kind::ResetVectors, [vectors, 0]);
             leaving::begin_leave(trap.cpu);
-            leaving::go(trap.frame, trap.cpu)
+            leaving::go(trap.frame, trap.cpu, false)
         }
         Err(Error::Busy) => leaving::wait_for_leave(trap),
         Err(_) => trap.frame.x[0] = STUB_ERR,
@@ -144,6 +144,11 @@ pub fn own(trap: &mut Trap) {
     }
 }
 
+/// Answers a call of Exeunt's own that did not come by HVC: x0 to x17 are in `registers`.
+pub fn own_elsewhere(cpu: &'static PerCpu, machine: &'static Machine, registers: &mut [u64; 18]) -> Outcome {
+    own_calls::call(registers, &Own { cpu, machine })
+}
+
 /// The host has called its KVM at EL2. Does not return if EL2 is lent to it: the vectors that the host has installed
 /// answer the call, which is executed again. Linux gives EL2 to KVM by RESET_VECTORS, at which Exeunt leaves too, so
 /// that KVM's calls do not come here; this is for a host that installs its vectors without.
@@ -160,7 +165,7 @@ pub fn kvm(trap: &mut Trap) {
                 cpu.lent.store(true, Ordering::Relaxed);
                 leaving::rewind();
                 leaving::begin_leave(cpu);
-                leaving::go(trap.frame, cpu)
+                leaving::go(trap.frame, cpu, false)
             }
             Err(Error::Busy) => return leaving::wait_for_leave(trap),
             Err(_) => {}

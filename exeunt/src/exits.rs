@@ -22,7 +22,7 @@ use crate::frame::HostFrame;
 use crate::machine::{self, Machine};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, calls, leaving, memory, serror};
+use crate::{blackbox, calls, doorbell, leaving, memory, serror};
 
 /// With `log=trace` each exit but HVC and SMC has a line. For those the question alone would be six instructions more.
 #[inline]
@@ -184,8 +184,8 @@ pub extern "C" fn sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
     tell(esr);
     if FAST.control.is_leaving() {
         leaving::interrupted(frame, cpu, machine, esr);
-    } else if is_from_a_leave(machine, esr) {
-        // That LEAVE is over. Stage 2 is back: the host tries again.
+    } else if esr.is_abort_of_lower() && is_done_with(frame, cpu, machine, esr) {
+        // Most exits are none of an abort's, and are known by a comparison.
     } else if cpu.in_window() {
         virtual_el2(frame, cpu, machine, esr);
     } else {
@@ -193,12 +193,14 @@ pub extern "C" fn sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
     }
 }
 
+/// Whether nothing is left to do for an abort: it came from a LEAVE that is over, and stage 2 is back, so that the host
+/// tries again; or the doorbell has answered it. In this order: while stage 2 is away the doorbell's page is no page.
+fn is_done_with(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) -> bool {
+    is_from_a_leave(machine, esr) || (!cpu.in_window() && doorbell::answer(&mut Trap { frame, cpu, machine }, esr))
+}
+
 /// Whether this is the fault of a host whose stage 2 a LEAVE had taken away for a moment; which is over now.
 fn is_from_a_leave(machine: &Machine, esr: Esr) -> bool {
-    // Most exits are none of an abort's, and are known by a comparison.
-    if !esr.is_abort_of_lower() {
-        return false;
-    }
     let Some(abort) = esr.abort() else { return false };
     let fault = abort.fault();
     let Some(level) = fault.level.filter(|_| fault.kind == FaultKind::Translation) else { return false };

@@ -6,13 +6,16 @@
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, HCR_EL2, Readable, Writeable};
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, ESR_EL2, HCR_EL2, Readable, SPSR_EL2, Writeable};
 use guest_abi::stub::STUB_ERR;
+use guest_abi::vendor::Error;
 use hypervisor::blackbox::{Kind, Stop};
 use hypervisor::features::{self, Gic, Units, hcr};
+use hypervisor::inject;
 use hypervisor::leave::{self, Cpus, Fate, Leaver, Patience, Room, World};
 use hypervisor::lifecycle::{EntryLevel, LifeCycle};
 use hypervisor::own_calls;
+use hypervisor::own_calls::control::Verdict;
 use hypervisor::psci::{Environment, PowerState};
 use hypervisor::serror;
 use hypervisor::syndrome::{Esr, ExceptionClass};
@@ -24,9 +27,9 @@ use crate::cpu::PerCpu;
 use crate::enter::{self, Keep};
 use crate::frame::HostFrame;
 use crate::machine::{LeaveTest, Machine, machine, psci};
-use crate::resident::FAST;
+use crate::resident::{self, FAST};
 use crate::trap::Trap;
-use crate::{blackbox, depart, gic, registers, selftest};
+use crate::{blackbox, depart, firmware, gic, registers, selftest};
 
 /// How long `selftest=slow-leave` holds a LEAVE before each of its steps, in milliseconds.
 const SLOW_STEP_MS: u64 = 20;
@@ -34,33 +37,78 @@ const SLOW_STEP_MS: u64 = 20;
 /// How often a LEAVE wakes sleeping CPUs, in milliseconds.
 const WAKE_INTERVAL_MS: u64 = 1;
 
-/// LEAVE.
+/// LEAVE, by an HVC.
 #[cold]
 #[inline(never)]
 pub fn leave(trap: &mut Trap) {
+    let vectors = Vectors::of(trap.cpu, false);
+    match lead(trap, vectors, Verdict::Leave) {
+        Lead::Leave(count) => {
+            own_calls::Answer::left(count).apply(trap.frame.arguments());
+            leave_to_host(trap.frame, trap.cpu, vectors)
+        }
+        Lead::Stay(error) => own_calls::Answer::error(error).apply(trap.frame.arguments()),
+        Lead::Overtaken => wait_for_leave(trap),
+    }
+}
+
+/// LEAVE, by a store of the host's to the doorbell. Does not return if Exeunt leaves: the store has been executed then.
+/// With an error it has not been, nor has anything else; with none, it is made again after the LEAVE of another CPU.
+#[cold]
+#[inline(never)]
+pub fn leave_by_doorbell(trap: &mut Trap) -> Option<Error> {
+    let vectors = Vectors::of(trap.cpu, true);
+    match lead(trap, vectors, Verdict::LeaveOpen) {
+        Lead::Leave(_) => {
+            let is_32bit = Esr::new(ESR_EL2.get()).is_32bit_instruction();
+            let (pc, pstate) = inject::skip_instruction(ELR_EL2.get(), SPSR_EL2.get(), is_32bit);
+            ELR_EL2.set(pc);
+            SPSR_EL2.set(pstate);
+            leave_to_host(trap.frame, trap.cpu, vectors)
+        }
+        Lead::Stay(error) => Some(error),
+        Lead::Overtaken => {
+            hold(trap.frame, trap.cpu, trap.machine);
+            None
+        }
+    }
+}
+
+/// What becomes of the CPU that calls LEAVE.
+enum Lead {
+    /// Exeunt leaves it, as so many.
+    Leave(u16),
+    /// Why Exeunt stays.
+    Stay(Error),
+    /// Another CPU's LEAVE came first. This one is to be held for it.
+    Overtaken,
+}
+
+/// Leads a LEAVE, for a CPU that will have `vectors`.
+fn lead(trap: &mut Trap, vectors: Vectors, verdict: Verdict) -> Lead {
     let (cpu, machine) = (trap.cpu, trap.machine);
     let others = All(machine);
     let room = Stage2::of(machine);
-    let world = World { control: &FAST.control, cpus: &others, room: &room };
-    let vectors = vectors_of(cpu);
+    let world = World { control: &FAST.control, cpus: &others, room: &room, verdict };
     let mut leaver = Leaver::Begin;
     loop {
-        leaver = leaver.step(cpu.index(), &cpu.life, vectors.is_some(), &world);
+        leaver = leaver.step(cpu.index(), &cpu.life, vectors.are_others(), &world);
         match leaver {
             Leaver::Over(Ok(count)) => {
-                info!("LEAVE: Exeunt leaves {} CPUs", u32::from(count));
+                let how = if verdict == Verdict::LeaveOpen { ", and keeps a way back" } else { "" };
+                info!("LEAVE: Exeunt leaves {} CPUs{how}", u32::from(count));
                 blackbox::event(Kind::Leave, [count.into(), 0]);
-                own_calls::Answer::left(count).apply(trap.frame.arguments());
                 cpu.departures.fetch_add(1, Ordering::Relaxed);
-                leave_to_host(trap.frame, cpu, vectors)
+                return Lead::Leave(count);
             }
             Leaver::Over(Err(error)) => {
                 trap::limited(machine, || warn!("LEAVE: {}", error.name()));
                 blackbox::event(Kind::LeaveFailed, [error.to_register(), 0]);
-                own_calls::Answer::error(error).apply(trap.frame.arguments());
-                return;
+                return Lead::Stay(error);
             }
-            Leaver::Overtaken => return wait_for_leave(trap),
+            Leaver::Overtaken => return Lead::Overtaken,
+            // Before the first CPU goes.
+            Leaver::Judge(_, count) if verdict == Verdict::LeaveOpen => resident::begin_round(count),
             Leaver::Look { .. } => {}
             Leaver::Catch(_) if machine.leave_test == LeaveTest::Dead => selftest::die_once(),
             _ if machine.leave_test == LeaveTest::Slow => pause(SLOW_STEP_MS),
@@ -106,7 +154,7 @@ fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) 
             }
             Fate::Wait(_) => core::hint::spin_loop(),
             Fate::Stay => return,
-            Fate::Leave => go(frame, cpu),
+            Fate::Leave { open } => go(frame, cpu, open),
         }
     }
 }
@@ -128,14 +176,45 @@ pub fn departs(cpu: &PerCpu, to_others: bool) {
     cpu.departures.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Exeunt leaves this CPU, which is `Leaving`, to its host.
+/// Exeunt leaves this CPU, which is `Leaving`, to its host; if `open`, with a way back.
 #[cold]
 #[inline(never)]
-pub fn go(frame: &HostFrame, cpu: &PerCpu) -> ! {
-    let vectors = vectors_of(cpu);
-    blackbox::event(Kind::Left, [vectors.unwrap_or(0), 0]);
-    departs(cpu, vectors.is_some());
+pub fn go(frame: &HostFrame, cpu: &PerCpu, open: bool) -> ! {
+    let vectors = Vectors::of(cpu, open);
+    blackbox::event(Kind::Left, [vectors.of_host().unwrap_or(0), 0]);
+    departs(cpu, vectors.are_others());
     leave_to_host(frame, cpu, vectors)
+}
+
+/// Where VBAR_EL2 points on a CPU that Exeunt leaves to its host.
+#[derive(Clone, Copy)]
+enum Vectors {
+    /// To what the host has set.
+    Host(u64),
+    /// To the resident stub's.
+    Stub,
+    /// To its second table, to which SMCs come.
+    OpenStub,
+}
+
+impl Vectors {
+    /// A way back (`open`) is kept where the host has none but its own stub's vectors, which the resident stub can stand
+    /// for. Vectors that the host has installed beside those have to answer what they alone know.
+    fn of(cpu: &PerCpu, open: bool) -> Self {
+        match vectors_of(cpu) {
+            _ if open && !cpu.has_vectors() => Self::OpenStub,
+            Some(vectors) => Self::Host(vectors),
+            None => Self::Stub,
+        }
+    }
+
+    const fn of_host(self) -> Option<u64> {
+        if let Self::Host(vectors) = self { Some(vectors) } else { None }
+    }
+
+    const fn are_others(self) -> bool {
+        self.of_host().is_some()
+    }
 }
 
 /// HCR_EL2 of a host that has EL2 to itself. An SError that it has not taken yet goes with it.
@@ -143,15 +222,19 @@ fn hcr_of_host(cpu: &PerCpu) -> u64 {
     features::hcr_el2(cpu.ids()) & !(hcr::VM | hcr::TSC | hcr::SWIO) | serror::kept(HCR_EL2.get())
 }
 
-fn leave_to_host(frame: &HostFrame, cpu: &PerCpu, vectors: Option<u64>) -> ! {
+fn leave_to_host(frame: &HostFrame, cpu: &PerCpu, vectors: Vectors) -> ! {
     blackbox::keep(cpu, Stop::Left);
     blackbox::crumb(cpu, b"left    ");
     blackbox::note_control(FAST.control.bits());
     open_units(cpu);
-    let vectors = vectors.unwrap_or_else(boot::stub::vectors);
+    let (vectors, traps) = match vectors {
+        Vectors::Host(vectors) => (vectors, 0),
+        Vectors::Stub => (boot::stub::vectors(), 0),
+        Vectors::OpenStub => (boot::stub::vectors_with_way_back(), hcr::TSC),
+    };
     // SAFETY: vectors of the host's own, aligned and in its RAM, which it has installed for an EL2 without MMU, since
-    // it could not know of another; or the resident stub's.
-    unsafe { depart::to_host(frame, hcr_of_host(cpu), vectors) }
+    // it could not know of another; or the resident stub's, with the trap that they answer.
+    unsafe { depart::to_host(frame, hcr_of_host(cpu) | traps, vectors) }
 }
 
 /// Takes back the traps by which a host asks for a unit: nobody answers them when Exeunt is not here.
@@ -160,20 +243,20 @@ pub fn open_units(cpu: &PerCpu) {
     features::unlock(cpu.ids(), Units::ALL, |register, value| unsafe { registers::write(register, value) });
 }
 
-/// REENTER, from its table: `vectors` calls it with EL2's MMU on, and goes to the host when it returns. The resident
-/// stub has looked whether what it needs of this CPU's structure is whole; a host that was left may have written to the
-/// rest of Exeunt's memory too.
+/// REENTER from its table, or an SMC for which the mailbox has asked: `vectors` calls it with EL2's MMU on, and goes to
+/// the host when it returns. The resident stub has looked whether what it needs of this CPU's structure is whole; a host
+/// that was left may have written to the rest of Exeunt's memory too.
 pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     let machine = machine();
+    // Nothing has come since. The SMC is made again, and answered under Exeunt.
+    let by_smc = Esr::new(ESR_EL2.get()).class() == Some(ExceptionClass::Smc64);
     let was_left = cpu.life.state().is_left();
     let known = machine.cpus.get(cpu.index()).copied().flatten();
     if known.is_none_or(|known| !core::ptr::eq(known, cpu)) {
-        frame.x[0] = STUB_ERR;
-        stay_outside(frame, cpu)
+        stay_outside(frame, cpu, by_smc, STUB_ERR)
     }
     if let Err(error) = FAST.control.come_back(was_left) {
-        own_calls::Answer::error(error).apply(frame.arguments());
-        stay_outside(frame, cpu)
+        stay_outside(frame, cpu, by_smc, error.to_register())
     }
     // Which kernel this is nobody knows: another one may have been started while Exeunt was away.
     cpu.with_virtual_el2(VirtualEl2::come_back);
@@ -189,17 +272,31 @@ pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     }
     psci().come_back(cpu.index());
     cpu.returns.fetch_add(1, Ordering::Relaxed);
-    own_calls::Answer::way_back(boot::stub::vectors()).apply(frame.arguments());
     blackbox::event(Kind::CameBack, [0; 2]);
     blackbox::crumb(cpu, b"host    ");
     blackbox::note_control(FAST.control.bits());
-    info!("CPU {}: REENTER; under Exeunt again", cpu.index());
+    if by_smc {
+        info!("CPU {}: wanted by the mailbox; under Exeunt again", cpu.index());
+    } else {
+        own_calls::Answer::way_back(boot::stub::vectors()).apply(frame.arguments());
+        info!("CPU {}: REENTER; under Exeunt again", cpu.index());
+    }
 }
 
-/// Goes on in the host as before REENTER.
-fn stay_outside(frame: &HostFrame, cpu: &PerCpu) -> ! {
+/// Goes on in the host as before: REENTER has been refused with `refusal`, an SMC is passed on.
+fn stay_outside(frame: &mut HostFrame, cpu: &PerCpu, by_smc: bool, refusal: u64) -> ! {
+    let (vectors, traps) = if by_smc {
+        let (pc, pstate) = inject::skip_a64(ELR_EL2.get(), SPSR_EL2.get());
+        ELR_EL2.set(pc);
+        SPSR_EL2.set(pstate);
+        firmware::call(frame.arguments());
+        (boot::stub::vectors_with_way_back(), hcr::TSC)
+    } else {
+        frame.x[0] = refusal;
+        (boot::stub::vectors(), 0)
+    };
     // SAFETY: the table that the call came from serves a CPU without EL2 MMU.
-    unsafe { depart::to_host(frame, hcr_of_host(cpu), boot::stub::vectors()) }
+    unsafe { depart::to_host(frame, hcr_of_host(cpu) | traps, vectors) }
 }
 
 /// So many milliseconds of the system counter.

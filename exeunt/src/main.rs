@@ -16,6 +16,8 @@ mod cpu;
 #[cfg(target_os = "none")]
 mod depart;
 #[cfg(target_os = "none")]
+mod doorbell;
+#[cfg(target_os = "none")]
 mod enter;
 #[cfg(target_os = "none")]
 mod exits;

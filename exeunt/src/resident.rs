@@ -1,10 +1,11 @@
-//! What assembly answers from: who may make Exeunt leave, the host's RAM, and the CPUs.
+//! What assembly answers from: who may make Exeunt leave, the host's RAM, the CPUs, and the mailbox of those that were
+//! left by the doorbell.
 //!
-//! Owns these three. The vectors read the first, the resident stub and the table of REENTER read all of them with the
+//! Owns these four. The vectors read the first, the resident stub and the table of REENTER read all of them with the
 //! MMU off, so that each is cleaned to the point of coherency when it is written.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use boot::stub::{CpuList, HostRam, MAX_CPUS, MAX_RANGES};
 use guest_abi::vendor::{Policy, RESTART_CRASH, RESTART_KEXEC};
@@ -50,6 +51,33 @@ pub fn prepare_calls(machine: &Machine, policy: Policy) {
     // The resident stub reads the flags with the MMU off.
     let start = core::ptr::from_ref(&FAST).addr() as u64;
     memory::clean(Region { start, end: start + size_of::<Fast>() as u64 });
+}
+
+/// [`boot::stub::Mailbox`], which a program of the host's writes to when Exeunt has left: round, back, CPUs, and 0. It
+/// shares its cache lines with nothing, and of what the caches hold only whole words count that Exeunt has written.
+#[repr(C, align(256))]
+struct Mailbox([AtomicU64; 32]);
+
+const _: () = assert!(size_of::<boot::stub::Mailbox>() == 32);
+
+#[unsafe(export_name = "exeunt_mailbox")]
+static MAILBOX: Mailbox = Mailbox([const { AtomicU64::new(0) }; 32]);
+
+/// The number of the last LEAVE by the doorbell. Not in the mailbox, to which the host may write.
+static ROUND: AtomicU64 = AtomicU64::new(0);
+
+/// Begins a round: from now on no CPU comes back that was left in an earlier one. The mailbox is about to be open to
+/// the host, since Exeunt leaves `cpus` CPUs, each of which may come back in this round.
+pub fn begin_round(cpus: u16) {
+    let round = ROUND.fetch_add(1, Ordering::AcqRel) + 1;
+    let start = core::ptr::from_ref(&MAILBOX).addr() as u64;
+    let end = start + size_of::<boot::stub::Mailbox>() as u64;
+    // A line that was read into the cache is not to be written over what the host has stored there since.
+    memory::clean(Region { start, end });
+    for (place, value) in MAILBOX.0.iter().zip([round, 0, cpus.into(), 0]) {
+        place.store(value, Ordering::Release);
+    }
+    memory::clean(Region { start, end });
 }
 
 /// The host's RAM, for the resident stub.

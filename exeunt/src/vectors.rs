@@ -129,10 +129,11 @@ global_asm!(
     ".popsection",
     ".pushsection .text.beside_tables, \"ax\"",
     // From the table of REENTER, with this CPU's empty stack and EL2's MMU just on: x1 of the host is in FAR_EL2
-    // (`boot::stub`), its x0 is an answer's.
+    // (`boot::stub`). After an SMC its x0 is in CNTHP_CVAL_EL2, after REENTER it is an answer's.
     ".global exeunt_come_back",
     "exeunt_come_back:",
     "sub sp, sp, #{frame_size}",
+    "mrs x0, cnthp_cval_el2",
     "mrs x1, far_el2",
     "stp x0, x1, [sp]",
     "adr x1, exeunt_host_come_back",

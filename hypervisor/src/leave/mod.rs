@@ -18,6 +18,8 @@
 //!    round without a verdict, and all stay.
 //! 4. When none is held any longer, the leaver ends the round and goes the same way.
 //!
+//! A LEAVE by the doorbell has a verdict of its own, so that all that are held know that they keep the way back open.
+//!
 //! # Who dies on the way
 //!
 //! Nobody waits without limit, so that no CPU that breaks at EL2 takes the others' crash dump with it.
@@ -121,6 +123,8 @@ pub struct World<'a, C, R> {
     pub cpus: &'a C,
     /// Stage 2, and time.
     pub room: &'a R,
+    /// How Exeunt leaves if it does: `Leave` or `LeaveOpen`. Of interest to a leaver.
+    pub verdict: Verdict,
 }
 
 /// How a LEAVE ends: how many CPUs Exeunt leaves, or why it stays.
@@ -207,7 +211,7 @@ impl Leaver {
                     Err(_) => Self::End(round, end),
                 }
             }
-            Self::Judge(round, held) => match world.control.judge(round) {
+            Self::Judge(round, held) => match world.control.judge(round, world.verdict) {
                 Ok(()) => Self::Release(round, held),
                 Err(error) => Self::End(round, Err(error)),
             },
@@ -293,7 +297,10 @@ pub enum Fate {
     /// Not known yet, in this LEAVE.
     Wait(UnderWay),
     /// Exeunt leaves it; it is still `Leaving`.
-    Leave,
+    Leave {
+        /// A way back is kept open.
+        open: bool,
+    },
     /// It is `Live` again and goes on.
     Stay,
 }
@@ -317,7 +324,9 @@ pub fn held(life: &LifeCycle, control: &Control, can_be_left: bool) -> Fate {
                 return Fate::Wait(under_way);
             }
         }
-        (Verdict::Leave, true) if control.go_along(round) => return Fate::Leave,
+        (Verdict::Leave | Verdict::LeaveOpen, true) if control.go_along(under_way) => {
+            return Fate::Leave { open: verdict == Verdict::LeaveOpen };
+        }
         _ => return Fate::Wait(under_way),
     }
     Fate::Again

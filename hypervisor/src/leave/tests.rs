@@ -305,7 +305,8 @@ impl Machine {
                 Fate::Stay => {
                     vec![self.take(this, &real).at(this, if window { At::Window } else { At::Host })]
                 }
-                Fate::Leave => {
+                Fate::Leave { open } => {
+                    assert_eq!(real.control.under_way().map(|it| it.verdict == Verdict::LeaveOpen), Some(open));
                     assert!(!window, "virtual EL2 cannot be left");
                     vec![self.take(this, &real).at(this, At::Going)]
                 }
@@ -314,7 +315,7 @@ impl Machine {
                 let verdict = real.control.under_way().map(|under_way| under_way.verdict);
                 let ended = real.control.give_up(seen);
                 // A verdict that was given is followed by whoever can.
-                assert!(!(ended && verdict == Some(Verdict::Leave)) || window, "{self:?}");
+                assert!(!(ended && verdict.is_some_and(Verdict::leaves)) || window, "{self:?}");
                 vec![self.take(this, &real).at(this, At::Held { window })]
             }
             At::Going => vec![self.gone(this)],
@@ -354,7 +355,9 @@ impl Machine {
                 .into_iter()
                 .map(|patient| {
                     let real = self.real(patient);
-                    let world = World { control: &real.control, cpus: &real, room: &real };
+                    // One of them always calls by the doorbell.
+                    let verdict = if this == 0 { Verdict::LeaveOpen } else { Verdict::Leave };
+                    let world = World { control: &real.control, cpus: &real, room: &real, verdict };
                     let next = leaver.step(this, &real.lives[this], false, &world);
                     if let (Leaver::Judge(..), Leaver::Release(_, count)) = (leaver, next) {
                         self.all_are_held(this, count);

@@ -57,6 +57,16 @@ pub enum Verdict {
     Leave = 1,
     /// A CPU that is held cannot be left: Exeunt will stay.
     Objection = 2,
+    /// As `Leave`, and each CPU keeps a way back open ([`guest_abi::doorbell`]).
+    LeaveOpen = 3,
+}
+
+impl Verdict {
+    /// Whether Exeunt leaves.
+    #[must_use]
+    pub const fn leaves(self) -> bool {
+        matches!(self, Self::Leave | Self::LeaveOpen)
+    }
 }
 
 /// A LEAVE that is under way.
@@ -200,25 +210,25 @@ impl Control {
         let _ = self.update(|word| at(word, open).map(|word| word | (Verdict::Objection as u32) << VERDICT_SHIFT));
     }
 
-    /// Every CPU is held: Exeunt leaves them.
+    /// Every CPU is held: Exeunt leaves them, in the way that `verdict` says.
     ///
     /// # Errors
     ///
     /// `Busy`: one has objected. `TimedOut`: the LEAVE is over, since a CPU that was held has waited too long.
-    pub fn judge(&self, round: Round) -> Result<(), Error> {
+    pub fn judge(&self, round: Round, verdict: Verdict) -> Result<(), Error> {
         self.update(|word| match under_way(word) {
             Some(UnderWay { round: current, .. }) if current != round => Err(Error::TimedOut),
-            Some(UnderWay { verdict: Verdict::None, .. }) => Ok(word | (Verdict::Leave as u32) << VERDICT_SHIFT),
+            Some(UnderWay { verdict: Verdict::None, .. }) => Ok(word | (verdict as u32) << VERDICT_SHIFT),
             Some(_) => Err(Error::Busy),
             None => Err(Error::TimedOut),
         })
         .map(|_| ())
     }
 
-    /// The calling CPU, which is held, goes outside, as the verdict says. False: the LEAVE is over.
+    /// The calling CPU, which is held, goes outside, as the verdict of the LEAVE that it has seen says. False: that LEAVE
+    /// is over.
     #[must_use]
-    pub fn go_along(&self, round: Round) -> bool {
-        let decided = UnderWay { round, verdict: Verdict::Leave };
+    pub fn go_along(&self, decided: UnderWay) -> bool {
         self.update(|word| more_outside(at(word, decided)?, 1)).is_ok()
     }
 
@@ -316,6 +326,7 @@ fn under_way(word: u32) -> Option<UnderWay> {
     let verdict = match (word & VERDICT) >> VERDICT_SHIFT {
         1 => Verdict::Leave,
         2 => Verdict::Objection,
+        3 => Verdict::LeaveOpen,
         _ => Verdict::None,
     };
     (word & LEAVING != 0).then_some(UnderWay { round: round(word), verdict })

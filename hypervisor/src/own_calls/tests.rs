@@ -424,8 +424,12 @@ proptest! {
                 }
                 6 if leaving => {
                     let expected = if objected { Err(Error::Busy) } else { Ok(()) };
-                    prop_assert_eq!(control.judge(round), expected);
-                    prop_assert_eq!(control.go_along(round), expected.is_ok());
+                    // Either way to leave, as it comes.
+                    let verdict = if outside % 2 == 0 { Verdict::Leave } else { Verdict::LeaveOpen };
+                    let other = if outside % 2 == 0 { Verdict::LeaveOpen } else { Verdict::Leave };
+                    prop_assert_eq!(control.judge(round, verdict), expected);
+                    prop_assert_eq!(control.go_along(UnderWay { round, verdict: other }), false);
+                    prop_assert_eq!(control.go_along(UnderWay { round, verdict }), expected.is_ok());
                     outside += u16::from(expected.is_ok());
                     prop_assert_eq!(control.outside(), outside);
                     prop_assert!(control.end_leave(round, expected.is_ok()));
@@ -439,7 +443,7 @@ proptest! {
                 11 if leaving => {
                     // Another CPU ends it, if it is as that one has seen it.
                     let seen = control.under_way().expect("one is under way");
-                    for verdict in [Verdict::None, Verdict::Leave, Verdict::Objection] {
+                    for verdict in [Verdict::None, Verdict::Leave, Verdict::LeaveOpen, Verdict::Objection] {
                         let as_it_is = verdict == seen.verdict;
                         prop_assert_eq!(control.give_up(UnderWay { verdict, ..seen }), as_it_is && leaving);
                         leaving &= !as_it_is;
@@ -468,8 +472,9 @@ proptest! {
             let word = control.word();
             for other in [Round::new(round.number().wrapping_sub(1)), round.next()] {
                 control.object(other);
-                prop_assert_eq!(control.judge(other), Err(Error::TimedOut));
-                prop_assert!(!control.go_along(other) && !control.end_leave(other, true));
+                prop_assert_eq!(control.judge(other, Verdict::Leave), Err(Error::TimedOut));
+                let decided = UnderWay { round: other, verdict: Verdict::Leave };
+                prop_assert!(!control.go_along(decided) && !control.end_leave(other, true));
                 let seen = UnderWay { round: other, verdict };
                 prop_assert!(!control.give_up(seen) && !control.is_under_way(other));
             }

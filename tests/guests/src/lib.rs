@@ -2,7 +2,8 @@
 //!
 //! The runtime brings a CPU from an arm64 Image's entry to Rust: relocation, stacks, a console, a stage 1 that maps
 //! memory to itself, secondary CPUs, and [`cpu::Context::enter`], which runs a few instructions in any state and
-//! reports how they ended. The tests themselves are [`aborts`], [`broken`], [`calls`], [`conformance`], [`encodings`],
+//! reports how they ended. The tests themselves are [`aborts`], [`broken`], [`calls`], [`conformance`], [`doorbell`],
+//! [`encodings`],
 //! [`interrupts`], [`lend`], [`log`], [`psci`], [`sysregs`], [`rounds`], [`wake`] and [`shim`]; each binary runs one.
 //! Nothing here is linked into Exeunt, and nothing here knows how Exeunt works inside: expectations come from the Arm
 //! ARM, from the SMC Calling Convention (DEN0028) and from PSCI (DEN0022).
@@ -45,6 +46,8 @@ pub mod broken;
 pub mod calls;
 #[cfg(target_os = "none")]
 pub mod conformance;
+#[cfg(target_os = "none")]
+pub mod doorbell;
 #[cfg(target_os = "none")]
 pub mod encodings;
 #[cfg(target_os = "none")]

@@ -72,6 +72,7 @@ pub fn guest(name: &str) -> Result<PathBuf, Missed> {
             "broken",
             "calls",
             "conformance",
+            "doorbell",
             "encodings",
             "interrupts",
             "lend",

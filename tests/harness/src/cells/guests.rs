@@ -37,6 +37,14 @@ fn encodings(context: &Context, model: &str, gic: u32, profile: &str, arguments:
 /// RAM, and a range after it that neither has memory nor devices and does not begin at a multiple of 1 GiB.
 const RAM_WITH_A_HOLE: (&str, &str) = ("1536M", "region=0xa0000000,0x200000");
 
+/// The doorbell, alone, in a storm, or for a LEAVE.
+fn doorbell(context: &Context, model: &str, gic: u32, cpus: u32, entry: Entry, arguments: &str) -> Outcome {
+    let machine = machine(context, qemu::usual()?, "doorbell", model, arguments)?.entered(entry, "");
+    let machine = machine.with("GIC", gic).with("SMP", cpus).with("TIMEOUT", 600);
+    machine.run()?.ended_with(0)?.says("checks, 0 failed")?;
+    Ok(())
+}
+
 /// The expectations of `aborts` hold for QEMU's CPU itself, with a hole instead of Exeunt's memory.
 fn aborts_on_bare_qemu(context: &Context, model: &str) -> Outcome {
     let (size, region) = RAM_WITH_A_HOLE;
@@ -155,6 +163,22 @@ pub(super) fn cells() -> Vec<Cell> {
             let wake = move |context: &Context| guest(context, "wake", "cortex-a57", gic, "release", entry);
             let quick = (gic == 2) == (entry == Entry::El1);
             cells.push(Cell::new(format!("guests/wake-gic{gic}-{}", entry.name()), wake).slow(!quick));
+        }
+    }
+    for (model, gic) in [("cortex-a57", 3), ("max", 3), ("cortex-a72", 2)] {
+        for entry in Entry::ALL {
+            let quick = (model == "max") == (entry == Entry::VirtualEl2);
+            for (what, arguments, cpus, quick) in [
+                ("alone", "", 1, quick && gic == 3),
+                ("leave", "leave", 4, quick),
+                ("leave-one-cpu", "leave", 1, false),
+                ("storm", "storm=3000", 5, quick && model == "cortex-a57"),
+                ("long-storm", "storm=250000", 5, false),
+            ] {
+                let name = format!("guests/doorbell-{what}-{model}-gic{gic}-{}", entry.name());
+                let cell = move |context: &Context| doorbell(context, model, gic, cpus, entry, arguments);
+                cells.push(Cell::new(name, cell).slow(!quick));
+            }
         }
     }
     for (model, entry) in [("cortex-a57", Entry::El1), ("max", Entry::VirtualEl2)] {

@@ -1,0 +1,94 @@
+//! The doorbell: loads and stores of the host's in Exeunt's own 2 MiB that are answered and not refused.
+//!
+//! Owns what is done for each. Which accesses these are, and what the registers hold, is decided in
+//! `hypervisor::doorbell`; the calls are [`calls`]'s, and LEAVE is [`leaving`]'s.
+
+use aarch64_cpu::registers::{ELR_EL2, FAR_EL2, HPFAR_EL2, Readable, SCTLR_EL1, SPSR_EL2};
+use guest_abi::vendor::{Error, PAGE};
+use hypervisor::doorbell::{self, Access, Doorbell, Facts, Ring, Target};
+use hypervisor::inject;
+use hypervisor::own_calls::Outcome;
+use hypervisor::syndrome::Esr;
+use hypervisor::trap::{self, Vcpu};
+
+use crate::trap::Trap;
+use crate::{blackbox, calls, leaving, memory};
+
+static DOORBELL: Doorbell = Doorbell::new();
+
+/// The black box, as the registers tell of it and the mirror shows it.
+fn facts() -> Facts {
+    let region = blackbox::region();
+    Facts { box_start: region.start, box_size: region.size() }
+}
+
+/// Answers a data abort of the host's at EL1 or EL0, if it is an access to the doorbell that can be answered. False: it
+/// is to be refused. Out of the way of all other exits.
+#[cold]
+#[inline(never)]
+pub fn answer(trap: &mut Trap, esr: Esr) -> bool {
+    // Valid for a translation fault, and for no other one the access is answered.
+    let address = trap::fault_ipa(HPFAR_EL2.get()) | FAR_EL2.get() & (PAGE - 1);
+    let own = memory::reservation();
+    if address < own.start || address >= own.end {
+        return false;
+    }
+    let (facts, offset) = (facts(), address - own.start);
+    match doorbell::access(esr, offset, facts.box_size, SPSR_EL2.get(), SCTLR_EL1.get()) {
+        Some(access) => answer_access(trap, esr, access, facts),
+        None => false,
+    }
+}
+
+fn answer_access(trap: &mut Trap, esr: Esr, access: Access, facts: Facts) -> bool {
+    let register = usize::from(access.register);
+    match access.target {
+        Target::Mirror(offset) => {
+            let start = facts.box_start + (offset & !7);
+            let place = core::ptr::with_exposed_provenance::<u64>(start as usize);
+            // SAFETY: in the box, aligned; memory of Exeunt's that its CPUs write while it is read.
+            let word = unsafe { place.read_volatile() };
+            trap.set_register(access.register, access.loaded(word >> (8 * (offset & 7))));
+        }
+        Target::Registers(offset) if access.is_store => {
+            // The zero register is none of the frame's.
+            let value = access.stored(trap.frame.x.get(register).copied().unwrap_or(0));
+            match DOORBELL.store(offset, value) {
+                Ok(None) => {}
+                Ok(Some(ring)) if !call(trap, ring) => return true,
+                Ok(Some(_)) => {}
+                Err(doorbell::NoRegister) => return false,
+            }
+        }
+        Target::Registers(offset) => match DOORBELL.load(offset, facts) {
+            Some(value) => trap.set_register(access.register, access.loaded(value)),
+            None => return false,
+        },
+    }
+    let (pc, pstate) = inject::skip_instruction(ELR_EL2.get(), SPSR_EL2.get(), esr.is_32bit_instruction());
+    trap.set_return(pc, pstate);
+    true
+}
+
+/// Makes the call that a store has asked for. False: it could not be made yet, and the store is to be made again.
+fn call(trap: &mut Trap, ring: Ring) -> bool {
+    let mut registers = [0; 18];
+    registers[..4].copy_from_slice(&ring.arguments);
+    let outcome = if ring.is_allowed() {
+        calls::own_elsewhere(trap.cpu, trap.machine, &mut registers)
+    } else {
+        registers[0] = Error::NotSupported.to_register();
+        Outcome::Done
+    };
+    if outcome == Outcome::Leave {
+        match leaving::leave_by_doorbell(trap) {
+            Some(error) => registers[0] = error.to_register(),
+            None => {
+                DOORBELL.take_back(ring);
+                return false;
+            }
+        }
+    }
+    DOORBELL.answer(ring, [registers[0], registers[1], registers[2], registers[3]]);
+    true
+}
