@@ -1,15 +1,18 @@
-//! The black box without Exeunt's help, when Exeunt has left: it is RAM of Linux's, and `/proc/kcore` shows that.
+//! The black box without Exeunt's help: it is RAM of Linux's, and `/proc/kcore` shows that. That is the way when Exeunt
+//! has left, and when the box is so large that the mirror has no room.
 //!
-//! `/dev/mem` does not where the kernel is built with STRICT_DEVMEM.
+//! `/dev/mem` does not show it where the kernel is built with STRICT_DEVMEM.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use guest_abi::blackbox::{Header, SIZE};
 
 use crate::find::Place;
-use crate::snapshot::Snapshot;
+use crate::snapshot::Source;
 use crate::trouble::Trouble;
 
 /// The kernel's memory as an ELF core file.
@@ -29,20 +32,21 @@ fn number<const N: usize>(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(number)
 }
 
-/// Reads `size` bytes at the physical address `address` out of an ELF core file.
+/// Where in an ELF core file `size` bytes at the physical address `address` are.
 ///
 /// # Errors
-/// When they are not there.
-pub fn read(file: &mut (impl Read + Seek), address: u64, size: usize) -> io::Result<Vec<u8>> {
+/// When it has none.
+pub fn place(file: &mut (impl Read + Seek), address: u64, size: u64) -> io::Result<u64> {
+    let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut header = [0; HEADER];
     file.seek(SeekFrom::Start(0))?;
     file.read_exact(&mut header)?;
     if !header.starts_with(b"\x7fELF\x02\x01") {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no ELF file of 64 bits"));
+        return Err(invalid("it is no ELF file of 64 bits"));
     }
     let (segments, entry, count) = (number::<8>(&header, 32), number::<2>(&header, 54), number::<2>(&header, 56));
     if entry != SEGMENT as u64 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "its program headers are of another size"));
+        return Err(invalid("its program headers are of another size"));
     }
     let mut table = vec![0; SEGMENT * count as usize];
     file.seek(SeekFrom::Start(segments))?;
@@ -50,31 +54,58 @@ pub fn read(file: &mut (impl Read + Seek), address: u64, size: usize) -> io::Res
     for segment in table.chunks_exact(SEGMENT) {
         let (offset, physical, length) = (number::<8>(segment, 8), number::<8>(segment, 24), number::<8>(segment, 32));
         let Some(distance) = address.checked_sub(physical).filter(|&distance| distance < length) else { continue };
-        if number::<4>(segment, 0) != u64::from(PT_LOAD) || (size as u64) > length - distance {
-            continue;
+        if number::<4>(segment, 0) == u64::from(PT_LOAD) && size <= length - distance {
+            return offset.checked_add(distance).ok_or_else(|| invalid("a segment of it has no end"));
         }
-        let Some(place) = offset.checked_add(distance) else { continue };
-        let mut bytes = vec![0; size];
-        file.seek(SeekFrom::Start(place))?;
-        file.read_exact(&mut bytes)?;
-        return Ok(bytes);
     }
     Err(io::Error::new(io::ErrorKind::NotFound, "it has no memory at that address"))
 }
 
-/// The box that the device tree names.
-///
-/// # Errors
-/// When the kernel does not show it, or it is damaged.
-pub fn snapshot(place: &Place, path: &Path) -> Result<Snapshot, Trouble> {
-    let core = place.core.ok_or_else(|| Trouble::BoxHidden("the device tree does not name it".to_owned()))?;
-    let hidden = |error: io::Error| Trouble::BoxHidden(format!("{}: {error}", path.display()));
-    let mut file = File::open(path).map_err(hidden)?;
-    let header = Header::read(&read(&mut file, core, SIZE).map_err(hidden)?)?;
-    if header.address != core {
-        return Err(Trouble::BoxPlace(header.start, header.size));
+/// The box in Linux's memory.
+pub struct Kernel {
+    file: RefCell<File>,
+    path: PathBuf,
+    place: u64,
+    size: usize,
+    start: u64,
+}
+
+impl Kernel {
+    /// The one that the device tree names.
+    ///
+    /// # Errors
+    /// When the kernel does not show it, or it is damaged.
+    pub fn new(place: &Place, path: &Path) -> Result<Self, Trouble> {
+        let core = place.core.ok_or_else(|| Trouble::BoxHidden("the device tree does not name it".to_owned()))?;
+        let hidden = |error: io::Error| Trouble::BoxHidden(format!("{}: {error}", path.display()));
+        let mut file = File::open(path).map_err(hidden)?;
+        let mut header = [0; Header::SIZE];
+        let at = self::place(&mut file, core, SIZE as u64).map_err(hidden)?;
+        file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut header)).map_err(hidden)?;
+        let header = Header::read(&header)?;
+        if header.address != core || header.size < SIZE as u64 || header.start.checked_add(header.size).is_none() {
+            return Err(Trouble::BoxPlace(header.start, header.size));
+        }
+        let place = self::place(&mut file, header.start, header.size).map_err(hidden)?;
+        let size = header.size as usize;
+        Ok(Self { file: RefCell::new(file), path: path.to_owned(), place, size, start: header.start })
     }
-    let bytes = read(&mut file, header.start, header.size as usize).map_err(hidden)?;
-    // Nobody writes into it any more.
-    Snapshot::of(bytes, header.start, 0)
+}
+
+impl Source for Kernel {
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn start(&self) -> u64 {
+        self.start
+    }
+
+    fn load(&self, bytes: &mut [u8], range: Range<usize>) -> Result<(), Trouble> {
+        let range = range.start.min(bytes.len())..range.end.min(bytes.len());
+        let mut file = self.file.borrow_mut();
+        let read = file.seek(SeekFrom::Start(self.place + range.start as u64));
+        let read = read.and_then(|_| file.read_exact(&mut bytes[range]));
+        read.map_err(|error| Trouble::BoxHidden(format!("{}: {error}", self.path.display())))
+    }
 }

@@ -229,12 +229,13 @@ fn watch_exits(context: &Context<'_>, json: bool) -> Result<u8, Trouble> {
 #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
 fn follow(context: &Context<'_>, json: bool) -> Result<u8, Trouble> {
     context.needs_exeunt()?;
-    let mut follower = log::Follower::new(context.page)?;
+    let source = context.source()?;
+    let mut follower = log::Follower::default();
     loop {
         if guest::door::presence(context.page)? == guest::door::Presence::Left {
             return Err(Trouble::Left);
         }
-        for line in follower.next(context.page)? {
+        for line in follower.next(&*source)? {
             let _ = if json {
                 writeln!(io::stdout(), "{}", serde_json::json!({ "line": line }))
             } else {

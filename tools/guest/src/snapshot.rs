@@ -3,9 +3,13 @@
 //! Owns the reading through the mirror. Each doubleword is an exit to EL2, so only what is wanted is read: the rest of
 //! the copy is zeros, which a reader of the box takes for nothing.
 
+use std::mem::offset_of;
 use std::ops::Range;
 
-use guest_abi::blackbox::{BlackBox, CORE, CpuBlock, Header, LIVE, LOG, LOG_POSITION, LOG_SIZE, Live, PREVIOUS, SIZE};
+use guest_abi::blackbox::{
+    BlackBox, CORE, CpuBlock, DEATH, Death, Header, LIVE, LOG, LOG_POSITION, LOG_SIZE, Live, PREVIOUS, REGISTER_COUNTS,
+    REGISTER_KEYS, REGISTERS, SIZE,
+};
 use guest_abi::doorbell::{BOX_SIZE, BOX_START, MIRROR};
 
 use crate::page::Page;
@@ -13,7 +17,10 @@ use crate::trouble::Trouble;
 
 /// What of the box is wanted beside the state of the machine and of its CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a part with a name")]
 pub struct Wanted {
+    /// The counters of the registers.
+    pub registers: bool,
     /// The log.
     pub log: bool,
     /// What the last start has left.
@@ -21,6 +28,9 @@ pub struct Wanted {
     /// Everything, the traces too.
     pub all: bool,
 }
+
+/// So much of a CPU's block is read: all that comes before the registers of its last stop.
+const CPU_COUNTERS: usize = offset_of!(CpuBlock, stop_time);
 
 /// A copy.
 #[derive(Debug)]
@@ -31,63 +41,99 @@ pub struct Snapshot {
     log_end_after: u64,
 }
 
-/// Between the doorbell's first page and the end of Exeunt's memory, the mirror and the box itself have to have room.
-const LARGEST: u64 = (1 << 21) - MIRROR;
+/// Bytes of Exeunt's memory.
+const EXEUNT: u64 = 1 << 21;
 
-/// Size and address of the box, as the doorbell tells them.
-///
-/// # Errors
-/// When that cannot be.
-pub fn place(page: &dyn Page) -> Result<(usize, u64), Trouble> {
-    let (size, start) = (page.load(BOX_SIZE)?, page.load(BOX_START)?);
-    let unit = SIZE as u64;
-    if size == 0 || size > LARGEST || !size.is_multiple_of(unit) || !start.is_multiple_of(unit) {
-        return Err(Trouble::BoxPlace(start, size));
-    }
-    Ok((size as usize, start))
+/// Where the bytes of the box come from.
+pub trait Source {
+    /// Bytes of the box.
+    fn size(&self) -> usize;
+
+    /// Address of its first byte.
+    fn start(&self) -> u64;
+
+    /// Reads of the box what is in `range`, whole doublewords, to the same place in `bytes`.
+    ///
+    /// # Errors
+    /// In words.
+    fn load(&self, bytes: &mut [u8], range: Range<usize>) -> Result<(), Trouble>;
 }
 
-/// Loads of the box what is in `range`, whole doublewords.
-///
-/// # Errors
-/// As the page.
-pub fn load(page: &dyn Page, bytes: &mut [u8], range: Range<usize>) -> Result<(), Trouble> {
-    for offset in range.step_by(8) {
-        let Some(place) = bytes.get_mut(offset..offset + 8) else { break };
-        place.copy_from_slice(&page.load(MIRROR + offset as u64)?.to_le_bytes());
+/// The mirror in Exeunt's 2 MiB.
+pub struct Mirror<'a> {
+    page: &'a dyn Page,
+    size: usize,
+    start: u64,
+}
+
+impl<'a> Mirror<'a> {
+    /// The one that the doorbell tells of. Nothing if the box is so large that the mirror reaches into it: the host has
+    /// memory there.
+    ///
+    /// # Errors
+    /// As the page, and when what it tells cannot be.
+    pub fn new(page: &'a dyn Page) -> Result<Option<Self>, Trouble> {
+        let (size, start) = (page.load(BOX_SIZE)?, page.load(BOX_START)?);
+        let unit = SIZE as u64;
+        if size == 0 || size > EXEUNT - MIRROR || !size.is_multiple_of(unit) || !start.is_multiple_of(unit) {
+            return Err(Trouble::BoxPlace(start, size));
+        }
+        Ok((MIRROR + size <= EXEUNT - size).then_some(Self { page, size: size as usize, start }))
     }
-    Ok(())
+}
+
+impl Source for Mirror<'_> {
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn start(&self) -> u64 {
+        self.start
+    }
+
+    fn load(&self, bytes: &mut [u8], range: Range<usize>) -> Result<(), Trouble> {
+        for offset in range.step_by(8) {
+            let Some(place) = bytes.get_mut(offset..offset + 8) else { break };
+            place.copy_from_slice(&self.page.load(MIRROR + offset as u64)?.to_le_bytes());
+        }
+        Ok(())
+    }
 }
 
 impl Snapshot {
-    /// Reads it through the mirror.
+    /// Reads it.
     ///
     /// # Errors
-    /// As the page, and when the box is damaged.
-    pub fn take(page: &dyn Page, wanted: Wanted) -> Result<Self, Trouble> {
-        let (size, start) = place(page)?;
+    /// As the source, and when the box is damaged.
+    pub fn take(source: &dyn Source, wanted: Wanted) -> Result<Self, Trouble> {
+        let (size, start) = (source.size(), source.start());
         let mut bytes = vec![0; size];
         let core = size - SIZE;
         if wanted.all {
-            load(page, &mut bytes, 0..size)?;
+            source.load(&mut bytes, 0..size)?;
         } else {
-            load(page, &mut bytes, core..core + LOG)?;
+            source.load(&mut bytes, core..core + DEATH + Death::SIZE)?;
             let header = Header::read(&bytes[core..])?;
+            if wanted.registers {
+                source.load(&mut bytes, core + REGISTER_KEYS..core + REGISTER_COUNTS + 4 * REGISTERS)?;
+            }
             if wanted.log {
-                load(page, &mut bytes, core + LOG..core + LOG + LOG_SIZE)?;
+                source.load(&mut bytes, core + LOG..core + LOG + LOG_SIZE)?;
             }
             if wanted.previous {
-                load(page, &mut bytes, core + PREVIOUS..core + PREVIOUS + CORE)?;
+                source.load(&mut bytes, core + PREVIOUS..core + PREVIOUS + CORE)?;
             }
             // The header says that they lie inside; `start` has not been compared yet.
-            let blocks = header.cpu_blocks.wrapping_sub(start) as usize & !7;
-            let end = blocks.saturating_add(usize::from(header.cpus) * header.cpu_size as usize);
-            load(page, &mut bytes, blocks..end.min(size))?;
+            let blocks = header.cpu_blocks.wrapping_sub(start) as usize;
+            for cpu in 0..usize::from(header.cpus) {
+                let block = blocks.saturating_add(cpu * header.cpu_size as usize) & !7;
+                source.load(&mut bytes, block..block.saturating_add(CPU_COUNTERS))?;
+            }
         }
-        let claims = core + LIVE;
-        let mut after = vec![0; size.min(claims + 8)];
-        load(page, &mut after, claims..claims + 8)?;
-        let log_end_after = u64::from_le_bytes(after[claims..claims + 8].try_into().unwrap_or_default());
+        let mut after = bytes.clone();
+        source.load(&mut after, core + LIVE..core + LIVE + 8)?;
+        let live = core + LIVE;
+        let log_end_after = u64::from_le_bytes(after[live..live + 8].try_into().unwrap_or_default());
         Self::of(bytes, start, log_end_after & LOG_POSITION)
     }
 

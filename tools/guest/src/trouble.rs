@@ -188,7 +188,7 @@ impl Display for Trouble {
             ),
             Self::Refused(command, error) => write!(f, "Exeunt refuses {command}: {}", refusal(*error)),
             Self::TooOld(command) => {
-                write!(f, "this Exeunt does not know how to {command}: it is older than this program")
+                write!(f, "this Exeunt does not know how {command}: it is older than this program")
             }
             Self::Nonsense(command, value) => write!(f, "Exeunt's answer to {command} makes no sense: {value:#x}"),
             Self::Box(error) => write!(
@@ -202,8 +202,8 @@ impl Display for Trouble {
             ),
             Self::BoxHidden(why) => write!(
                 f,
-                "Exeunt has left, and its black box is in memory that this kernel does not show ({why}). It is in \
-                 every dump of this machine; or bring Exeunt back first: exeunt back"
+                "the black box is in memory that this kernel does not show ({why}). It is in every dump of this \
+                 machine. If Exeunt has left, bring it back first: exeunt back"
             ),
             Self::NoWayBack(why) => f.write_str(why),
             Self::NotConfirmed => f.write_str(

@@ -33,7 +33,7 @@ pub struct Counts {
 /// # Errors
 /// As the black box.
 pub fn counts(context: &Context<'_>) -> Result<Counts, Trouble> {
-    let snapshot = context.snapshot(Wanted::default())?;
+    let snapshot = context.snapshot(Wanted { registers: true, ..Wanted::default() })?;
     let view = snapshot.view()?;
     let header = view.core().header();
     let blocks = snapshot.cpus()?;

@@ -1,12 +1,13 @@
 //! `exeunt log`: Exeunt's own log.
 
-use guest_abi::blackbox::{LIVE, LOG, LOG_POSITION, LOG_SIZE, SIZE};
+use std::mem::offset_of;
+
+use guest_abi::blackbox::{LIVE, LOG, LOG_POSITION, LOG_SIZE, Live, SIZE};
 use serde_json::json;
 use view::words::printable;
 
 use super::{Context, Said};
-use crate::page::Page;
-use crate::snapshot::{self, Wanted};
+use crate::snapshot::{Source, Wanted};
 use crate::trouble::{Trouble, status};
 
 /// The command.
@@ -29,44 +30,35 @@ pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
     Ok(Said::new(text, json!({ "lines": lines, "lost_bytes": lost })).with_status(left))
 }
 
-/// The log from a position on.
-#[derive(Debug)]
+/// The log from a position on; at first from the oldest byte that is kept.
+#[derive(Debug, Default)]
 pub struct Follower {
-    core: usize,
     position: u64,
     /// The beginning of a line whose end is not there yet.
     pending: Vec<u8>,
 }
 
 impl Follower {
-    /// From the oldest byte that is kept.
-    ///
-    /// # Errors
-    /// As the page.
-    pub fn new(page: &dyn Page) -> Result<Self, Trouble> {
-        let (size, _) = snapshot::place(page)?;
-        Ok(Self { core: size - SIZE, position: 0, pending: Vec::new() })
-    }
-
-    fn words(&self, page: &dyn Page, from: usize, bytes: usize) -> Result<Vec<u8>, Trouble> {
-        let start = self.core + from;
+    /// From the core's offset `from` on.
+    fn words(source: &dyn Source, from: usize, bytes: usize) -> Result<Vec<u8>, Trouble> {
+        let start = source.size() - SIZE + from;
         let mut copy = vec![0; start + bytes];
-        snapshot::load(page, &mut copy, start..start + bytes)?;
+        source.load(&mut copy, start..start + bytes)?;
         Ok(copy.split_off(start))
     }
 
-    fn end(&self, page: &dyn Page) -> Result<u64, Trouble> {
-        // Field `log_end` of the record: lines that are being written are not there yet.
-        let bytes = self.words(page, LIVE + 8, 8)?;
+    fn end(source: &dyn Source) -> Result<u64, Trouble> {
+        // Lines that are being written are not there yet.
+        let bytes = Self::words(source, LIVE + offset_of!(Live, log_end), 8)?;
         Ok(u64::from_le_bytes(bytes.try_into().unwrap_or_default()) & LOG_POSITION)
     }
 
     /// The lines that have come since the last time.
     ///
     /// # Errors
-    /// As the page.
-    pub fn next(&mut self, page: &dyn Page) -> Result<Vec<String>, Trouble> {
-        let end = self.end(page)?;
+    /// As the source.
+    pub fn next(&mut self, source: &dyn Source) -> Result<Vec<String>, Trouble> {
+        let end = Self::end(source)?;
         let mut lines = Vec::new();
         // An Exeunt that came back has gone on; one that was started anew begins again.
         self.position = self.position.min(end);
@@ -87,7 +79,7 @@ impl Follower {
         while at < last {
             let place = (at % LOG_SIZE as u64) as usize;
             let run = (LOG_SIZE - place).min((last - at) as usize);
-            bytes.extend(self.words(page, LOG + place, run)?);
+            bytes.extend(Self::words(source, LOG + place, run)?);
             at += run as u64;
         }
         let new = &bytes[(self.position - first) as usize..(end - first) as usize];

@@ -51,7 +51,7 @@ pub fn ranges(context: &Context<'_>) -> Result<Vec<(u64, u64, u64)>, Trouble> {
     let mut ranges: Vec<(u64, u64, u64)> = Vec::new();
     let mut address = 0;
     for _ in 0..LIMIT {
-        let asked = door::ask(context.page, "show the host's translation", STAGE2_RANGE, [address, 0, 0]);
+        let asked = door::ask(context.page, "to show the map", STAGE2_RANGE, [address, 0, 0]);
         let (end, rights) = match asked {
             Ok([_, end, rights]) => (end, rights),
             // Past the last address there is nothing to tell.

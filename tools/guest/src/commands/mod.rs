@@ -10,9 +10,9 @@ use serde_json::Value;
 use crate::door::{self, Presence};
 use crate::find::Place;
 use crate::host::Host;
-use crate::kcore;
+use crate::kcore::Kernel;
 use crate::page::Page;
-use crate::snapshot::{Snapshot, Wanted};
+use crate::snapshot::{Mirror, Snapshot, Source, Wanted};
 use crate::trouble::Trouble;
 
 pub mod about;
@@ -104,12 +104,25 @@ impl<'a> Context<'a> {
         if self.is_there() { Ok(()) } else { Err(Trouble::Left) }
     }
 
-    /// The black box: by the mirror, and without Exeunt out of Linux's memory.
+    /// The way to the black box: the mirror if there is one, else Linux's memory.
     ///
     /// # Errors
     /// As both.
+    pub fn source(&self) -> Result<Box<dyn Source + 'a>, Trouble> {
+        if self.is_there()
+            && let Some(mirror) = Mirror::new(self.page)?
+        {
+            return Ok(Box::new(mirror));
+        }
+        Ok(Box::new(Kernel::new(&self.place, &self.kcore)?))
+    }
+
+    /// The black box.
+    ///
+    /// # Errors
+    /// As its source, and when it is damaged.
     pub fn snapshot(&self, wanted: Wanted) -> Result<Snapshot, Trouble> {
-        if self.is_there() { Snapshot::take(self.page, wanted) } else { kcore::snapshot(&self.place, &self.kcore) }
+        Snapshot::take(&*self.source()?, wanted)
     }
 
     /// The summary that STATUS gives.
@@ -117,7 +130,7 @@ impl<'a> Context<'a> {
     /// # Errors
     /// As the call.
     pub fn summary(&self) -> Result<guest_abi::vendor::Summary, Trouble> {
-        let [_, summary, _] = door::ask(self.page, "tell its state", STATUS, [0; 3])?;
+        let [_, summary, _] = door::ask(self.page, "to tell its state", STATUS, [0; 3])?;
         Ok(guest_abi::vendor::Summary(summary))
     }
 }

@@ -4,16 +4,15 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
+use guest_abi::vendor::{TRACE, TRACE_START, TRACE_STOP};
 use serde_json::json;
 
 use super::{Context, Said};
 use crate::door;
+use crate::host::list;
 use crate::snapshot::Wanted;
 use crate::trouble::{Trouble, status};
 use crate::words;
-
-/// x0 of the call. In: w1 = 1 to trace, 0 to stop.
-pub const TRACE: u32 = 0x8600_4508;
 
 /// Starts or stops.
 ///
@@ -21,13 +20,29 @@ pub const TRACE: u32 = 0x8600_4508;
 /// As the call.
 pub fn switch(context: &Context<'_>, on: bool) -> Result<Said, Trouble> {
     context.needs_exeunt()?;
-    door::ask(context.page, "trace exits", TRACE, [on.into(), 0, 0])?;
-    let text = if on {
-        "Exits are traced from now on; the last ones of each CPU are kept. To have them in a file: exeunt trace save\n"
-    } else {
-        "Exits are no longer traced. What was traced is kept: exeunt trace save\n"
+    let what = if on { TRACE_START } else { TRACE_STOP };
+    let mut kept = u64::MAX;
+    // The call is about the CPU that makes it; those that come up later follow one of the others.
+    for &cpu in &context.under {
+        context.host.pin(cpu)?;
+        let [_, records, _] = door::ask(context.page, "to trace exits", TRACE, [what.into(), 0, 0])?;
+        kept = kept.min(records);
+    }
+    let cpus = list(&context.under);
+    let text = match (on, kept) {
+        (true, 0) => {
+            "Exits are to be traced, but the black box has no room for them with so many CPUs. Start Exeunt with its \
+             option `trace`, and it makes more.\n"
+                .to_owned()
+        }
+        (true, _) => format!(
+            "Exits are traced from now on, on CPU {cpus}; of each the last {kept} are kept. To have them in a file: \
+             exeunt trace save\n"
+        ),
+        (false, _) => "Exits are no longer traced. What was traced is kept: exeunt trace save\n".to_owned(),
     };
-    Ok(Said::new(text.to_owned(), json!({ "tracing": on })))
+    let failed = if on && kept == 0 { status::FAILED } else { 0 };
+    Ok(Said::new(text, json!({ "tracing": on, "cpus": context.under, "kept": kept })).with_status(failed))
 }
 
 /// Saves the box.

@@ -9,6 +9,7 @@ use crate::commands::log::Follower;
 use crate::commands::policy::Which;
 use crate::commands::{Said, about, back, crashes, exits, leave, log, map, policy, status, trace};
 use crate::kcore;
+use crate::snapshot::Mirror;
 use crate::trouble::{self, Trouble};
 
 fn fake() -> Fake {
@@ -110,10 +111,11 @@ fn a_follower_gives_each_line_once() {
     let mut builder = fixture::boot();
     builder.log("first\n");
     let fake = Fake::new(&builder, 2);
-    let mut follower = Follower::new(&fake).unwrap();
-    let lines = follower.next(&fake).unwrap();
+    let source = Mirror::new(&fake).unwrap().unwrap();
+    let mut follower = Follower::default();
+    let lines = follower.next(&source).unwrap();
     assert_eq!(lines.last().unwrap(), "first");
-    assert!(follower.next(&fake).unwrap().is_empty());
+    assert!(follower.next(&source).unwrap().is_empty());
     let all: Vec<String> = (0..2000).map(|number| format!("line {number}")).collect();
     let mut seen = Vec::new();
     for piece in all.chunks(100) {
@@ -121,7 +123,7 @@ fn a_follower_gives_each_line_once() {
             builder.log(&format!("{line}\n"));
         }
         *fake.bytes.borrow_mut() = builder.build();
-        seen.extend(follower.next(&fake).unwrap());
+        seen.extend(follower.next(&source).unwrap());
     }
     assert_eq!(seen, all);
     // More at once than the ring has: it says so, and goes on.
@@ -129,7 +131,7 @@ fn a_follower_gives_each_line_once() {
         builder.log(&format!("{line}\n"));
     }
     *fake.bytes.borrow_mut() = builder.build();
-    let lines = follower.next(&fake).unwrap();
+    let lines = follower.next(&source).unwrap();
     assert!(lines[0].contains("written over"), "{}", lines[0]);
     assert_eq!(lines.last().unwrap(), "line 1999");
 }
@@ -252,7 +254,9 @@ fn a_trace_is_saved_as_the_box_is_and_never_over_a_file() {
     let builder = fixture::boot();
     let fake = Fake::new(&builder, 2);
     let context = fake.context().unwrap();
-    assert!(trace::switch(&context, true).unwrap().text.contains("from now on") && fake.tracing.get());
+    let said = trace::switch(&context, true).unwrap();
+    assert!(said.text.contains("on CPU 0-1; of each the last 128 are kept"), "{}", said.text);
+    assert_eq!(fake.tracing.borrow().values().filter(|&&on| on).count(), 2);
     let path = scratch("box");
     let said = trace::save(&context, &path).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), builder.build());
@@ -343,8 +347,25 @@ fn the_box_is_found_in_the_kernels_memory_when_exeunt_has_left() {
     std::fs::remove_file(&path).unwrap();
     // Files that are none.
     for file in [Vec::new(), b"\x7fELF".to_vec(), core_file(0, &[1, 2, 3]), vec![0xff; 4096]] {
-        assert!(kcore::read(&mut std::io::Cursor::new(file), ADDRESS, 0x1_0000).is_err());
+        assert!(kcore::place(&mut std::io::Cursor::new(file), ADDRESS, 0x1_0000).is_err());
     }
+}
+
+#[test]
+fn a_box_that_leaves_the_mirror_no_room_is_read_from_the_kernels_memory() {
+    // As with the option `trace`.
+    let builder = fixture::Builder::new(3, 8192);
+    let bytes = builder.build();
+    assert!(bytes.len() > 0x10_0000 - 0x1_0000 && bytes.len() < 0x1f_0000, "{:#x}", bytes.len());
+    let path = scratch("kcore-large");
+    std::fs::write(&path, core_file(builder.header.start, &bytes)).unwrap();
+    let fake = Fake::new(&builder, 2);
+    let mut context = fake.context().unwrap();
+    let trouble = status::run(&context).unwrap_err();
+    assert!(matches!(trouble, Trouble::BoxHidden(_)), "{trouble}");
+    context.kcore = path.clone();
+    assert_eq!(status::run(&context).unwrap().status, 0);
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]

@@ -20,10 +20,10 @@ fn ask(fake: &Fake) {
             Err(trouble) => assert!(!trouble.to_string().is_empty()),
         }
     }
-    if let Ok(mut follower) = Follower::new(fake) {
-        let _ = follower.next(fake);
+    if let Ok(source) = context.source() {
+        let _ = Follower::default().next(&*source);
+        let _ = Snapshot::take(&*source, Wanted { all: true, ..Wanted::default() });
     }
-    let _ = Snapshot::take(fake, Wanted { all: true, ..Wanted::default() });
 }
 
 /// Makes the header's checksum right again, so that what was changed in it is believed.

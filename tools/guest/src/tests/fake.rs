@@ -12,10 +12,10 @@ use guest_abi::doorbell::{
     self, A0, BOX_SIZE, BOX_START, CHANNEL, CHANNEL_SIZE, CHANNELS, DONE, GO, LEFT, MAGIC, MAILBOX, MIRROR, Mailbox,
     OPEN, PRESENT, R0, TICKET,
 };
-use guest_abi::vendor::{CALLS, Error, LEAVE, LOCK, RESTART_POLICY, STATUS};
+use guest_abi::vendor::{CALLS, Error, LEAVE, LOCK, RESTART_POLICY, STATUS, TRACE, TRACE_START};
 use view::fixture::{ADDRESS, Builder, EXEUNT};
 
-use crate::commands::{Context, map, trace};
+use crate::commands::{Context, map};
 use crate::find::Place;
 use crate::host::Host;
 use crate::page::{Failed, Page};
@@ -49,7 +49,7 @@ pub struct Fake {
     pub kexec: Cell<u64>,
     pub crash: Cell<u64>,
     pub locked: Cell<bool>,
-    pub tracing: Cell<bool>,
+    pub tracing: RefCell<BTreeMap<u32, bool>>,
     /// Ranges of stage 2: the first address past each, and its rights.
     pub ranges: Vec<(u64, u64)>,
     /// So often LEAVE answers that it is busy.
@@ -94,7 +94,7 @@ impl Fake {
             kexec: Cell::new(0),
             crash: Cell::new(1),
             locked: Cell::new(false),
-            tracing: Cell::new(false),
+            tracing: RefCell::default(),
             ranges: vec![(EXEUNT, 15), (ADDRESS, 0), (EXEUNT + 0x20_0000, 3), (1 << 40, 7)],
             busy: Cell::new(0),
             accesses: Cell::new(0),
@@ -202,9 +202,10 @@ impl Fake {
                 }
                 refused(Error::InvalidParameter)
             }
-            trace::TRACE => {
-                self.tracing.set(x1 != 0);
-                Some([0, x1, x2, x3])
+            TRACE => {
+                let on = x1 == u64::from(TRACE_START);
+                self.tracing.borrow_mut().insert(self.at.get(), on);
+                Some([0, on.into(), 128, x3])
             }
             other => {
                 assert!(!CALLS.contains(&other), "{other:#x} is not made up yet");
