@@ -30,7 +30,8 @@ help:
 	@echo "    DISK=IMAGE (the guest writes into it; SNAPSHOT=1: not) NET=1|PORT (ssh, by the printed command) SHARE=DIRECTORY"
 	@echo '    MODULES=DIRECTORY (of your own kernel) REBOOT=1 (a reset starts the machine again, without a terminal too)'
 	@echo '    PROFILE=release|debug TIMEOUT=SECONDS OVERLAY=DIRECTORY QEMU=... QEMU_EXTRA=... HYPERVISOR=none FIRMWARE=tf-a'
-	@echo 'make gdb       the same machine, stopped at Exeunt'"'"'s entry, in gdb with the symbols loaded'
+	@echo 'make gdb       the same machine, stopped at Exeunt'"'"'s entry, in gdb, with commands that say what EL2 does (seconds; docs/gdb.md):'
+	@echo '    GDB_ARGS=... SYMBOLS=1|VMLINUX (1: 320 MB to fetch)'
 	@echo 'make kexec     boot Linux, kexec the next one, and say what became of EL2 (1 min): ENTRY=el2|el1 POLICY=leave|resident FROM=CPU'
 	@echo 'make kdump     boot Linux, let it die, get the dump out and open it (2 min): the same, and'
 	@echo '    CRASH=sysrq|KIND SYMBOLS=1|VMLINUX (1: 320 MB to fetch) MODULES=DIRECTORY TREE=DIRECTORY'

@@ -1,8 +1,10 @@
 //! `make gdb`: the machine of `make run`, stopped before its first instruction, and gdb on it. Exeunt's symbols are
-//! loaded where QEMU loads the image, and the machine has run up to Exeunt's entry when gdb's prompt appears.
+//! loaded where QEMU loads the image, and so are the commands of tools/gdb/exeunt.py. The machine has run up to Exeunt's
+//! entry when gdb's prompt appears, and what to type first is said.
 //!
 //! The guest's console is in console.log, and on a pseudo-terminal for who wants to type there.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -16,6 +18,7 @@ use crate::placement::{EXEUNT, RAM_BASE};
 use crate::qemu::escaped;
 use crate::run::{RUNNER_FAILED, say};
 use crate::settings::{Hypervisor, Settings};
+use crate::symbols::Symbols;
 use crate::workstation::Places;
 
 /// In which QEMU opens its socket, on a busy workstation.
@@ -23,10 +26,11 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// How often it is looked for.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Runs it, with further arguments for gdb. Returns the exit status.
+/// Runs it, with further arguments for gdb, and with the symbols of the host's kernel if somebody wants them. Returns
+/// the exit status.
 #[must_use]
-pub fn run(settings: &Settings, gdb_args: &[String], places: &Places) -> i32 {
-    match debug(settings, gdb_args, places) {
+pub fn run(settings: &Settings, symbols: Option<&Symbols>, gdb_args: &[String], places: &Places) -> i32 {
+    match debug(settings, symbols, gdb_args, places) {
         Ok(status) => status,
         Err(error) => {
             say(&error);
@@ -69,10 +73,26 @@ impl Drop for Machine {
     }
 }
 
-fn debug(settings: &Settings, gdb_args: &[String], places: &Places) -> Result<i32, String> {
+/// A path as gdb's commands take it.
+fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// Where the host's kernel is in memory, by QEMU's command line.
+fn kernel_address(command: &Command) -> Option<String> {
+    let arguments: Vec<_> = command.get_args().filter_map(OsStr::to_str).collect();
+    arguments.iter().find_map(|argument| {
+        let (address, rest) = argument.strip_prefix("guest-loader,addr=")?.split_once(',')?;
+        rest.starts_with("kernel=").then(|| address.to_owned())
+    })
+}
+
+fn debug(settings: &Settings, symbols: Option<&Symbols>, gdb_args: &[String], places: &Places) -> Result<i32, String> {
     let output = take_output(settings, places, "run")?;
     let bootargs = "console=ttyAMA0 earlycon";
-    let mut machine = machine::prepare(settings, places, output, bootargs, &["gdb"], &mut |line| say(line))?;
+    let part = symbols.and_then(Symbols::part);
+    let parts: Vec<&str> = ["gdb"].into_iter().chain(part.as_deref()).collect();
+    let mut machine = machine::prepare(settings, places, output, bootargs, &parts, &mut |line| say(line))?;
     let log = machine.output.file("console.log");
     // The name of a socket may not be long.
     let socket = std::env::temp_dir().join(format!("exeunt-gdb-{}", std::process::id()));
@@ -93,6 +113,11 @@ fn debug(settings: &Settings, gdb_args: &[String], places: &Places) -> Result<i3
     let mut commands =
         vec!["set pagination off".to_owned(), "set confirm off".to_owned(), "set architecture aarch64".to_owned()];
     let target = format!("target remote {}", socket.display());
+    let script = format!("source {}", places.root.join("tools/gdb/exeunt.py").display());
+    if let Some(vmlinux) = symbols.map(|symbols| symbols.file(places)) {
+        commands.push(format!("set $exeunt_vmlinux = {}", quoted(&vmlinux)));
+    }
+    commands.extend(kernel_address(&machine.command).map(|address| format!("set $exeunt_kernel = {address}")));
     if settings.hypervisor == Hypervisor::Exeunt {
         // The ELF is linked at 0 and runs anywhere.
         let address = RAM_BASE + EXEUNT;
@@ -101,12 +126,14 @@ fn debug(settings: &Settings, gdb_args: &[String], places: &Places) -> Result<i3
         } else {
             let profile = settings.profile.name();
             let elf = places.target().join("aarch64-unknown-none-softfloat").join(profile).join("exeunt");
-            commands.push(format!("add-symbol-file {} -o {address:#x}", elf.display()));
+            commands.push(format!("add-symbol-file {} -o {address:#x}", quoted(&elf)));
         }
-        commands.extend([target, format!("tbreak *{address:#x}"), "continue".to_owned()]);
+        commands.push(format!("set $exeunt_base = {address:#x}"));
+        commands.extend([target, script, format!("tbreak *{address:#x}"), "continue".to_owned()]);
     } else {
-        commands.push(target);
+        commands.extend([target, script]);
     }
+    commands.push("exeunt".to_owned());
     for command in &commands {
         gdb.args(["-ex", command]);
     }

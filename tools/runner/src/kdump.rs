@@ -5,7 +5,6 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::path::PathBuf;
 use std::process::Command;
 
 use crate::guest::Script;
@@ -18,7 +17,8 @@ use crate::restart::{
     Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_words, is_there_at_the_end, kernel_line, last_words,
     make_initrd, put, run, stub_calls, tells, what_ended,
 };
-use crate::settings::{Hypervisor, Kernel};
+use crate::settings::Hypervisor;
+use crate::symbols::Symbols;
 use crate::variables::{Target, Values, Wrong, size};
 use crate::workstation::Places;
 
@@ -58,14 +58,6 @@ pub struct Kdump {
     symbols: Option<Symbols>,
 }
 
-#[derive(Clone, Debug)]
-enum Symbols {
-    /// Debian's debug package of the kernel.
-    Fetched(String),
-    /// A person's vmlinux.
-    File(PathBuf),
-}
-
 impl Kdump {
     /// Out of the variables.
     ///
@@ -89,31 +81,7 @@ impl Kdump {
         let disk = wrong.or(values.parse("DUMP_DISK", wanted.settings.mem.1, size), wanted.settings.mem.1);
         let usual = RESERVED[usize::from(back)].to_owned();
         let reserved = wrong.or(values.parse("CRASHKERNEL", usual.clone(), crash_kernel), usual);
-        let symbols = match (values.get("SYMBOLS"), &wanted.settings.kernel) {
-            (None | Some("0"), _) => None,
-            (Some("1"), Kernel::Named(name)) => Some(Symbols::Fetched(name.clone())),
-            (Some("1"), Kernel::File(image)) => {
-                // The ELF of a build lies at the top of its tree.
-                let vmlinux = kconfig::tree_of(image).map(|tree| tree.join("vmlinux")).filter(|path| path.is_file());
-                if vmlinux.is_none() {
-                    wrong.0.push("SYMBOLS=1: of a file Debian has none; SYMBOLS= takes your vmlinux".to_owned());
-                }
-                vmlinux.map(Symbols::File)
-            }
-            (Some(path), _) => match fs::read(path) {
-                Ok(bytes) if bytes.starts_with(b"\x7fELF") => Some(Symbols::File(path.into())),
-                Ok(_) => {
-                    wrong
-                        .0
-                        .push(format!("SYMBOLS={path}: no ELF; a build leaves it as vmlinux at the top of its tree"));
-                    None
-                }
-                Err(_) => {
-                    wrong.0.push(format!("SYMBOLS={path}: it is 1, or a vmlinux"));
-                    None
-                }
-            },
-        };
+        let symbols = wrong.or(Symbols::read(values, &wanted.settings.kernel), None);
         if crash != CRASHES[0] || fill != 0 {
             let what = if crash == CRASHES[0] { format!("FILL={fill}") } else { format!("CRASH={crash}") };
             wrong.0.extend(wanted.can_have_module(&what, &wanted.settings.kernel).err());
@@ -141,9 +109,7 @@ impl Kdump {
     fn parts(&self) -> Vec<String> {
         let mut parts = self.wanted.parts();
         parts.extend(["drgn", "disk"].map(str::to_owned));
-        if let Some(Symbols::Fetched(name)) = &self.symbols {
-            parts.push(format!("debug:{name}"));
-        }
+        parts.extend(self.symbols.as_ref().and_then(Symbols::part));
         parts
     }
 
@@ -221,13 +187,8 @@ impl Kdump {
         fs::write(&dmesg, lines).map_err(|error| format!("{}: {error}", dmesg.display()))?;
         let mut command = Command::new(places.target().join("drgn/bin/python"));
         command.arg(places.root.join("scripts/read-dump")).arg(output.file("dump")).arg(dmesg);
-        match &self.symbols {
-            Some(Symbols::File(file)) => drop(command.arg("--symbols").arg(file)),
-            Some(Symbols::Fetched(name)) => {
-                let file = places.target().join("guest/debug").join(name).join("vmlinux");
-                command.arg("--symbols").arg(file);
-            }
-            None => {}
+        if let Some(symbols) = &self.symbols {
+            command.arg("--symbols").arg(symbols.file(places));
         }
         for note in ran.said.all("first", "note") {
             if let Some((cpu, address)) = note.split_once(' ') {
@@ -305,11 +266,8 @@ impl Kdump {
             }
             let traces = traces(&report);
             let _ = fs::write(output.file("report.txt"), &verdict.report);
-            let vmlinux = match &self.symbols {
-                Some(Symbols::File(file)) => file.display().to_string(),
-                Some(Symbols::Fetched(name)) => format!("target/guest/debug/{name}/vmlinux"),
-                None => "VMLINUX".to_owned(),
-            };
+            let vmlinux = self.symbols.as_ref().map(|symbols| symbols.file(places));
+            let vmlinux = vmlinux.map_or_else(|| "VMLINUX".to_owned(), |vmlinux| places.short(&vmlinux).to_string());
             let dump = output.file("dump");
             verdict
                 .line(&format!("to look for yourself: target/drgn/bin/drgn -c {} -s {vmlinux}", places.short(&dump)));

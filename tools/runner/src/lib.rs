@@ -27,5 +27,6 @@ pub mod restart;
 pub mod run;
 pub mod settings;
 pub mod soak;
+pub mod symbols;
 pub mod variables;
 pub mod workstation;

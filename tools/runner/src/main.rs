@@ -27,8 +27,9 @@ use runner::progress::Progress;
 use runner::report::{self, Case, CaseEnd};
 use runner::restart::{Ran, Verdict};
 use runner::run::{self, BY_A_SIGNAL, RUNNER_FAILED, print, say};
-use runner::settings::Settings;
+use runner::settings::{Profile, Settings};
 use runner::soak::Soak;
+use runner::symbols::Symbols;
 use runner::variables::{Target, Values, Wrong};
 use runner::workstation::Places;
 
@@ -139,7 +140,10 @@ fn run(arguments: &Arguments) -> Result<i32, Wrong> {
         Command::Gdb => {
             let gdb_args = values.parse("GDB_ARGS", Vec::new(), shlex::split);
             let gdb_args = gdb_args.map_err(|error| Wrong(vec![error]))?;
-            gdb::run(&Settings::read(&values)?, &gdb_args, &places)
+            // Whoever steps through Exeunt wants its functions and variables to be there.
+            let settings = Settings::read(&values.clone().or("PROFILE", Profile::Debug.name()))?;
+            let symbols = Symbols::read(&values, &settings.kernel).map_err(|error| Wrong(vec![error]))?;
+            gdb::run(&settings, symbols.as_ref(), &gdb_args, &places)
         }
         Command::Hibernate => {
             tell(&places, target, &values, Hibernate::read(&values)?.run(&places, &Progress::begin()))

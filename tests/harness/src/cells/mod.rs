@@ -13,6 +13,7 @@ mod ends;
 mod exits;
 mod failures;
 mod firmware;
+mod gdb;
 mod guests;
 mod hotplug;
 mod interrupts;
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Cell> {
         memory::cells(),
         boards::cells(),
         hotplug::cells(),
+        gdb::cells(),
         guests::cells(),
         interrupts::cells(),
         user::cells(),
