@@ -3,6 +3,7 @@
 //! Owns what is done for each. What a call is answered is decided in `hypervisor::stub` and `hypervisor::own_calls`;
 //! how Exeunt leaves for one is [`leaving`]'s.
 
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, ESR_EL2, ICH_VTR_EL2, Readable};
@@ -17,6 +18,7 @@ use hypervisor::own_calls::control::Control;
 use hypervisor::own_calls::log::LogRing;
 use hypervisor::own_calls::status::{self, Machine as Facts};
 use hypervisor::own_calls::{self, Buffer, Outcome, Services, Sink};
+use hypervisor::paging::stage2::Attributes;
 use hypervisor::psci::Environment;
 use hypervisor::restart::{self, Restart};
 use hypervisor::smccc;
@@ -261,6 +263,10 @@ impl Services for Own {
             trap::limited(self.machine, || warn!("a call's buffer at {:#x} cannot be written: {esr}", buffer.address));
         }
         written
+    }
+
+    fn stage2_range(&self, address: u64) -> Option<(Range<u64>, Option<Attributes>)> {
+        self.machine.stage2.range(address)
     }
 
     fn trace(&self, change: Option<bool>) -> (bool, u32) {

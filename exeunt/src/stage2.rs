@@ -3,6 +3,8 @@
 //! Owns the registers and the TLB maintenance. What the tables say is decided in `hypervisor::placement`, and how they
 //! are changed in `hypervisor::paging`.
 
+use core::ops::Range;
+
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{PAR_EL1, Readable, VTCR_EL2, VTTBR_EL2, Writeable};
 use hypervisor::paging::registers::PaRange;
@@ -30,6 +32,11 @@ impl Stage2 {
     /// The size of the host's addresses in bits.
     pub fn bits(self) -> u32 {
         self.0.layout().ipa_bits()
+    }
+
+    /// The range around `ipa` in which it says the same, and what that is.
+    pub fn range(self, ipa: u64) -> Option<(Range<u64>, Option<stage2::Attributes>)> {
+        self.0.range(&TablePages, ipa)
     }
 
     /// Takes the host's memory away from every CPU that runs it: the tables end at their root, and no TLB holds

@@ -341,3 +341,29 @@ pub unsafe fn log_read(position: u64, buffer: u64, size: u64) -> Result<LogRead,
     let x = unsafe { vendor_call(vendor::LOG_READ, [position, buffer, size]) };
     vendor::results(x).map(|[copied, next, lost]| LogRead { copied, next, lost })
 }
+
+/// What [`vendor::STAGE2_RANGE`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage2Range {
+    /// First address.
+    pub start: u64,
+    /// The first address after it.
+    pub end: u64,
+    /// [`vendor::RANGE_MAPPED`] and the others.
+    pub rights: u64,
+}
+
+/// [`vendor::STAGE2_RANGE`] around `address`.
+///
+/// # Errors
+///
+/// Past the last address, or Exeunt is not there.
+///
+/// # Safety
+///
+/// See [the module](self).
+pub unsafe fn stage2_range(address: u64) -> Result<Stage2Range, Failure> {
+    // SAFETY: the call changes nothing.
+    let x = unsafe { vendor_call(vendor::STAGE2_RANGE, [address, 0, 0]) };
+    vendor::results(x).map(|[start, end, rights]| Stage2Range { start, end, rights })
+}

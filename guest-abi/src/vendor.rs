@@ -114,8 +114,27 @@ pub const TRACE_START: u32 = 1;
 /// [`TRACE`]'s w1: no longer.
 pub const TRACE_STOP: u32 = 2;
 
+/// What stage 2 says about an address of the host's, and how far around it the same.
+///
+/// - In: x1 = the address, an intermediate physical one, which is the same as the physical one.
+/// - Out: x0 = 0; x1 = first address of the range around it in which stage 2 says the same; x2 = its end; x3 = what the
+///   host may do there: [`RANGE_MAPPED`], [`RANGE_READ`], [`RANGE_WRITE`], [`RANGE_EXECUTE`], or 0 in a hole.
+/// - A whole map is made of calls from 0 on, each with the last one's x2.
+/// - Errors: [`Error::InvalidParameter`]: past the last address that stage 2 translates.
+pub const STAGE2_RANGE: u32 = hypervisor_call_64(0x4509);
+
+/// [`STAGE2_RANGE`]'s x3: it is mapped.
+pub const RANGE_MAPPED: u64 = 1 << 0;
+/// [`STAGE2_RANGE`]'s x3: the host may read.
+pub const RANGE_READ: u64 = 1 << 1;
+/// [`STAGE2_RANGE`]'s x3: the host may write.
+pub const RANGE_WRITE: u64 = 1 << 2;
+/// [`STAGE2_RANGE`]'s x3: the host may execute, without having tried before.
+pub const RANGE_EXECUTE: u64 = 1 << 3;
+
 /// Every call of the range except the three queries.
-pub const CALLS: [u32; 9] = [VERSION, FEATURES, STATUS, RESTART_POLICY, LEAVE, LOCK, REENTER, LOG_READ, TRACE];
+pub const CALLS: [u32; 10] =
+    [VERSION, FEATURES, STATUS, RESTART_POLICY, LEAVE, LOCK, REENTER, LOG_READ, TRACE, STAGE2_RANGE];
 
 /// Exeunt's UUID, 861773e1-f7a0-47c5-a77d-fdfabab25ffe, by bytes. Made for this purpose, at random.
 pub const UID: [u8; 16] =

@@ -18,12 +18,15 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
+use core::ops::Range;
+
 use guest_abi::record::{STATUS_VERSION, StatusHeader};
 use guest_abi::vendor::{
-    self, ABI_MAJOR, ABI_MINOR, ABI_VERSION, Error, PAGE, Policy, RESTART_CRASH, RESTART_KEXEC, STATUS_ALIGNMENT,
-    UID_REGISTERS, Version,
+    self, ABI_MAJOR, ABI_MINOR, ABI_VERSION, Error, PAGE, Policy, RANGE_EXECUTE, RANGE_MAPPED, RANGE_READ, RANGE_WRITE,
+    RESTART_CRASH, RESTART_KEXEC, STATUS_ALIGNMENT, UID_REGISTERS, Version,
 };
 
+use crate::paging::stage2::Attributes;
 use crate::smccc;
 use crate::syndrome::Esr;
 use control::Control;
@@ -69,6 +72,8 @@ pub trait Services: Machine {
     /// Has the exits of this CPU traced, or no longer, if that is to change. Whether they are then, and how many records
     /// are kept of each CPU.
     fn trace(&self, change: Option<bool>) -> (bool, u32);
+    /// The range around an address in which stage 2 says the same, and what that is; nothing past its last address.
+    fn stage2_range(&self, address: u64) -> Option<(Range<u64>, Option<Attributes>)>;
     /// Policies or lock have changed.
     fn changed(&self) {}
     /// Whether a CPU is on, by firmware's word, of which Exeunt has only heard that it is off: a CPU outside has
@@ -201,6 +206,8 @@ pub enum Request {
     Reenter,
     /// TRACE: start or stop, if anything.
     Trace(Option<bool>),
+    /// STAGE2_RANGE around this address.
+    Stage2Range(u64),
     /// LOG_READ.
     LogRead {
         /// From where.
@@ -246,7 +253,8 @@ pub fn call<S: Services>(x: &mut [u64; 18], services: &S) -> Outcome {
             | vendor::LOCK
             | vendor::REENTER
             | vendor::LOG_READ
-            | vendor::TRACE => {
+            | vendor::TRACE
+            | vendor::STAGE2_RANGE => {
                 with_services(x, services);
                 return Outcome::Done;
             }
@@ -289,6 +297,7 @@ pub fn decode(x: &[u64; 18], is_host_ram: impl Fn(u64) -> bool) -> Request {
             vendor::TRACE_STOP => Ok(Request::Trace(Some(false))),
             _ => Err(Error::InvalidParameter),
         },
+        vendor::STAGE2_RANGE => Ok(Request::Stage2Range(x[1])),
         _ => Err(Error::NotSupported),
     };
     request.unwrap_or_else(|error| Request::Answered(Answer::error(error)))
@@ -329,6 +338,16 @@ fn policy_request(which: u32, policy: u32) -> Result<Request, Error> {
     Ok(Request::RestartPolicy { which, policy })
 }
 
+/// x3 of STAGE2_RANGE.
+const fn rights(attributes: Option<Attributes>) -> u64 {
+    match attributes {
+        None => 0,
+        Some(Attributes::ReadOnly) => RANGE_MAPPED | RANGE_READ,
+        Some(Attributes::ExecuteNever) => RANGE_MAPPED | RANGE_READ | RANGE_WRITE,
+        Some(Attributes::Executable) => RANGE_MAPPED | RANGE_READ | RANGE_WRITE | RANGE_EXECUTE,
+    }
+}
+
 /// Answers what needs the machine but leaves it as it is.
 fn serve<S: Services>(request: Request, services: &S) -> Answer {
     match request {
@@ -353,6 +372,10 @@ fn serve<S: Services>(request: Request, services: &S) -> Answer {
             let (traced, records) = services.trace(change);
             Answer::three(0, traced.into(), records.into())
         }
+        Request::Stage2Range(address) => match services.stage2_range(address) {
+            Some((range, attributes)) => Answer::four([0, range.start, range.end, rights(attributes)]),
+            None => Answer::error(Error::InvalidParameter),
+        },
         Request::LogRead { position, buffer } => log_read(services, position, buffer).into(),
         // `call` has taken it; there is no answer that would be true here.
         Request::Leave => Answer::error(Error::NotSupported),

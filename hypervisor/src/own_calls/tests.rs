@@ -11,6 +11,7 @@ use super::control::{UnderWay, Verdict};
 use super::*;
 use crate::counters::{Counters, Exit};
 use crate::lifecycle::{EntryLevel, Round};
+use crate::paging::stage2::Attributes;
 use crate::restart::Restart;
 
 const RAM: core::ops::Range<u64> = 0x4000_0000..0x8000_0000;
@@ -106,6 +107,12 @@ impl Services for Fake<'_> {
         self.log
     }
 
+    fn stage2_range(&self, address: u64) -> Option<(Range<u64>, Option<Attributes>)> {
+        let ends = [0, 0x4000_0000, 0x4020_0000, 0x4021_0000, 1 << 40];
+        let rights = [Some(Attributes::ExecuteNever), Some(Attributes::Executable), None, Some(Attributes::ReadOnly)];
+        let place = ends.iter().position(|&end| address < end)?;
+        Some((ends[place - 1]..ends[place], rights[place - 1]))
+    }
     fn trace(&self, change: Option<bool>) -> (bool, u32) {
         if let Some(traced) = change {
             self.traced.set(traced);
@@ -149,7 +156,7 @@ fn queries_and_versions() {
     let fake = Fake::new(&ring);
     assert!(is_exeunt(fake.call([u64::from(vendor::CALL_UID), 1, 2, 3])));
     assert_eq!(fake.call([u64::from(vendor::REVISION), 1, 2, 3]), [1, 1, 2, 3]);
-    assert_eq!(fake.call([u64::from(vendor::CALL_COUNT), 1, 2, 3]), [9, 1, 2, 3]);
+    assert_eq!(fake.call([u64::from(vendor::CALL_COUNT), 1, 2, 3]), [10, 1, 2, 3]);
     let [version, own, x2, x3] = fake.call([u64::from(vendor::VERSION), 1, 2, 3]);
     assert_eq!((version, x2, x3), (0x1_0001, 2, 3));
     assert_eq!(Version::from_bits(own as u32), EXEUNT_VERSION);
@@ -526,6 +533,20 @@ fn trace_starts_and_stops_what_it_tells() {
         assert_eq!(fake.ask(vendor::TRACE, [w1, 0, 0]).map(|x| [x[0], x[1]]), Ok([traced, 128]), "{w1:#x}");
     }
     assert_eq!(fake.ask(vendor::TRACE, [3, 0, 0]), INVALID);
+}
+
+#[test]
+fn a_map_is_made_of_ranges() {
+    let ring = bytes::<64>();
+    let fake = Fake::new(&ring);
+    let (mut address, mut rights) = (0, Vec::new());
+    while let Ok([start, end, what]) = fake.ask(vendor::STAGE2_RANGE, [address, 5, 6]) {
+        assert!(start == address && end > start);
+        (address, _) = (end, rights.push(what));
+    }
+    assert_eq!(rights, [0b0111, 0b1111, 0, 0b0011]);
+    assert_eq!(fake.ask(vendor::STAGE2_RANGE, [1 << 40, 5, 6]), INVALID);
+    assert_eq!(fake.ask(vendor::STAGE2_RANGE, [u64::MAX, 5, 6]), INVALID);
 }
 
 #[test]

@@ -314,6 +314,29 @@ impl Tables {
         Some((table.level, output, descriptor & !(ADDRESS | TABLE_OR_PAGE | VALID)))
     }
 
+    /// The input addresses of the descriptor that decides about `input`, and its attributes (bits 1:0 cleared) if it
+    /// maps anything. A root without its valid bits ([`Self::set_root_valid`]) is looked at as if it had them.
+    pub(super) fn decided<M: TableMemory>(&self, memory: &M, input: u64) -> (Range<u64>, Option<u64>) {
+        let mut table = self.root_table();
+        let mut hidden = VALID;
+        loop {
+            let descriptor = match memory.read(table.address, table.index(input)) {
+                0 => 0,
+                descriptor => descriptor | hidden,
+            };
+            let start = entry_base(table.level, input);
+            let range = start..start + entry_size(table.level);
+            if descriptor & VALID == 0 {
+                return (range, None);
+            }
+            if !is_table(table.level, descriptor) {
+                return (range, Some(descriptor & !(ADDRESS | TABLE_OR_PAGE | VALID)));
+            }
+            table = table.child(descriptor, input);
+            hidden = 0;
+        }
+    }
+
     /// Clears `bits` in the block or page descriptor for `input`, and says whether that changed it. False as well if
     /// there is none, or if somebody else changes it at the same time.
     pub(super) fn clear_in_leaf<M: TableMemory>(&self, memory: &mut M, input: u64, bits: u64) -> bool {

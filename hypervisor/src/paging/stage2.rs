@@ -204,6 +204,34 @@ impl Stage2 {
         Some(Mapping { output, level, attributes: Attributes::decode(attributes) })
     }
 
+    /// The range around `ipa` in which it says the same, also while it is hidden, and what that is; nothing past the
+    /// last address that it translates.
+    #[must_use]
+    pub fn range<M: TableMemory>(&self, memory: &M, ipa: u64) -> Option<(Range<u64>, Option<Attributes>)> {
+        let end = 1 << self.layout.ipa_bits();
+        if ipa >= end {
+            return None;
+        }
+        let decided = |ipa| {
+            let (range, attributes) = self.tables.decided(memory, ipa);
+            (range, attributes.map(Attributes::decode))
+        };
+        let (mut range, attributes) = decided(ipa);
+        while range.end < end {
+            match decided(range.end) {
+                (next, same) if same == attributes => range.end = next.end,
+                _ => break,
+            }
+        }
+        while range.start > 0 {
+            match decided(range.start - 1) {
+                (before, same) if same == attributes => range.start = before.start,
+                _ => break,
+            }
+        }
+        Some((range, attributes))
+    }
+
     /// Takes the valid bit from every entry of the root that has anything, so that all walks end there. The caller
     /// invalidates the TLB.
     pub fn hide<M: TableMemory>(&self, memory: &mut M) {

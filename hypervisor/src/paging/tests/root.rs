@@ -7,7 +7,7 @@ use super::memory::Memory;
 use super::model::{Bench, GIB, KIB, MIB, STAGE_2_ATTRIBUTES, SecondStage, Step, Subject};
 use super::walker::{Fault, S2};
 use crate::paging::TableMemory;
-use crate::paging::stage2::Hidden;
+use crate::paging::stage2::{Attributes, Hidden};
 
 /// QEMU's virt with 512 MiB of RAM: blocks at the root, which is at level 1 or at level 0, and at level 2.
 fn virt(ipa_bits: u32) -> Bench<SecondStage> {
@@ -213,5 +213,33 @@ fn nothing_that_hides_or_shows_meets_what_allows_execution() {
                 same_but_for_execution(&bench, &memory);
             },
         );
+    }
+}
+
+#[test]
+fn a_range_is_all_that_says_the_same_hidden_or_not() {
+    for ipa_bits in [32, 36, 40] {
+        let mut bench = virt(ipa_bits);
+        let stage2 = bench.subject.tables;
+        let end = 1 << ipa_bits;
+        let (ram, other) = (Some(Attributes::Executable), Some(Attributes::ExecuteNever));
+        let wanted = [
+            (0..GIB, other),
+            (GIB..GIB + 2 * MIB, ram),
+            (GIB + 2 * MIB..GIB + 4 * MIB, None),
+            (GIB + 4 * MIB..GIB + 512 * MIB, ram),
+            (GIB + 512 * MIB..end, other),
+        ];
+        for hidden in [false, true] {
+            if hidden {
+                stage2.hide(&mut bench.memory);
+            }
+            for (range, attributes) in &wanted {
+                for ipa in [range.start, range.start + 4 * KIB + 8, range.end - 1] {
+                    assert_eq!(stage2.range(&bench.memory, ipa), Some((range.clone(), *attributes)), "{ipa:#x}");
+                }
+            }
+            assert_eq!(stage2.range(&bench.memory, end), None);
+        }
     }
 }

@@ -165,13 +165,14 @@ impl Setting {
                 [Is(0), Is(flags), Same, Same],
             );
         }
-        for id in [0, 4, 0x8600_4508, 0xc600_4502 ^ 1 << 30, 0x8400_0000, u64::MAX] {
+        for id in [0, 4, 0x8600_4510, 0xc600_4502 ^ 1 << 30, 0x8400_0000, u64::MAX] {
             list(Call::Features, "w1 unknown", vendor::FEATURES.into(), [id, 2, 3], error(Error::NotSupported));
         }
         Self::status(list);
         self.policy(list);
         Self::log_read(list);
         Self::trace(list);
+        Self::stage2_range(list);
         // At its table, which may be the resident stub's, it does something.
         if !matches!(self.state, State::Stub | State::Table) {
             let what = if self.is_live() { "for the way back" } else { "elsewhere" };
@@ -259,6 +260,17 @@ impl Setting {
         one("another value", 3, error(Error::InvalidParameter));
         one("another value", 0xffff_ffff, error(Error::InvalidParameter));
         one("to stop", 2, [Is(0), Is(0), Any, Same]);
+    }
+
+    fn stage2_range(list: impl Fn(Call, &'static str, u64, [u64; 3], [Want; 4])) {
+        let one = |what, x1, want| list(Call::Stage2Range, what, vendor::STAGE2_RANGE.into(), [x1, 2, 3], want);
+        let own = machine().reserved.map_or(0, |own| own.base);
+        let rights = vendor::RANGE_MAPPED | vendor::RANGE_READ | vendor::RANGE_WRITE;
+        one("of a hole", own, [Is(0), Is(own), Any, Is(0)]);
+        one("of the end of RAM", machine().ram.end() - 1, [Is(0), Any, Is(machine().ram.end()), Any]);
+        one("of a device", 0x0900_0000, [Is(0), Is(0), Any, Is(rights)]);
+        one("past the last address", 1 << 52, error(Error::InvalidParameter));
+        one("past the last address", u64::MAX, error(Error::InvalidParameter));
     }
 
     fn other_numbers(&self) {
@@ -404,6 +416,7 @@ pub fn in_the_window(setting: &Setting) {
         (Call::Leave, vendor::LEAVE),
         (Call::LogRead, vendor::LOG_READ),
         (Call::Trace, vendor::TRACE),
+        (Call::Stage2Range, vendor::STAGE2_RANGE),
     ] {
         one(call, what, id.into(), 0, refused(STUB_ERR));
     }

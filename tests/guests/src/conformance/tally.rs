@@ -98,6 +98,7 @@ calls! {
     Reenter "REENTER",
     LogRead "LOG_READ",
     Trace "TRACE",
+    Stage2Range "STAGE2_RANGE",
     Psci "PSCI",
     Architecture "architecture's",
     OtherNumber "other numbers",
