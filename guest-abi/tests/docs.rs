@@ -228,3 +228,41 @@ fn no_cell_breaks_its_table() {
         assert!(!line.contains("  "), "{line}");
     }
 }
+
+/// The tables of `docs/doorbell.md` have the offsets of the contract, each beside its name.
+#[test]
+fn the_doorbells_page_has_its_offsets() {
+    use guest_abi::doorbell as door;
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/doorbell.md")).expect("it is there");
+    let rows = [
+        (door::MAGIC, "MAGIC |"),
+        (door::VERSION, "VERSION, or MAILBOX |"),
+        (door::MAILBOX, "VERSION, or MAILBOX |"),
+        (door::OPEN, "OPEN |"),
+        (door::BOX_SIZE, "BOX_SIZE |"),
+        (door::BOX_START, "BOX_START |"),
+        (door::MIRROR, "the mirror of the black box |"),
+        (door::A0, "A0, followed by A1 to A3 |"),
+        (door::GO, "GO |"),
+        (door::DONE, "DONE |"),
+        (door::R0, "R0, followed by R1 to R3 |"),
+        (door::TICKET, "TICKET |"),
+    ];
+    for (offset, name) in rows {
+        assert!(page.contains(&format!("| {offset:#04x} | {name}")), "{offset:#x}: {name}");
+    }
+    let channels = format!(
+        "| {:#x} | channel 0, followed by {} more at steps of {:#x} |",
+        door::CHANNEL,
+        door::CHANNELS - 1,
+        door::CHANNEL_SIZE
+    );
+    assert!(page.contains(&channels), "{channels}");
+    let end = door::CHANNEL + door::CHANNELS * door::CHANNEL_SIZE - 1;
+    assert!(page.contains(&format!("from {:#x} to {end:#x}", door::MAGIC)));
+    for (word, at) in [(door::PRESENT, "EXEUNTDB"), (door::LEFT, "EXEUNTLF")] {
+        assert_eq!(word.to_le_bytes(), *at.as_bytes());
+        assert!(page.contains(at));
+    }
+}

@@ -15,7 +15,7 @@ use crate::paging::stage2::Attributes;
 use crate::restart::Restart;
 
 const RAM: core::ops::Range<u64> = 0x4000_0000..0x8000_0000;
-const OWN: core::ops::Range<u64> = 0x4020_0000..0x4040_0000;
+const OWN: Range<u64> = 0x4020_0000..0x4040_0000;
 const WAY_BACK: u64 = 0x4020_1800;
 const CPUS: u16 = 40;
 

@@ -15,6 +15,7 @@ use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use guest_abi::call::{self, WayBack};
+use guest_abi::doorbell::{A0, DONE, GO, MAGIC, MIRROR, OPEN, PRESENT, channel, seal};
 use guest_abi::stub::{FINALISE_EL2, GET_ICH_VTR_EL2, RESET_VECTORS, SET_VECTORS, STUB_ERR, SUCCESS as STUB_SUCCESS};
 use guest_abi::vendor;
 
@@ -22,7 +23,7 @@ use crate::conformance::stub;
 use crate::firmware::{AFFINITY_INFO, PSCI_FEATURES, PSCI_VERSION, SMCCC_VERSION};
 use crate::machine::{self, machine};
 use crate::start::{self, Start};
-use crate::{level, smp};
+use crate::{doorbell, level, smp};
 
 /// Times that each call is measured; the smallest and the largest count are printed if they differ.
 const SAMPLES: usize = 16;
@@ -288,10 +289,44 @@ fn calls(floor: u64) {
     report_answer("stub-ich-vtr", floor, STUB_SUCCESS, || ticks!("hvc #0", GET_ICH_VTR_EL2, 0));
     report_answer("stub-reset-vectors", floor, STUB_SUCCESS, || ticks!("hvc #0", RESET_VECTORS, 0));
     reenter(way);
+    by_doorbell(floor);
     // The last: from here on Exeunt would leave to the guest's table.
     if has_vectors {
         report_answer("live-set-vectors", floor, STUB_SUCCESS, || ticks!("hvc #0", SET_VECTORS, stub::vectors()));
     }
+}
+
+/// Accesses to the doorbell, a call by it, and what a CPU costs that was left by it.
+fn by_doorbell(floor: u64) {
+    let base = doorbell::region().base;
+    let ticket = doorbell::load(OPEN);
+    let argument = base + channel(ticket) + A0 + 8;
+    report_answer("doorbell-load", floor, PRESENT, || ticks!("ldr x0, [x0]", base + MAGIC, 0));
+    report_answer("doorbell-store", floor, argument, || ticks!("str x1, [x0]", argument, 5));
+    report_answer("doorbell-mirror", floor, 0, || Count { x: [0; 2], ..ticks!("ldr x0, [x0]", base + MIRROR, 0) });
+    let mut made = Extremes::new("doorbell-call", floor);
+    for _ in 0..SAMPLES {
+        let ticket = doorbell::load(OPEN);
+        let go = base + channel(ticket) + GO;
+        let arguments = [wide(vendor::VERSION), 0, 0, 0];
+        for (index, argument) in (0..).zip(arguments) {
+            doorbell::store(channel(ticket) + A0 + 8 * index, argument);
+        }
+        made.take(ticks!("str x1, [x0]", go, seal(ticket, arguments)), go);
+        check!(doorbell::load(channel(ticket) + DONE) == ticket, "the call was not made");
+    }
+    made.print();
+    let refused = doorbell::leave::ask_to_leave();
+    check!(refused.is_none(), "LEAVE by the doorbell: {refused:x?}");
+    report_answer("open-unknown", floor, STUB_ERR, || ticks!("hvc #0", UNKNOWN_STUB, 0));
+    report_answer("open-reset-vectors", floor, STUB_SUCCESS, || ticks!("hvc #0", RESET_VECTORS, 0));
+    report("open-psci-version", floor, || ticks!("smc #0", PSCI_VERSION, 0));
+    doorbell::leave::ask_back(doorbell::leave::mail().round);
+    let mut back = Extremes::new("mailbox", floor);
+    let count = ticks!("smc #0", PSCI_VERSION, 0);
+    back.take(count, count.x[0]);
+    back.print();
+    check!(doorbell::load(MAGIC) == PRESENT, "the CPU has not come back");
 }
 
 fn reenter(way: WayBack) {

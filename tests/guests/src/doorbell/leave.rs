@@ -76,7 +76,7 @@ fn way() -> WayBack {
 }
 
 /// LEAVE, by a store. Gives x0 of the answer if there is one.
-fn ask_to_leave() -> Option<u64> {
+pub fn ask_to_leave() -> Option<u64> {
     let ticket = load(OPEN);
     let arguments = [vendor::LEAVE.into(), 0, 0, 0];
     for (index, argument) in (0..).zip(arguments) {
@@ -91,13 +91,13 @@ fn mailbox() -> u64 {
 }
 
 /// What lies in the mailbox.
-fn mail() -> Mailbox {
+pub fn mail() -> Mailbox {
     let words = mailbox() as *const [u8; Mailbox::SIZE];
     // SAFETY: with Exeunt gone it is memory that anybody may read.
     Mailbox::from_bytes(&unsafe { words.read_volatile() })
 }
 
-fn ask_back(round: u64) {
+pub fn ask_back(round: u64) {
     let place = (mailbox() + MAILBOX_BACK) as *mut u64;
     // SAFETY: with Exeunt gone it is memory that anybody may write.
     unsafe { place.write_volatile(round) };

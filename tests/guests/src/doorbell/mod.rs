@@ -5,7 +5,7 @@
 //! in the 2 MiB, while the first makes calls and checks every answer; `leave` leaves, looks, and comes back. Without
 //! either everything that one CPU can show is shown. `seed=N` repeats a run.
 
-mod leave;
+pub(crate) mod leave;
 mod probes;
 mod storm;
 
@@ -25,18 +25,18 @@ use crate::start::Start;
 const NOT_SUPPORTED: u64 = u64::MAX;
 
 /// Exeunt's 2 MiB, without the black box.
-fn region() -> Range {
+pub(crate) fn region() -> Range {
     machine().reserved.expect("no /reserved-memory/exeunt")
 }
 
-fn load(offset: u64) -> u64 {
+pub(crate) fn load(offset: u64) -> u64 {
     let (place, value) = (region().base + offset, &mut 0_u64);
     // SAFETY: a load of one register that changes nothing but the doorbell.
     unsafe { asm!("ldr {1}, [{0}]", in(reg) place, out(reg) *value, options(nostack)) };
     *value
 }
 
-fn store(offset: u64, value: u64) {
+pub(crate) fn store(offset: u64, value: u64) {
     let place = region().base + offset;
     // SAFETY: a store to a register of the doorbell.
     unsafe { asm!("str {1}, [{0}]", in(reg) place, in(reg) value, options(nostack)) };

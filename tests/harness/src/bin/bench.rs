@@ -37,6 +37,12 @@ const QUERY_GOAL: u64 = 120;
 const LOOK_GOAL: u64 = 300;
 const PROXY_GOAL: u64 = 200;
 /// Goals: instructions of an access to a register in virtual EL2, and of all that Linux 6.12 does there.
+const DOORBELL_LOAD_GOAL: u64 = 310;
+const DOORBELL_STORE_GOAL: u64 = 330;
+const DOORBELL_CALL_GOAL: u64 = 480;
+/// The resident stub's second table, which looks whether it is an SMC.
+const OPEN_STUB_GOAL: u64 = 20;
+const OPEN_SMC_GOAL: u64 = 30;
 const ACCESS_GOAL: u64 = 600;
 const VIRTUAL_EL2_GOAL: u64 = 250_000;
 
@@ -214,6 +220,22 @@ fn round_trips(numbers: &Numbers) -> Result<(), Missed> {
     }
     println!("  The floor, `hvc; eret`, is 2.");
     Ok(())
+}
+
+fn doorbell(numbers: &Numbers) -> Result<(), Missed> {
+    heading("The doorbell: instructions of one access");
+    for (name, measured, goal, beside) in [
+        ("a load of a register", "doorbell-load", DOORBELL_LOAD_GOAL, ""),
+        ("a load of the black box's mirror", "doorbell-mirror", DOORBELL_LOAD_GOAL, ""),
+        ("a store of an argument", "doorbell-store", DOORBELL_STORE_GOAL, ""),
+        ("the store that makes a call (VERSION)", "doorbell-call", DOORBELL_CALL_GOAL, "12 accesses make a whole call"),
+        ("an unknown stub call after a LEAVE by it", "open-unknown", OPEN_STUB_GOAL, ""),
+        ("RESET_VECTORS after a LEAVE by it", "open-reset-vectors", OPEN_STUB_GOAL, ""),
+        ("PSCI_VERSION (smc) after a LEAVE by it", "open-psci-version", OPEN_SMC_GOAL, "passed on to firmware"),
+    ] {
+        row_of(numbers, name, measured, Some(goal), beside)?;
+    }
+    row_of(numbers, "an SMC by which a CPU comes back", "mailbox", None, "")
 }
 
 fn leaving(alone: &Numbers) -> Result<(), Missed> {
@@ -441,6 +463,7 @@ fn run(groups: &[String]) -> Result<(), Missed> {
         if asked("calls") {
             stub_calls(&numbers)?;
             round_trips(&numbers)?;
+            doorbell(&numbers)?;
         }
         if asked("leaving") {
             leaving(&numbers)?;
