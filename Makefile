@@ -2,7 +2,7 @@
 # Owns nothing itself. Variables given to make (`make run SMP=8`) or in the environment reach the scripts as they are.
 
 .DEFAULT_GOAL := help
-TARGETS := help setup build run gdb kexec kdump debian debian-dump drill soak test test-all lint check bench clean clean-all
+TARGETS := help setup build run gdb kexec kdump trace debian debian-dump drill soak test test-all lint check bench clean clean-all
 .PHONY: $(TARGETS)
 
 # `make run RUN=echo hi` asks for two targets. Better said before the first has run.
@@ -35,6 +35,8 @@ help:
 	@echo 'make kexec     boot Linux, kexec the next one, and say what became of EL2 (1 min): ENTRY=el2|el1 POLICY=leave|resident FROM=CPU'
 	@echo 'make kdump     boot Linux, let it die, get the dump out and open it (2 min): the same, and'
 	@echo '    CRASH=sysrq|KIND SYMBOLS=1|VMLINUX (1: 320 MB to fetch) MODULES=DIRECTORY TREE=DIRECTORY'
+	@echo 'make trace     boot Linux with each exit to EL2 traced, and draw it: a page for a browser, and for Perfetto (1 min)'
+	@echo '    WHAT=boot|kexec|crash RUN=COMMAND, and the variables of kexec and kdump (docs/trace.md)'
 	@echo 'make debian    boot a Debian 13 with systemd from a disk that you keep: a login, and ssh (2 min; at first 20, and 180 MB to fetch)'
 	@echo "make debian RUN='COMMAND'   run a shell command in it by ssh, and power off; CRASH=sysrq: let it die, and open its dump"
 	@echo 'make debian-dump   open the newest dump that its kdump-tools have saved'
@@ -69,6 +71,9 @@ kexec:
 
 kdump:
 	@scripts/kdump --given '$(GIVEN)'
+
+trace:
+	@scripts/trace --given '$(GIVEN)'
 
 debian:
 	@scripts/debian --given '$(GIVEN)'

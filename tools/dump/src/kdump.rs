@@ -1,7 +1,7 @@
 //! Memory out of what makedumpfile has filtered and compressed, flattened or not.
 //!
-//! Owns which pages such a dump says that it has: a bitmap tells, and spares a try at every address that there could be.
-//! The pages themselves are drgn's to read, which knows all of their compressions; `pages.py` asks it.
+//! Owns which pages such a dump says that it has: a bitmap tells, and spares a try at every address that there could
+//! be. The pages themselves are drgn's to read, which knows all of their compressions; `pages.py` asks it.
 //!
 //! Source: makedumpfile, `diskdump_mod.h` (struct `disk_dump_header`, struct `kdump_sub_header`), and
 //! `makedumpfile.h` for a flattened dump; the project's scripts/read-dump knows the same places.
@@ -117,8 +117,8 @@ impl Rearranged {
         Ok(bytes)
     }
 
-    /// Whether a page lies past the end of the file. drgn would take it for zeros. There are so many descriptors of pages
-    /// at `table`; a flattened dump has an end of its own.
+    /// Whether a page lies past the end of the file. drgn would take it for zeros. There are so many descriptors of
+    /// pages at `table`; a flattened dump has an end of its own.
     fn is_cut(&self, table: u64, pages: u64) -> Result<bool, String> {
         if self.pieces.is_some() {
             return Ok(false);

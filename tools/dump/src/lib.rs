@@ -202,7 +202,8 @@ fn take(memory: &dyn Memory, place: u64, header: &Header) -> Result<Found, Strin
     Ok(Found { bytes, start: header.start, notes })
 }
 
-/// A Python that has drgn: `EXEUNT_PYTHON`, else the project's own, which `scripts/setup drgn` makes, else the machine's.
+/// A Python that has drgn: `EXEUNT_PYTHON`, else the project's own, which `scripts/setup drgn` makes, else the
+/// machine's.
 #[must_use]
 pub fn python() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/drgn/bin/python");

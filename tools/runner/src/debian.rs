@@ -14,6 +14,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::blackbox;
 use crate::child::{End, Running, end_with_this_thread};
 use crate::console;
 use crate::machine::{self, Machine};
@@ -703,6 +704,12 @@ fn fetch_and_open(places: &Places) -> Result<i32, String> {
         return Err(format!("drgn: {}", errors.lines().last().unwrap_or("it says nothing")));
     }
     print(String::from_utf8_lossy(&output.stdout).trim_end());
+    match blackbox::words(&dump, places, false) {
+        Ok(words) => print(&format!("\n{}", words.trim_end())),
+        // A Debian that was booted without Exeunt has none.
+        Err(error) => say(&error),
+    }
+    say(&blackbox::hint(&dump, places));
     say(&format!("drgn itself: target/drgn/bin/drgn -c {} (-s VMLINUX, for types)", places.short(&dump)));
     Ok(0)
 }

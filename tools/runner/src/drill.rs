@@ -188,7 +188,7 @@ impl Cell {
         let came: std::result::Result<(Output, Ran, RunsVerdict), String> = if self.how == "kexec" {
             Kexec::read(&values).map_err(in_words).and_then(|kexec| kexec.run(places, &quiet))
         } else {
-            Kdump::read(&values).map_err(in_words).and_then(|kdump| kdump.run(places, &quiet))
+            Kdump::read(&values).map_err(in_words).and_then(|kdump| kdump.in_short().run(places, &quiet))
         };
         match came {
             Err(error) => Told::Broken(error.replace('\n', " ")),

@@ -27,6 +27,8 @@ pub enum Script {
     HibernateResume,
     /// hibernate-next.sh
     HibernateNext,
+    /// trace-boot.sh
+    TraceBoot,
 }
 
 const COMMON: &str = include_str!("../guest/common.sh");
@@ -43,6 +45,7 @@ impl Script {
             Self::HibernateFirst => include_str!("../guest/hibernate-first.sh"),
             Self::HibernateResume => include_str!("../guest/hibernate-resume.sh"),
             Self::HibernateNext => include_str!("../guest/hibernate-next.sh"),
+            Self::TraceBoot => include_str!("../guest/trace-boot.sh"),
         }
     }
 

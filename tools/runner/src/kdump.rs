@@ -1,12 +1,13 @@
 //! `make kdump`: boots the host, loads a crash kernel, lets the host die, gets the dump out and opens it.
 //!
 //! The crash kernel has makedumpfile filter and compress /proc/vmcore onto a virtio disk; drgn opens it on the
-//! workstation (scripts/read-dump).
+//! workstation (scripts/read-dump), and exeunt-dump reads the black box in it.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::process::Command;
 
+use crate::blackbox;
 use crate::guest::Script;
 use crate::kconfig::{self, Need};
 use crate::modules;
@@ -56,6 +57,8 @@ pub struct Kdump {
     reserved: String,
     disk: u64,
     symbols: Option<Symbols>,
+    /// Of what the black box says only the most important is wanted.
+    is_short: bool,
 }
 
 impl Kdump {
@@ -86,7 +89,19 @@ impl Kdump {
             let what = if crash == CRASHES[0] { format!("FILL={fill}") } else { format!("CRASH={crash}") };
             wrong.0.extend(wanted.can_have_module(&what, &wanted.settings.kernel).err());
         }
-        wrong.unless(Self { wanted, crash, turns, fill, level, read, back, reserved, disk, symbols })
+        wrong.unless(Self { wanted, crash, turns, fill, level, read, back, reserved, disk, symbols, is_short: false })
+    }
+
+    /// The same, with few words on the black box.
+    #[must_use]
+    pub fn in_short(self) -> Self {
+        Self { is_short: true, ..self }
+    }
+
+    /// The same, traced.
+    #[must_use]
+    pub fn traced(self, directory: &'static str) -> Self {
+        Self { wanted: self.wanted.traced(directory), is_short: true, ..self }
     }
 
     /// Whether the host needs the test module.
@@ -258,6 +273,13 @@ impl Kdump {
             verdict.wrong.push("there is no dump".to_owned());
         }
         verdict.line(&report);
+        if dumped.is_some() && wanted.with_exeunt() {
+            progress.phase("exeunt-dump reads the black box in it");
+            match blackbox::words(&output.file("dump"), places, self.is_short) {
+                Ok(words) => verdict.line(&words),
+                Err(error) => verdict.line(&format!("the black box cannot be read: {error}")),
+            }
+        }
         if verdict.passed() {
             self.judge_dump(ran, &report, &mut verdict);
             self.judge_exeunt(ran, stays, &mut verdict);
@@ -271,6 +293,9 @@ impl Kdump {
             let dump = output.file("dump");
             verdict
                 .line(&format!("to look for yourself: target/drgn/bin/drgn -c {} -s {vmlinux}", places.short(&dump)));
+            if wanted.with_exeunt() {
+                verdict.line(&blackbox::hint(&dump, places));
+            }
             let _ = write!(verdict.why, "the dump has the panic and the backtraces of {traces} CPUs");
         }
         verdict

@@ -80,6 +80,12 @@ impl Kexec {
         wrong.unless(Self { wanted, call })
     }
 
+    /// The same, traced.
+    #[must_use]
+    pub fn traced(self, directory: &'static str) -> Self {
+        Self { wanted: self.wanted.traced(directory), ..self }
+    }
+
     /// Does it. The directory is kept until the verdict was read.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Runs Exeunt on QEMU, and says what came of it. The library behind `make run` and its like, which the tests use too.
 
 pub mod archive;
+pub mod blackbox;
 pub mod child;
 pub mod console;
 pub mod covering;
@@ -28,5 +29,6 @@ pub mod run;
 pub mod settings;
 pub mod soak;
 pub mod symbols;
+pub mod trace;
 pub mod variables;
 pub mod workstation;

@@ -30,6 +30,7 @@ use runner::run::{self, BY_A_SIGNAL, RUNNER_FAILED, print, say};
 use runner::settings::{Profile, Settings};
 use runner::soak::Soak;
 use runner::symbols::Symbols;
+use runner::trace::Trace;
 use runner::variables::{Target, Values, Wrong};
 use runner::workstation::Places;
 
@@ -51,6 +52,8 @@ enum Command {
     Kexec,
     /// Boots the host, lets it die, gets the dump out and opens it.
     Kdump,
+    /// Boots the host with its exits traced, perhaps has it kexec or die, and leaves the trace.
+    Trace,
     /// The machine of `run`, stopped, and gdb on it.
     Gdb,
     /// Has the host hibernate, resume on another machine, and die there.
@@ -75,6 +78,7 @@ impl Command {
             Self::Run => Target::Run,
             Self::Kexec => Target::Kexec,
             Self::Kdump => Target::Kdump,
+            Self::Trace => Target::Trace,
             Self::Gdb => Target::Gdb,
             Self::Hibernate => Target::Hibernate,
             Self::Soak => Target::Soak,
@@ -148,6 +152,7 @@ fn run(arguments: &Arguments) -> Result<i32, Wrong> {
         Command::Hibernate => {
             tell(&places, target, &values, Hibernate::read(&values)?.run(&places, &Progress::begin()))
         }
+        Command::Trace => tell(&places, target, &values, Trace::read(&values)?.run(&places, &Progress::begin())),
         Command::Soak => tell(&places, target, &values, Soak::read(&values)?.run(&places, &Progress::begin())),
         Command::Kdump => tell(&places, target, &values, Kdump::read(&values)?.run(&places, &Progress::begin())),
     })

@@ -18,8 +18,10 @@ use crate::kconfig::{self, Config, Need};
 use crate::machine;
 use crate::names::{self, Name};
 use crate::output::Output;
+use crate::placement::{EXEUNT, RAM_BASE};
 use crate::progress::Progress;
 use crate::qemu::escaped;
+use crate::qmp::{Monitor, Saving};
 use crate::run::console;
 use crate::settings::{Hypervisor, Kernel, Settings};
 use crate::variables::{Target, Values, Wrong};
@@ -66,7 +68,14 @@ pub struct Wanted {
     pub tree: Option<PathBuf>,
     /// The CPU that restarts or dies, if that was asked for.
     pub from: Option<u32>,
+    /// The exits are traced, and Exeunt's memory is taken out at the end: the name of the directory below target/.
+    pub traced: Option<&'static str>,
 }
+
+/// Where in the directory of a traced run Exeunt's 2 MiB are.
+pub const MEMORY: &str = "memory";
+/// How many they are.
+const MEMORY_SIZE: u64 = 2 << 20;
 
 impl Wanted {
     /// Out of the variables.
@@ -116,7 +125,15 @@ impl Wanted {
             settings.qemu_extra.splice(0..0, ["-machine", "its=off"].map(str::to_owned));
         }
         settings.append = format!("{PATIENT} {}", settings.append);
-        Ok(Self { settings, entry, policy, next, next_variable, tree, from })
+        Ok(Self { settings, entry, policy, next, next_variable, tree, from, traced: None })
+    }
+
+    /// The same with each exit traced, in a directory of this name.
+    #[must_use]
+    pub fn traced(mut self, directory: &'static str) -> Self {
+        self.settings.exeunt = format!("{} trace", self.settings.exeunt.trim_end());
+        self.traced = Some(directory);
+        self
     }
 
     /// Whether the kernels have what this run wants of them, as far as their configurations can be known.
@@ -264,7 +281,7 @@ pub fn begin(
     wanted.check(host, next)?;
     progress.phase("setting up");
     places.set_up(parts)?;
-    let output = machine::take_output(&wanted.settings, places, usual)?;
+    let output = machine::take_output(&wanted.settings, places, wanted.traced.unwrap_or(usual))?;
     if output.clear().map_err(|error| error.to_string())? {
         progress.phase(&format!("what the run before has left is kept in {}/previous", places.short(output.path())));
     }
@@ -337,8 +354,16 @@ pub fn run(
     machine.command.args(console(&log)).arg("-no-reboot");
     machine.command.stdin(Stdio::null()).stdout(Stdio::piped());
     progress.phase("the host boots");
+    let monitor = wanted.traced.map(|_| Monitor::of(&mut machine.command).map_err(|error| format!("QEMU: {error}")));
+    let monitor = monitor.transpose()?;
+    if monitor.is_some() {
+        // It is held when the guest turns it off, until its memory was taken out.
+        machine.command.arg("-no-shutdown");
+    }
     let begin = Instant::now();
     let mut running = Running::start(&mut machine.command).map_err(|error| format!("QEMU: {error}"))?;
+    let memory = machine.output.file(MEMORY);
+    let saving = monitor.map(|monitor| monitor.save_at_the_end(RAM_BASE + EXEUNT, MEMORY_SIZE, memory));
     let stdout = running.stdout().ok_or("QEMU has no standard output")?;
     let guests = machine.output.file("guests.txt");
     let teller = progress.clone();
@@ -352,6 +377,9 @@ pub fn run(
     let end = running
         .wait(settings.timeout.filter(|&seconds| seconds > 0).map(Duration::from_secs))
         .map_err(|error| format!("QEMU: {error}"))?;
+    if let Some(Err(error)) = saving.map(Saving::end) {
+        progress.phase(&format!("QEMU did not write out Exeunt's memory: {error}"));
+    }
     let said = listening.join().map_err(|_| "the console was not read to its end")?;
     let said = said.map_err(|error| format!("the console: {error}"))?;
     let console = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).replace('\r', "");

@@ -27,27 +27,46 @@ pub enum Target {
     Debian,
     /// `make debian-dump`.
     DebianDump,
+    /// `make trace`.
+    Trace,
 }
 
 /// Targets that start one machine as a person describes it.
-const MACHINE: &[Target] =
-    &[Target::Run, Target::Gdb, Target::Kexec, Target::Kdump, Target::Soak, Target::Hibernate, Target::Debian];
+const MACHINE: &[Target] = &[
+    Target::Run,
+    Target::Gdb,
+    Target::Kexec,
+    Target::Kdump,
+    Target::Trace,
+    Target::Soak,
+    Target::Hibernate,
+    Target::Debian,
+];
 /// Those and the drill, which has many machines.
 const WITH_DRILL: &[Target] = &[
     Target::Run,
     Target::Gdb,
     Target::Kexec,
     Target::Kdump,
+    Target::Trace,
     Target::Soak,
     Target::Hibernate,
     Target::Debian,
     Target::Drill,
 ];
 /// Those with a kernel that a person chooses: Debian boots its disk's.
-const WITH_KERNEL: &[Target] =
-    &[Target::Run, Target::Gdb, Target::Kexec, Target::Kdump, Target::Soak, Target::Hibernate, Target::Drill];
+const WITH_KERNEL: &[Target] = &[
+    Target::Run,
+    Target::Gdb,
+    Target::Kexec,
+    Target::Kdump,
+    Target::Trace,
+    Target::Soak,
+    Target::Hibernate,
+    Target::Drill,
+];
 /// Those in which a kernel starts another one.
-const RESTART: &[Target] = &[Target::Kexec, Target::Kdump, Target::Soak, Target::Hibernate];
+const RESTART: &[Target] = &[Target::Kexec, Target::Kdump, Target::Trace, Target::Soak, Target::Hibernate];
 
 /// One variable.
 #[derive(Debug)]
@@ -118,7 +137,7 @@ pub const VARIABLES: &[Variable] = &[
         "RUN",
         "a shell command",
         "the guest runs it as root and powers off, instead of giving a shell",
-        &[Target::Run, Target::Debian],
+        &[Target::Run, Target::Trace, Target::Debian],
     ),
     variable(
         "DISK",
@@ -150,6 +169,12 @@ pub const VARIABLES: &[Variable] = &[
         "whether a reset starts the machine again, or ends the run (0; on a terminal and without RUN= 1)",
         &[Target::Run],
     ),
+    variable(
+        "WHAT",
+        "boot, kexec or crash",
+        "what is traced (boot); each of the others comes after a boot",
+        &[Target::Trace],
+    ),
     variable("GDB_ARGS", "arguments, quoted as for a shell", "further arguments for gdb", &[Target::Gdb]),
     variable("ENTRY", "el1 or el2", "how the host is entered: at virtual EL2, or at EL1 (el2)", RESTART),
     variable("POLICY", "leave or resident", "what becomes of Exeunt at the restart (leave)", RESTART),
@@ -158,14 +183,14 @@ pub const VARIABLES: &[Variable] = &[
         "FROM",
         "the number of a CPU",
         "the CPU that restarts or dies (0)",
-        &[Target::Kexec, Target::Kdump, Target::Hibernate],
+        &[Target::Kexec, Target::Kdump, Target::Trace, Target::Hibernate],
     ),
     variable("CALL", "refused, lock or leave", "a call that the host makes before, or during", &[Target::Kexec]),
     variable(
         "CRASH",
         "a way to die",
         "how the host dies (sysrq; a Debian only if asked)",
-        &[Target::Kdump, Target::Debian],
+        &[Target::Kdump, Target::Trace, Target::Debian],
     ),
     variable(
         "MODULES",
@@ -177,13 +202,13 @@ pub const VARIABLES: &[Variable] = &[
         "TREE",
         "a directory",
         "the build tree of a kernel of your own, for the test module; if KERNEL is in one, it is that",
-        &[Target::Kexec, Target::Kdump, Target::Soak, Target::Drill],
+        &[Target::Kexec, Target::Kdump, Target::Trace, Target::Soak, Target::Drill],
     ),
     variable(
         "CRASHKERNEL",
         "a size, as the kernel takes it",
         "how much memory is kept for the crash kernel",
-        &[Target::Kdump],
+        &[Target::Kdump, Target::Trace],
     ),
     variable(
         "SYMBOLS",
@@ -207,7 +232,7 @@ pub const VARIABLES: &[Variable] = &[
         "JUNIT",
         "a file",
         "the same in the format of JUnit, as continuous integration reads it",
-        &[Target::Kexec, Target::Kdump, Target::Soak, Target::Hibernate, Target::Drill],
+        &[Target::Kexec, Target::Kdump, Target::Trace, Target::Soak, Target::Hibernate, Target::Drill],
     ),
     variable("DRILL", "parts of names", "the cells that are run (all)", &[Target::Drill]),
     variable("ROUNDS", "a number of kexecs", "how many (100)", &[Target::Soak]),
@@ -347,6 +372,7 @@ impl Target {
             Self::Hibernate => "hibernate",
             Self::Debian => "debian",
             Self::DebianDump => "debian-dump",
+            Self::Trace => "trace",
         }
     }
 }
@@ -388,7 +414,7 @@ mod tests {
             ]
         );
         let wrong = read(Target::Run, &["CRASH"], &[]).unwrap_err();
-        assert_eq!(wrong.to_string(), "CRASH: `make run` does not take it, but kdump, debian");
+        assert_eq!(wrong.to_string(), "CRASH: `make run` does not take it, but kdump, trace, debian");
     }
 
     #[test]

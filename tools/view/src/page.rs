@@ -1,7 +1,7 @@
 //! One page for a browser, with all that a box says: a time line of each CPU, tables, life cycle, log.
 //!
-//! Owns the data in it; `page.html` draws them. The page fetches nothing, and its policy forbids it to. What stands in a
-//! box is text there and never markup, whatever it is.
+//! Owns the data in it; `page.html` draws them. The page fetches nothing, and its policy forbids it to. What stands in
+//! a box is text there and never markup, whatever it is.
 
 use std::collections::HashMap;
 

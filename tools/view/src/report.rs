@@ -452,7 +452,7 @@ fn cpu_of(cpu: u16, block: &CpuBlock, trace: impl Iterator<Item = TraceRecord>, 
         mpidr: Hex(block.mpidr),
         state: state_name(block.state),
         entry_level: block.entry_level,
-        crumb: text(&block.crumb).to_owned(),
+        crumb: text(&block.crumb).trim_end().to_owned(),
         crumb_seconds: clock.seconds(block.crumb_time),
         classes: classes.map(|(class, count)| Count { name: class_name(class), count }).collect(),
         departures: block.departures,
@@ -644,7 +644,7 @@ mod tests {
         let report = report(&fixture::crash());
         let text = report.to_string();
         for line in [
-            "Black box at 0x403f0000: Exeunt 0.1.0, ABI 1.0, 4 CPUs, host entered at virtual EL2, start 2",
+            "Black box at 0x403f0000: Exeunt 0.1.0, ABI 1.1, 4 CPUs, host entered at virtual EL2",
             "EXEUNT DIED on CPU 3: an exception at EL2",
             "data abort from EL2: translation fault, level 0, write, FAR 0xdead0000",
             "at image+0x5678",

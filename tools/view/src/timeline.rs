@@ -124,8 +124,8 @@ fn end_of(record: &TraceRecord) -> u64 {
     record.time.saturating_add(record.duration.into())
 }
 
-/// Where a CPU is after an event, if that says it. A soft restart under which Exeunt stays enters the next payload as the
-/// host was entered.
+/// Where a CPU is after an event, if that says it. A soft restart under which Exeunt stays enters the next payload as
+/// the host was entered.
 fn after(event: &Event, entry: State) -> Option<State> {
     Some(match Kind::of(event.kind)? {
         Kind::Started => State::Start,

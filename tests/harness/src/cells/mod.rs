@@ -26,6 +26,7 @@ mod options;
 mod people;
 mod restarts;
 mod shell;
+mod traces;
 mod trees;
 mod uboot;
 mod user;
@@ -55,6 +56,7 @@ pub fn all() -> Vec<Cell> {
         failures::cells(),
         firmware::cells(),
         bad_input::cells(),
+        traces::cells(),
         trees::cells(),
         people::cells(),
         uboot::cells(),
