@@ -6,10 +6,10 @@
 //! the host's registers it changes x0 to x4 only, of which a call that returns keeps x2 to x4; FAR_EL2, TPIDR_EL2 and
 //! SP_EL2 are its scratch.
 //!
-//! There is a second table for a CPU that Exeunt has left by the doorbell. HCR_EL2.TSC is set there, so that it gets the
-//! host's SMCs too, and passes them on. If the [`Mailbox`](guest_abi::doorbell::Mailbox) asks for it the CPU comes back
-//! instead, as by REENTER, and the SMC is executed again under Exeunt. A host that sets vectors or restarts has TSC
-//! cleared before: what comes then knows of no SMCs. All else is as in the first table. Its own scratch is
+//! There is a second table for a CPU that Exeunt has left by the doorbell. HCR_EL2.TSC is set there, so that it gets
+//! the host's SMCs too, and passes them on. If the [`Mailbox`](guest_abi::doorbell::Mailbox) asks for it the CPU comes
+//! back instead, as by REENTER, and the SMC is executed again under Exeunt. A host that sets vectors or restarts has
+//! TSC cleared before: what comes then knows of no SMCs. All else is as in the first table. Its own scratch is
 //! CNTHP_CVAL_EL2, since EL2's physical timer is off.
 //!
 //! Linux's stub hangs in a tight loop on every exception that is no synchronous one from EL1. Here the CPU leaves a
@@ -363,8 +363,8 @@ pub fn vectors_with_way_back() -> u64 {
     (&raw const exeunt_open_stub).addr() as u64
 }
 
-/// The mailbox: the hypervisor defines it as the symbol `exeunt_mailbox`, aligned to 16 bytes at least, and cleans it to
-/// the point of coherency, under the same conditions as [`HostRam`].
+/// The mailbox: the hypervisor defines it as the symbol `exeunt_mailbox`, aligned to 16 bytes at least, and cleans it
+/// to the point of coherency, under the same conditions as [`HostRam`].
 pub type Mailbox = guest_abi::doorbell::Mailbox;
 
 // The stub loads both with one instruction.

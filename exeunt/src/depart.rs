@@ -7,10 +7,10 @@
 //!
 //! 1. VBAR_EL2 goes first. From here on an exception from EL1, which cannot come before the ERET, would be answered by
 //!    whoever owns EL2 afterwards; one from EL2 itself would end in the resident stub, with a breadcrumb.
-//! 2. HCR_EL2 without VM, and without TSC unless the resident stub is to get the SMCs; VTTBR_EL2 and VTCR_EL2 0. Only EL1
-//!    and EL0 are translated by these, and this CPU is at EL2. After an ISB `TLBI ALLE1` drops what they left in the TLB (VMID 0, combined entries of both stages): the
-//!    host's next access is translated by its own stage 1 alone, and by identity before and after, so that even a stale
-//!    entry says the same.
+//! 2. HCR_EL2 without VM, and without TSC unless the resident stub is to get the SMCs; VTTBR_EL2 and VTCR_EL2 0. Only
+//!    EL1 and EL0 are translated by these, and this CPU is at EL2. After an ISB `TLBI ALLE1` drops what they left in
+//!    the TLB (VMID 0, combined entries of both stages): the host's next access is translated by its own stage 1 alone,
+//!    and by identity before and after, so that even a stale entry says the same.
 //! 3. The host's registers come back from the stack, all but one, since SCTLR_EL2 takes a register to write. Its value
 //!    waits in TPIDR_EL2, where Exeunt's per-CPU address has no use any longer.
 //! 4. SCTLR_EL2.M = C = I = 0. The text is mapped where it is, so the next instruction is the same with the MMU off.
@@ -33,8 +33,8 @@ const SPSR_EL2H: u64 = 0x3c9;
 /// Leaves to the host, which goes on at EL1 where ELR_EL2 and SPSR_EL2 say, with the registers of `frame`.
 ///
 /// # Safety
-/// `vbar` is a vector table for a CPU without EL2 MMU, `hcr` what HCR_EL2 shall be (VM and TGE clear, and TSC too unless
-/// the table answers SMCs), and `frame` the host's.
+/// `vbar` is a vector table for a CPU without EL2 MMU, `hcr` what HCR_EL2 shall be (VM and TGE clear, and TSC too
+/// unless the table answers SMCs), and `frame` the host's.
 pub unsafe fn to_host(frame: &HostFrame, hcr: u64, vbar: u64) -> ! {
     barrier::dsb(barrier::SY);
     // SAFETY: passed on.

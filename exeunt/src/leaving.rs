@@ -198,8 +198,8 @@ enum Vectors {
 }
 
 impl Vectors {
-    /// A way back (`open`) is kept where the host has none but its own stub's vectors, which the resident stub can stand
-    /// for. Vectors that the host has installed beside those have to answer what they alone know.
+    /// A way back (`open`) is kept where the host has none but its own stub's vectors, which the resident stub can
+    /// stand for. Vectors that the host has installed beside those have to answer what they alone know.
     fn of(cpu: &PerCpu, open: bool) -> Self {
         match vectors_of(cpu) {
             _ if open && !cpu.has_vectors() => Self::OpenStub,
@@ -244,8 +244,8 @@ pub fn open_units(cpu: &PerCpu) {
 }
 
 /// REENTER from its table, or an SMC for which the mailbox has asked: `vectors` calls it with EL2's MMU on, and goes to
-/// the host when it returns. The resident stub has looked whether what it needs of this CPU's structure is whole; a host
-/// that was left may have written to the rest of Exeunt's memory too.
+/// the host when it returns. The resident stub has looked whether what it needs of this CPU's structure is whole; a
+/// host that was left may have written to the rest of Exeunt's memory too.
 pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     let machine = machine();
     // Nothing has come since. The SMC is made again, and answered under Exeunt.

@@ -10,8 +10,8 @@
 //!
 //! Accesses are loads and stores of one general-purpose register of 64 bits, aligned: compile them so, for instance as
 //! volatile accesses to `u64`. The mirror can also be read in 1, 2 and 4 bytes. Any other access, and one to another
-//! place in the 2 MiB, is answered as everywhere in there: by a synchronous external abort, of which Linux makes SIGBUS.
-//! A store to a register that can only be read has no effect; a load of one that can only be stored to gives 0.
+//! place in the 2 MiB, is answered as everywhere in there: by a synchronous external abort, of which Linux makes
+//! SIGBUS. A store to a register that can only be read has no effect; a load of one that can only be stored to gives 0.
 //!
 //! To make a call:
 //!
@@ -27,13 +27,13 @@
 //! has stored.
 //!
 //! When a LEAVE succeeds there is no answer: from then on loads and stores in the 2 MiB reach the memory itself, and a
-//! load of [`MAGIC`] gives [`LEFT`]. The doubleword after it, at [`MAILBOX`], is then the offset of the [`Mailbox`] from
-//! the beginning of the 2 MiB. What a program stores to the registers by mistake of the moment harms nothing there:
-//! nobody else uses the memory from [`MAGIC`] to the end of the last channel. A load of [`OPEN`] gives all ones, and the
-//! [`DONE`] of that channel does not. LEAVE by the doorbell keeps a way back open that one by HVC does not: VBAR_EL2 is the
-//! resident stub's, which answers the stub calls as the host's own would, and HCR_EL2.TSC stays set until the host sets
-//! vectors of its own or restarts. The stub passes each SMC on to firmware as it is. But if [`Mailbox::back`] is
-//! [`Mailbox::round`], the CPU first comes back under Exeunt. On a Linux with debugfs a read of
+//! load of [`MAGIC`] gives [`LEFT`]. The doubleword after it, at [`MAILBOX`], is then the offset of the [`Mailbox`]
+//! from the beginning of the 2 MiB. What a program stores to the registers by mistake of the moment harms nothing
+//! there: nobody else uses the memory from [`MAGIC`] to the end of the last channel. A load of [`OPEN`] gives all ones,
+//! and the [`DONE`] of that channel does not. LEAVE by the doorbell keeps a way back open that one by HVC does not:
+//! VBAR_EL2 is the resident stub's, which answers the stub calls as the host's own would, and HCR_EL2.TSC stays set
+//! until the host sets vectors of its own or restarts. The stub passes each SMC on to firmware as it is. But if
+//! [`Mailbox::back`] is [`Mailbox::round`], the CPU first comes back under Exeunt. On a Linux with debugfs a read of
 //! `/sys/kernel/debug/psci` makes SMCs on the CPU that reads; without, turning another CPU off and on does.
 //!
 //! [`Header::start`]: crate::blackbox::Header::start

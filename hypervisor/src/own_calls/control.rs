@@ -225,8 +225,8 @@ impl Control {
         .map(|_| ())
     }
 
-    /// The calling CPU, which is held, goes outside, as the verdict of the LEAVE that it has seen says. False: that LEAVE
-    /// is over.
+    /// The calling CPU, which is held, goes outside, as the verdict of the LEAVE that it has seen says. False: that
+    /// LEAVE is over.
     #[must_use]
     pub fn go_along(&self, decided: UnderWay) -> bool {
         self.update(|word| more_outside(at(word, decided)?, 1)).is_ok()

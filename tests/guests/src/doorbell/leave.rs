@@ -156,7 +156,7 @@ fn smc_works(cpu: usize, random: &mut Random) {
     let [version, _] = one_call(cpu, SMC, PSCI_VERSION, 7, random);
     check!(version >> 16 == 1, "CPU {cpu}: PSCI_VERSION {version:#x}");
     let [on, _] = one_call(cpu, SMC, AFFINITY_INFO[1], machine().mpidrs()[0], random);
-    check!(on as i64 == AFFINITY_ON, "CPU {cpu}: AFFINITY_INFO {on:#x}");
+    check!(on.cast_signed() == AFFINITY_ON, "CPU {cpu}: AFFINITY_INFO {on:#x}");
 }
 
 /// What the special CPU does when Exeunt has left and the mailbox wants it back. It comes back by REENTER.

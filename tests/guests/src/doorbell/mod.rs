@@ -211,21 +211,21 @@ fn mirror(random: &mut Random) {
     for offset in (0..0x100).step_by(8) {
         let word = load(MIRROR + load(BOX_SIZE) - 0x1_0000 + offset);
         for (size, instruction, signed_32, signed_64) in [
-            (1, 0x3940_0000, 0x39c0_0000, 0x3980_0000),
+            (1_u32, 0x3940_0000, 0x39c0_0000, 0x3980_0000),
             (2, 0x7940_0000, 0x79c0_0000, 0x7980_0000),
             (4, 0xb940_0000, 0, 0xb980_0000),
         ] {
-            for part in (0..8).step_by(size) {
-                let unused = 64 - 8 * size as u32;
+            for part in (0..8).step_by(size as usize) {
+                let unused = 64 - 8 * size;
                 let value = word >> (8 * part) << unused >> unused;
-                let signed = ((value << unused) as i64 >> unused) as u64;
+                let signed = ((value << unused).cast_signed() >> unused).cast_unsigned();
                 for (instruction, wanted) in
                     [(instruction, value), (signed_32, signed & 0xffff_ffff), (signed_64, signed)]
                 {
                     if instruction == 0 {
                         continue;
                     }
-                    let address = own + MIRROR + load(BOX_SIZE) - 0x1_0000 + offset + part as u64;
+                    let address = own + MIRROR + load(BOX_SIZE) - 0x1_0000 + offset + part;
                     let (_, after) = run_one(instruction | 9 << 5 | 3, 9, address, random);
                     check!(
                         after.x[3] == wanted,

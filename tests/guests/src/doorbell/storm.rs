@@ -36,7 +36,7 @@ fn known(random: &mut Random) -> ([u64; 4], [u64; 4]) {
 fn place(random: &mut Random, box_offset: u64) -> u64 {
     match random.below(16) {
         0 => OPEN,
-        1..8 => CHANNEL + random.below(CHANNELS * CHANNEL_SIZE) & !7,
+        1..8 => CHANNEL + (random.below(CHANNELS * CHANNEL_SIZE) & !7),
         8 => random.below(0x1000),
         9 => random.below(0x1000) & !7,
         10 => 0x1000 - random.below(32),
