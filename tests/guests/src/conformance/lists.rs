@@ -138,7 +138,7 @@ impl Setting {
         };
         let junk = [0x1111, 0x2222, 0x3333];
         let uid = vendor::UID_REGISTERS.map(|word| Is(u64::from(word)));
-        list(Call::Count, "", vendor::CALL_COUNT.into(), junk, [Is(8), Same, Same, Same]);
+        list(Call::Count, "", vendor::CALL_COUNT.into(), junk, [Is(10), Same, Same, Same]);
         list(Call::Uid, "", vendor::CALL_UID.into(), junk, uid);
         list(
             Call::Revision,
