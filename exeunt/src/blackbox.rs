@@ -14,7 +14,7 @@ use aarch64_cpu::registers::{
     Readable, SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, SPSR_EL2, TCR_EL1, TPIDR_EL0, TPIDR_EL1, TTBR0_EL1, TTBR1_EL1,
     VBAR_EL1, VBAR_EL2, Writeable,
 };
-use guest_abi::blackbox::{Death, SIZE};
+use guest_abi::blackbox::{CORE, Death, PREVIOUS, REGISTERS, SIZE};
 use guest_abi::vendor::ABI_VERSION;
 use hypervisor::blackbox::{Beginning, Block, Cause, Facts, KEPT, Kind, Memory, Open, Place, Slot, Stop, Trace, cut};
 use hypervisor::devicetree::Region;
@@ -53,10 +53,34 @@ pub fn log() -> LogRing<'static> {
     core().log()
 }
 
+/// The keys of the registers that are counted.
+static KEYS: [u32; REGISTERS] = hypervisor::blackbox::keys(&registers::ENCODINGS);
+
 /// Begins a box in this memory. Before the first line of the log, on the boot CPU, before any other runs; with the MMU
 /// off.
+///
+/// What a start before this one has left in the caches is written back before it is read. What is written here goes past
+/// the caches: they have no line of it, neither before nor after, when the MMU goes on ([`settle`]).
 pub fn begin() {
+    forget_lines();
+    if core().may_hold_a_box() {
+        memory::clean(Region { start: address(), end: address() + CORE as u64 });
+    }
     LAST_STARTS.store(core().begin(address()), Ordering::Relaxed);
+}
+
+/// Drops what the caches may have read meanwhile of what [`begin`] has written. Before the MMU goes on.
+pub fn settle() {
+    forget_lines();
+    if last_starts().is_some() {
+        memory::clean(Region { start: address(), end: address() + (PREVIOUS + CORE) as u64 });
+    }
+}
+
+fn forget_lines() {
+    for (offset, size) in Memory::BEGUN {
+        memory::clean(Region { start: address() + offset as u64, end: address() + (offset + size) as u64 });
+    }
 }
 
 /// Decides where everything is, and returns where the box begins, and the heap ends; nothing if there is no room.
@@ -92,7 +116,7 @@ pub fn make_block(cpu: &PerCpu) {
 #[inline(never)]
 pub fn publish(cpus: usize, entry: EntryLevel, options: &[u8]) {
     let Some(&place) = PLACE.get() else { return };
-    core().name_registers(registers::encodings());
+    core().name_registers(&KEYS);
     let starts = LAST_STARTS.load(Ordering::Relaxed);
     core().publish(
         address(),

@@ -214,6 +214,16 @@ impl PerCpu {
         unsafe { core::ptr::with_exposed_provenance::<Block>(address).as_ref() }.unwrap_or(&NOBODYS)
     }
 
+    /// [`Self::block`], without the look whether there is one.
+    ///
+    /// # Safety
+    /// The host runs on this CPU.
+    #[inline]
+    pub unsafe fn block_of_running_host(&self) -> &'static Block {
+        // SAFETY: `set_block` comes before the host's first entry.
+        unsafe { &*core::ptr::with_exposed_provenance::<Block>(self.block.load(Ordering::Relaxed) as usize) }
+    }
+
     /// Says where that is, where the ring of the CPU's trace is, and how many records that has. Before the host runs on
     /// this CPU.
     pub fn set_block(&self, block: &'static Block, ring: u64, records: usize) {

@@ -9,7 +9,7 @@ use aarch64_cpu::registers::{
 use guest_abi::blackbox::{IN_VIRTUAL_EL2, INJECTED, WENT_NATIVE};
 use hypervisor::blackbox::trace::instruction;
 use hypervisor::blackbox::{Beginning, Kind};
-use hypervisor::counters::{self, Exit};
+use hypervisor::counters::{self, Counters, Exit};
 use hypervisor::paging::stage2::Hidden;
 use hypervisor::syndrome::{Esr, ExceptionClass, FaultKind};
 use hypervisor::trap::{self, Next};
@@ -24,8 +24,14 @@ use crate::resident::FAST;
 use crate::trap::Trap;
 use crate::{blackbox, calls, doorbell, leaving, memory, serror};
 
-/// With `log=trace` each exit but HVC and SMC has a line. For those the question alone would be six instructions more.
+/// The counters of a CPU that has come from the host.
 #[inline]
+fn counters(cpu: &PerCpu) -> &'static Counters {
+    // SAFETY: the host runs on it.
+    unsafe { &cpu.block_of_running_host().counters }
+}
+
+/// With `log=trace`, with which exits are traced, each but HVC and SMC has a line.
 fn tell(esr: Esr) {
     #[cold]
     #[inline(never)]
@@ -39,13 +45,13 @@ fn tell(esr: Esr) {
 
 /// An HVC from AArch64. It cannot come from virtual EL2, which is at EL0, where there is none.
 pub extern "C" fn hvc(frame: &mut HostFrame, cpu: &'static PerCpu) {
-    cpu.block().counters.count(Exit::Hvc);
+    counters(cpu).count(Exit::Hvc);
     call(frame, cpu, trap::hvc);
 }
 
 /// An SMC from AArch64; as for [`hvc`].
 pub extern "C" fn smc(frame: &mut HostFrame, cpu: &'static PerCpu) {
-    cpu.block().counters.count(Exit::Smc);
+    counters(cpu).count(Exit::Smc);
     call(frame, cpu, trap::smc);
 }
 
@@ -94,6 +100,7 @@ pub extern "C" fn traced_sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
             open.end(CNTPCT_EL0.get(), frame.x[0], 0);
         }
         _ => {
+            tell(esr);
             let was_in_window = cpu.in_window();
             let register = about(frame, cpu, esr, &mut record);
             let open = blackbox::begin_trace(cpu, &record);
@@ -180,8 +187,7 @@ pub extern "C" fn sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
     // SAFETY: this is its exit.
     let machine = unsafe { machine::of_running_host() };
     let esr = Esr::new(ESR_EL2.get());
-    cpu.block().counters.count_class(esr.class_bits());
-    tell(esr);
+    counters(cpu).count_class(esr.class_bits());
     if FAST.control.is_leaving() {
         leaving::interrupted(frame, cpu, machine, esr);
     } else if esr.is_abort_of_lower() && is_done_with(frame, cpu, machine, esr) {

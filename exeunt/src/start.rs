@@ -61,6 +61,7 @@ extern "C" fn exeunt_early(tree: u64, base: u64, current_el: u64) -> *const CpuB
     let tree = find_tree(tree);
     // Its header says how long it is, and not whether that much is there.
     read_of_tree(tree.end - 1, &mut [0]);
+    blackbox::settle();
     match memory::map_early(tree) {
         // SAFETY: this is the boot CPU, before any other runs, once.
         Ok(settings) => unsafe { cpu::set_boot_settings(settings) },
@@ -180,7 +181,8 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     if registers::has_el3() {
         info!("EL3 is there; if this line is the last, it keeps registers of EL2 to itself that Linux needs too");
     }
-    if options.trace {
+    // A line for each exit comes from the same handlers.
+    if options.trace || log::max_level() == LevelFilter::Trace {
         blackbox::set_tracing(true);
     }
     if options.log.is_none() {

@@ -137,13 +137,23 @@ impl Memory {
         }
         // What has no number that says whether it is valid. Of the history that is how many were written, of the log
         // where it ends.
-        for word in self.core().take((HISTORY - (HISTORY - DEATH - Death::SIZE)) / 8) {
-            word.store(0, Ordering::Relaxed);
-        }
-        for count in &self.counts {
-            count.store(0, Ordering::Relaxed);
+        let start = core::ptr::from_ref(self).cast_mut();
+        // SAFETY: parts of this structure, which consists of atomics, for which zeros are numbers as any; nobody else
+        // uses it yet. As one operation, which writes more at a time than a loop over them.
+        unsafe {
+            start.cast::<u8>().write_bytes(0, DEATH + Death::SIZE);
+            (&raw mut (*start).counts).write_bytes(0, 1);
         }
         starts
+    }
+
+    /// The parts that [`Self::begin`] writes if it keeps nothing, as offsets and bytes.
+    pub const BEGUN: [(usize, usize); 3] =
+        [(0, DEATH + Death::SIZE), (REGISTER_COUNTS, 4 * REGISTERS), (PREVIOUS, size_of::<u64>())];
+
+    /// Whether there may be a box of a last start, whose core [`Self::begin`] would read.
+    pub fn may_hold_a_box(&self) -> bool {
+        self.header[0].load(Ordering::Relaxed) == MAGIC
     }
 
     /// The words of the core, in their order.
@@ -219,12 +229,11 @@ impl Memory {
         place[1].store(sequence << 32 | u64::from(cpu) << 16 | kind as u64, Ordering::Release);
     }
 
-    /// Says which registers are counted: the first of them, each in the place of its number.
-    pub fn name_registers(&self, registers: impl Iterator<Item = Encoding>) {
-        for (key, Encoding { op0, op1, crn, crm, op2 }) in self.keys[..REGISTERS - 1].iter().zip(registers) {
-            key.store(register_key(op0, op1, crn, crm, op2), Ordering::Relaxed);
+    /// Says which registers are counted.
+    pub fn name_registers(&self, keys: &[u32; REGISTERS]) {
+        for (place, key) in self.keys.iter().zip(keys) {
+            place.store(*key, Ordering::Relaxed);
         }
-        self.keys[REGISTERS - 1].store(OTHERS, Ordering::Relaxed);
     }
 
     /// Counts accesses to the register with this number; to one without, if it is not one of theirs.
@@ -274,6 +283,19 @@ impl Default for Memory {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The keys of registers, each in the place of its number; without a number are all others.
+#[must_use]
+pub const fn keys<const N: usize>(registers: &[Encoding; N]) -> [u32; REGISTERS] {
+    let mut keys = [OTHERS; REGISTERS];
+    let mut index = 0;
+    while index < N {
+        let Encoding { op0, op1, crn, crm, op2 } = registers[index];
+        keys[index] = register_key(op0, op1, crn, crm, op2);
+        index += 1;
+    }
+    keys
 }
 
 /// Text cut to what a record has room for.

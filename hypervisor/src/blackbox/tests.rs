@@ -50,7 +50,7 @@ fn what_is_written_can_be_read() {
     memory.count_ignored_store();
     memory.set_control(0x1_0002);
     memory.set_tracing(true);
-    memory.name_registers([Encoding::new(3, 4, 1, 1, 0), Encoding::new(3, 4, 12, 0, 0)].into_iter());
+    memory.name_registers(&keys(&[Encoding::new(3, 4, 1, 1, 0), Encoding::new(3, 4, 12, 0, 0)]));
     memory.count_register(1, 7);
     memory.count_register(999, 2);
     let bytes = bytes(&memory);

@@ -231,7 +231,7 @@ pub trait Cpu {
     fn set_gicc_pmr(&mut self, value: u32);
     /// The host asks for a unit that [waits](Unit::waits): opens it, if it is shut, and tells which are open.
     fn open(&mut self, unit: Unit) -> Units;
-    /// The register with this number ([`registers::encodings`]) was accessed so many times.
+    /// The register with this number ([`registers::ENCODINGS`]) was accessed so many times.
     fn counted(&mut self, register: usize, accesses: u32);
     /// Takes back the virtual SError that is pending for the host at EL1, if one is.
     fn take_serror(&mut self) -> Option<Esr>;

@@ -711,15 +711,26 @@ impl Register {
 #[must_use]
 #[inline]
 pub const fn count_of_id(register: Encoding) -> usize {
-    COUNT_IDS + (register.crm as usize - 1 & 7) * 8 + (register.op2 as usize & 7)
+    COUNT_IDS - 8 + register.crm as usize * 8 + register.op2 as usize
 }
 
-/// Every register that is counted by itself, in the order of its number.
-pub fn encodings() -> impl Iterator<Item = Encoding> {
-    let ids = (1..8).flat_map(|crm| (0..8).map(move |op2| Encoding::new(3, 0, 0, crm, op2)));
-    let el2 = El2::ALL.iter().map(|register| register.encoding());
-    el2.chain(Register::ALL.iter().map(|register| register.encoding())).chain(ids)
-}
+/// Every register that is counted by itself, each in the place of its number.
+pub const ENCODINGS: [Encoding; COUNT_OTHERS] = {
+    let mut all = [Encoding::new(0, 0, 0, 0, 0); COUNT_OTHERS];
+    let mut number = 0;
+    while number < COUNT_OTHERS {
+        all[number] = if number < COUNT_HARDWARE {
+            El2::ALL[number].encoding()
+        } else if number < COUNT_IDS {
+            Register::ALL[number - COUNT_HARDWARE].encoding()
+        } else {
+            let id = (number - COUNT_IDS) as u8;
+            Encoding::new(3, 0, 0, 1 + id / 8, id % 8)
+        };
+        number += 1;
+    }
+    all
+};
 
 /// The name of a register, if the table knows one.
 #[must_use]

@@ -69,7 +69,7 @@ fn accesses_are_counted_by_register_and_told_when_the_host_goes_on_in_hardware()
     host.execute(0xd69f_03e0);
     let counted = |number: usize| host.cpu.counted.get(&number).copied();
     assert_eq!((counted(number(El2::Vtcr)), counted(number(El2::Hstr))), (Some(300), Some(1)));
-    let encodings: Vec<_> = registers::encodings().collect();
+    let encodings = registers::ENCODINGS;
     for register in [Register::CntfrqEl0.encoding(), Encoding::new(3, 0, 0, 7, 1), El2::Vtcr.encoding()] {
         let number = encodings.iter().position(|&found| found == register).unwrap();
         assert!(counted(number).is_some_and(|count| count > 0), "{register}");
