@@ -1,5 +1,6 @@
 //! `exeunt` alone: what is below this Linux, in a few sentences.
 
+use guest_abi::blackbox::EXIT_NAMES;
 use serde::Serialize;
 
 use super::status::{self, State};
@@ -14,6 +15,10 @@ struct Gone {
     state: &'static str,
     way_back: bool,
 }
+
+/// The place among [`EXIT_NAMES`] of the exits by which a program asks.
+const DATA_ABORT: usize = 2;
+const _: () = assert!(EXIT_NAMES[DATA_ABORT].len() == "data abort".len());
 
 /// The command.
 ///
@@ -66,19 +71,23 @@ fn text(state: &State) -> String {
         (_, "leave", _) => "When Linux kexecs, it leaves; when Linux crashes, it stays.".to_owned(),
         _ => "When Linux kexecs, it stays; when Linux crashes, it leaves.".to_owned(),
     };
-    let mut most: Vec<_> = state.classes.iter().collect();
+    // Each load by which a program asks is one, so that they would drown the others.
+    let (asking, others): (Vec<_>, Vec<_>) =
+        state.classes.iter().partition(|class| class.name == EXIT_NAMES[DATA_ABORT]);
+    let asking: u64 = asking.iter().map(|class| class.count).sum();
+    let mut most = others;
     most.sort_by_key(|class| std::cmp::Reverse(class.count));
     let most: Vec<String> = most.iter().take(3).map(|class| format!("{} {}", class.count, class.name)).collect();
-    let most = if most.is_empty() { String::new() } else { format!(": {}", most.join(", ")) };
+    let most = if most.is_empty() { String::new() } else { format!(" ({})", most.join(", ")) };
     let tracing = if state.tracing { "It is tracing them.\n" } else { "" };
     format!(
         "Exeunt {}{debug} is below this Linux, {cpus}.\n\
          {entry}, {} ago. {restart}\n\
-         Linux came to it {} so far{most}.\n\
+         Linux came to it {} so far{most}, and {asking} times to ask as you do now.\n\
          {tracing}\
          It can leave while Linux runs, and come back: exeunt leave, exeunt back. What else it can: exeunt help\n",
         state.version,
         words::span(state.seconds),
-        words::count(state.exits, "time"),
+        words::count(state.exits.saturating_sub(asking), "time"),
     )
 }

@@ -13,6 +13,9 @@ use crate::snapshot::Wanted;
 use crate::trouble::{Trouble, status};
 use crate::words;
 
+/// Lines end before this column.
+const WIDTH: usize = 100;
+
 /// Counters at a moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Counts {
@@ -81,13 +84,25 @@ fn text(counts: &Counts) -> String {
     let _ =
         writeln!(out, "{:>10}  exits in {} since Exeunt started, of these", counts.total, words::span(counts.seconds));
     for (name, count) in by_count(&counts.classes) {
-        let _ = writeln!(out, "{count:>10}  {name}");
+        let note = if name == "data abort" { ", nearly all of them loads by which this program asks" } else { "" };
+        let _ = writeln!(out, "{count:>10}  {name}{note}");
     }
     if !counts.registers.is_empty() {
         let all = counts.registers.values().fold(0_u64, |sum, count| sum.wrapping_add(*count));
-        let _ = writeln!(out, "\n{all:>10}  accesses to system registers, of these");
-        for (name, count) in by_count(&counts.registers) {
-            let _ = writeln!(out, "{count:>10}  {name}");
+        let _ = writeln!(out, "\n{all:>10}  accesses to system registers and system instructions, of these");
+        // Most registers are accessed once by each CPU, and share a line.
+        for registers in by_count(&counts.registers).chunk_by(|one, other| one.1 == other.1) {
+            let mut line = format!("{:>10} ", registers[0].1);
+            let begin = line.len();
+            for (number, (name, _)) in registers.iter().enumerate() {
+                if line.len() > begin && line.len() + name.len() > WIDTH {
+                    let _ = writeln!(out, "{line}");
+                    line = " ".repeat(begin);
+                }
+                let comma = if number + 1 < registers.len() { "," } else { "" };
+                let _ = write!(line, " {name}{comma}");
+            }
+            let _ = writeln!(out, "{line}");
         }
     }
     let _ = writeln!(out);

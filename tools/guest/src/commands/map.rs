@@ -2,24 +2,13 @@
 
 use std::fmt::Write;
 
+use guest_abi::vendor::{RANGE_EXECUTE, RANGE_MAPPED, RANGE_READ, RANGE_WRITE, STAGE2_RANGE};
 use serde::Serialize;
 
 use super::{Context, Said};
 use crate::door;
 use crate::trouble::Trouble;
 use crate::words;
-
-/// x0 of the call. In: x1 = an address. Out: x1 = first address of the range that it is in, x2 = the first one past it,
-/// x3 = [`MAPPED`] and the others.
-pub const STAGE2_RANGE: u32 = 0xc600_4509;
-/// There is memory.
-pub const MAPPED: u64 = 1 << 0;
-/// The host may read.
-pub const READ: u64 = 1 << 1;
-/// The host may write.
-pub const WRITE: u64 = 1 << 2;
-/// The host may execute.
-pub const EXECUTE: u64 = 1 << 3;
 
 /// So many ranges are asked for: each is an entry of a table at the most.
 const LIMIT: usize = 1 << 16;
@@ -94,16 +83,15 @@ pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
                 _ if exeunt.contains(&first) => "Exeunt",
                 _ => "",
             },
-            read: rights & MAPPED != 0 && rights & READ != 0,
-            write: rights & MAPPED != 0 && rights & WRITE != 0,
-            execute: rights & MAPPED != 0 && rights & EXECUTE != 0,
+            read: rights & RANGE_MAPPED != 0 && rights & RANGE_READ != 0,
+            write: rights & RANGE_MAPPED != 0 && rights & RANGE_WRITE != 0,
+            execute: rights & RANGE_MAPPED != 0 && rights & RANGE_EXECUTE != 0,
         })
         .collect();
     let mut text = String::new();
     for range in &ranges {
         let right = |is, letter| if is { letter } else { '-' };
-        let _ = writeln!(
-            text,
+        let line = format!(
             "{:>14} - {:<14}  {:>9}  {}{}{}  {}",
             range.first,
             range.last,
@@ -113,6 +101,7 @@ pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
             right(range.execute, 'x'),
             range.what
         );
+        let _ = writeln!(text, "{}", line.trim_end());
     }
     let _ = writeln!(
         text,

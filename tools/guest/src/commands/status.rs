@@ -109,7 +109,7 @@ pub fn state(context: &Context<'_>) -> Result<State, Trouble> {
         exits: block.exits.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count)),
         departures: block.departures,
         returns: block.returns,
-        last: printable(text_of(&block.crumb)),
+        last: printable(text_of(&block.crumb)).trim_end().to_owned(),
     });
     Ok(State {
         state: if context.is_there() { "present" } else { "left" },

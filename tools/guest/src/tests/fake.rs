@@ -12,10 +12,10 @@ use guest_abi::doorbell::{
     self, A0, BOX_SIZE, BOX_START, CHANNEL, CHANNEL_SIZE, CHANNELS, DONE, GO, LEFT, MAGIC, MAILBOX, MIRROR, Mailbox,
     OPEN, PRESENT, R0, TICKET,
 };
-use guest_abi::vendor::{CALLS, Error, LEAVE, LOCK, RESTART_POLICY, STATUS, TRACE, TRACE_START};
+use guest_abi::vendor::{CALLS, Error, LEAVE, LOCK, RESTART_POLICY, STAGE2_RANGE, STATUS, TRACE, TRACE_START};
 use view::fixture::{ADDRESS, Builder, EXEUNT};
 
-use crate::commands::{Context, map};
+use crate::commands::Context;
 use crate::find::Place;
 use crate::host::Host;
 use crate::page::{Failed, Page};
@@ -192,7 +192,7 @@ impl Fake {
                 self.leave(5);
                 None
             }
-            map::STAGE2_RANGE => {
+            STAGE2_RANGE => {
                 let mut first = 0;
                 for &(end, rights) in &self.ranges {
                     if x1 < end {
