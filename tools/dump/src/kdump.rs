@@ -214,6 +214,10 @@ impl Memory for Kdump {
             let last = complaint.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
             return Err(if last.contains("No module named 'drgn'") {
                 format!("drgn reads such dumps, and {} does not have it; {install}", self.python.display())
+            } else if last.contains("vmcoreinfo") {
+                "drgn opens no dump without the vmcoreinfo of a Linux, and QEMU writes none into this format; take \
+                 QEMU's ELF: dump-guest-memory without -z"
+                    .to_owned()
             } else {
                 format!("drgn cannot read the dump: {last}")
             });

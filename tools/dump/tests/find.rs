@@ -82,6 +82,10 @@ fn in_what_makedumpfile_writes() {
 
     let without = kdump(&memory(&builder), |address| !(EXEUNT..EXEUNT + (2 << 20)).contains(&address));
     wrong(look(&directory.join("without"), &without, &options()), "there is no black box in it");
+    // As QEMU writes it: without notes.
+    let mut bare = dump.clone();
+    bare[4096 + 32..4096 + 64].fill(0);
+    wrong(look(&directory.join("bare"), &bare, &options()), "dump-guest-memory without -z");
     wrong(look(&directory.join("cut"), &dump[..6000], &options()), "the dump is cut off");
     wrong(
         look(&directory.join("pages"), &dump[..dump.len() / 4], &options()),

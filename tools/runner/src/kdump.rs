@@ -277,7 +277,7 @@ impl Kdump {
             progress.phase("exeunt-dump reads the black box in it");
             match blackbox::words(&output.file("dump"), places, self.is_short) {
                 Ok(words) => verdict.line(&words),
-                Err(error) => verdict.line(&format!("the black box cannot be read: {error}")),
+                Err(error) => verdict.wrong.push(format!("the black box cannot be read: {error}")),
             }
         }
         if verdict.passed() {

@@ -331,7 +331,7 @@ impl Report {
                 version: format!("{}.{}.{}", version.major, version.minor, version.patch),
                 abi: format!("{}.{}", header.abi_version >> 16, header.abi_version & 0xffff),
                 debug: header.debug != 0,
-                options: text(&header.options).to_owned(),
+                options: text(&header.options).trim_end().to_owned(),
                 layout: header.version,
                 address: Hex(header.address),
                 memory: Hex(header.exeunt),
