@@ -106,7 +106,7 @@ global_asm!(
     "mrs x1, esr_el2",
     "lsr x1, x1, #{ec}",
     "cmp x1, #{smc64}",
-    "b.eq exeunt_stub_smc",
+    "b.eq .Lexeunt_stub_smc",
     "mrs x1, far_el2",
     "cmp x0, #{soft_restart}",
     "b.hi exeunt_stub_call",
@@ -274,7 +274,7 @@ global_asm!(
     "eret",
     // An SMC. x1 is in FAR_EL2, where REENTER has it; x0 goes to CNTHP_CVAL_EL2, where `exeunt_come_back` looks for it,
     // and x2 to SP_EL2. Does the mailbox want this CPU back?
-    "exeunt_stub_smc:",
+    ".Lexeunt_stub_smc:",
     "msr cnthp_cval_el2, x0",
     "mov sp, x2",
     "adrp x2, exeunt_mailbox",

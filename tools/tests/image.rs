@@ -67,34 +67,38 @@ const BOOT_ROOTS: [&str; 2] = ["exeunt_early", "exeunt_main"];
 const PANIC: &str = "__rustc::rust_begin_unwind";
 
 /// Assembly that gives SP a new value: where each stack begins.
-const SET_STACK: [&str; 8] = [
+const SET_STACK: [&str; 9] = [
     "boot::entry::start",
     "boot::entry::mmu_on",
     "exeunt_el2_vector",
     "exeunt::enter::eret",
     "exeunt_reenter",
-    // These two keep a register in SP_EL0 while nothing is sure to be memory.
+    // These three keep a register in SP_EL0 while nothing is sure to be memory.
     "exeunt_vectors",
+    "exeunt_traced_vectors",
     "exeunt_lost_cpu",
     "exeunt::selftest::lose_stack",
 ];
 
 /// What is entered by hardware or by assembly, or whose address is used to write to: no indirect call of Rust's ends
 /// there.
-const NOT_CALLED: [&str; 22] = [
+const NOT_CALLED: [&str; 25] = [
     "image_header",
     "exeunt_vectors",
+    "exeunt_traced_vectors",
     "exeunt_fast_call",
     "exeunt_host_vector",
     "boot::entry::secondary_entry",
     "exeunt::exits::hvc",
     "exeunt::exits::smc",
     "exeunt::exits::sync",
+    "exeunt::exits::traced_sync",
     "exeunt::exits::irq",
     "exeunt::exits::fiq",
     "exeunt::exits::serror",
     "exeunt::leaving::come_back",
     "exeunt_resident_stub",
+    "exeunt_open_stub",
     "exeunt_reenter",
     "exeunt_el2_vector",
     "exeunt_lost_cpu",
