@@ -2,7 +2,7 @@
 # Owns nothing itself. Variables given to make (`make run SMP=8`) or in the environment reach the scripts as they are.
 
 .DEFAULT_GOAL := help
-TARGETS := help setup build run gdb kexec kdump trace debian debian-dump drill soak test test-all lint check bench clean clean-all
+TARGETS := help setup build run gdb map kexec kdump trace debian debian-dump drill soak test test-all lint check bench clean clean-all
 .PHONY: $(TARGETS)
 
 # `make run RUN=echo hi` asks for two targets. Better said before the first has run.
@@ -32,6 +32,7 @@ help:
 	@echo '    PROFILE=release|debug TIMEOUT=SECONDS OVERLAY=DIRECTORY QEMU=... QEMU_EXTRA=... HYPERVISOR=none FIRMWARE=tf-a'
 	@echo 'make gdb       the same machine, stopped at Exeunt'"'"'s entry, in gdb, with commands that say what EL2 does (seconds; docs/gdb.md):'
 	@echo '    GDB_ARGS=... SYMBOLS=1|VMLINUX (1: 320 MB to fetch)'
+	@echo 'make map       boot Linux, and draw its stage 2 out of the tables in memory: text, and a page for a browser (30 s)'
 	@echo 'make kexec     boot Linux, kexec the next one, and say what became of EL2 (1 min): ENTRY=el2|el1 POLICY=leave|resident FROM=CPU'
 	@echo 'make kdump     boot Linux, let it die, get the dump out and open it (2 min): the same, and'
 	@echo '    CRASH=sysrq|KIND SYMBOLS=1|VMLINUX (1: 320 MB to fetch) MODULES=DIRECTORY TREE=DIRECTORY'
@@ -65,6 +66,9 @@ run:
 
 gdb:
 	@scripts/gdb --given '$(GIVEN)'
+
+map:
+	@scripts/map --given '$(GIVEN)'
 
 kexec:
 	@scripts/kexec --given '$(GIVEN)'

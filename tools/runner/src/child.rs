@@ -137,6 +137,12 @@ impl Running {
         Ok(Self { pid, stdout, events, signals, is_over: false })
     }
 
+    /// What ends it while another thread waits for its end.
+    #[must_use]
+    pub const fn ender(&self) -> Ender {
+        Ender(self.pid)
+    }
+
     /// Its standard output, if it was piped and nobody has taken it.
     pub const fn stdout(&mut self) -> Option<ChildStdout> {
         self.stdout.take()
@@ -177,6 +183,18 @@ impl Running {
                 Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("nobody waits for it")),
             }
         }
+    }
+}
+
+/// Ends a program whose end somebody waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ender(Pid);
+
+impl Ender {
+    /// Ends it, at once and without a word of its own. Only before its end was waited for to the last: afterwards the
+    /// number may be another program's.
+    pub fn end(self) {
+        let _ = kill_process(self.0, Signal::KILL);
     }
 }
 

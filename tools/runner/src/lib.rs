@@ -16,6 +16,7 @@ pub mod kdump;
 pub mod kernel;
 pub mod kexec;
 pub mod machine;
+pub mod map;
 pub mod modules;
 pub mod names;
 pub mod output;

@@ -22,6 +22,7 @@ use runner::gdb;
 use runner::hibernate::Hibernate;
 use runner::kdump::Kdump;
 use runner::kexec::Kexec;
+use runner::map;
 use runner::output::Output;
 use runner::progress::Progress;
 use runner::report::{self, Case, CaseEnd};
@@ -56,6 +57,8 @@ enum Command {
     Trace,
     /// The machine of `run`, stopped, and gdb on it.
     Gdb,
+    /// Boots the host, stops it, and draws its stage 2 out of the tables in memory.
+    Map,
     /// Has the host hibernate, resume on another machine, and die there.
     Hibernate,
     /// Kexecs again and again, and compares the last boots with the first.
@@ -80,6 +83,7 @@ impl Command {
             Self::Kdump => Target::Kdump,
             Self::Trace => Target::Trace,
             Self::Gdb => Target::Gdb,
+            Self::Map => Target::Map,
             Self::Hibernate => Target::Hibernate,
             Self::Soak => Target::Soak,
             Self::Drill { .. } => Target::Drill,
@@ -149,6 +153,7 @@ fn run(arguments: &Arguments) -> Result<i32, Wrong> {
             let symbols = Symbols::read(&values, &settings.kernel).map_err(|error| Wrong(vec![error]))?;
             gdb::run(&settings, symbols.as_ref(), &gdb_args, &places)
         }
+        Command::Map => map::run(&Settings::read(&values)?, &places),
         Command::Hibernate => {
             tell(&places, target, &values, Hibernate::read(&values)?.run(&places, &Progress::begin()))
         }

@@ -13,6 +13,8 @@ pub enum Target {
     Run,
     /// `make gdb`.
     Gdb,
+    /// `make map`.
+    Map,
     /// `make kexec`.
     Kexec,
     /// `make kdump`.
@@ -35,6 +37,7 @@ pub enum Target {
 const MACHINE: &[Target] = &[
     Target::Run,
     Target::Gdb,
+    Target::Map,
     Target::Kexec,
     Target::Kdump,
     Target::Trace,
@@ -46,6 +49,7 @@ const MACHINE: &[Target] = &[
 const WITH_DRILL: &[Target] = &[
     Target::Run,
     Target::Gdb,
+    Target::Map,
     Target::Kexec,
     Target::Kdump,
     Target::Trace,
@@ -58,6 +62,7 @@ const WITH_DRILL: &[Target] = &[
 const WITH_KERNEL: &[Target] = &[
     Target::Run,
     Target::Gdb,
+    Target::Map,
     Target::Kexec,
     Target::Kdump,
     Target::Trace,
@@ -107,13 +112,18 @@ pub const VARIABLES: &[Variable] = &[
         "INITRD",
         "a file, or none",
         "instead of the project's initramfs; `none` for no initrd",
-        &[Target::Run, Target::Gdb],
+        &[Target::Run, Target::Gdb, Target::Map],
     ),
     variable("APPEND", "words for a kernel", "added to the host's command line", MACHINE),
     variable("EXEUNT", "options of Exeunt", "Exeunt's own options (docs/options.md)", MACHINE),
     variable("EXEUNT_BIN", "a file", "a ready image of Exeunt: nothing is built then", WITH_DRILL),
     variable("PROFILE", "release or debug", "which build of Exeunt (release, of gdb debug)", WITH_DRILL),
-    variable("OVERLAY", "a directory", "what is in it is added to the initrd", &[Target::Run, Target::Gdb]),
+    variable(
+        "OVERLAY",
+        "a directory",
+        "what is in it is added to the initrd",
+        &[Target::Run, Target::Gdb, Target::Map],
+    ),
     variable("FIRMWARE", "tf-a", "Arm's Trusted Firmware at EL3, below Exeunt", MACHINE),
     variable("HYPERVISOR", "exeunt or none", "none: the same host on bare QEMU, entered at the level EL", MACHINE),
     variable("EL", "1 or 2", "with HYPERVISOR=none: the level at which the host is entered (2)", MACHINE),
@@ -137,31 +147,31 @@ pub const VARIABLES: &[Variable] = &[
         "RUN",
         "a shell command",
         "the guest runs it as root and powers off, instead of giving a shell",
-        &[Target::Run, Target::Trace, Target::Debian],
+        &[Target::Run, Target::Map, Target::Trace, Target::Debian],
     ),
     variable(
         "DISK",
         "a disk image, or several, quoted as for a shell",
         "disks for the guest, raw or qcow2: it writes into these files",
-        &[Target::Run, Target::Gdb],
+        &[Target::Run, Target::Gdb, Target::Map],
     ),
     variable(
         "SNAPSHOT",
         "1",
         "what the guest writes to the disks is forgotten at the end",
-        &[Target::Run, Target::Gdb],
+        &[Target::Run, Target::Gdb, Target::Map],
     ),
     variable(
         "NET",
         "1, or a port of this workstation",
         "a network; the guest's ssh server is behind a free port of 127.0.0.1, or behind that one",
-        &[Target::Run, Target::Gdb],
+        &[Target::Run, Target::Gdb, Target::Map],
     ),
     variable(
         "SHARE",
         "a directory",
         "the guest has it as /mnt/share, to read and to write",
-        &[Target::Run, Target::Gdb],
+        &[Target::Run, Target::Gdb, Target::Map],
     ),
     variable(
         "REBOOT",
@@ -365,6 +375,7 @@ impl Target {
         match self {
             Self::Run => "run",
             Self::Gdb => "gdb",
+            Self::Map => "map",
             Self::Kexec => "kexec",
             Self::Kdump => "kdump",
             Self::Soak => "soak",

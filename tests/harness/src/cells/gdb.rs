@@ -378,7 +378,8 @@ fn lasting(text: &str) -> String {
     text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// The sessions of docs/gdb.md: what is typed there gives what stands there. A line `...` stands for any number of them.
+/// The sessions of docs/gdb.md: what is typed there gives what stands there. A line `...` stands for any number of
+/// lines.
 fn documented(context: &Context) -> Outcome {
     let page = fs::read_to_string(paths::root().join("docs/gdb.md"))?;
     let sessions = sessions(&page);

@@ -21,6 +21,7 @@ mod kernels;
 mod kvm;
 mod leave;
 mod loaders;
+mod map;
 mod memory;
 mod options;
 mod people;
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Cell> {
     [
         boot::cells(),
         memory::cells(),
+        map::cells(),
         boards::cells(),
         hotplug::cells(),
         gdb::cells(),
