@@ -82,7 +82,7 @@ const SET_STACK: [&str; 9] = [
 
 /// What is entered by hardware or by assembly, or whose address is used to write to: no indirect call of Rust's ends
 /// there.
-const NOT_CALLED: [&str; 25] = [
+const NOT_CALLED: [&str; 28] = [
     "image_header",
     "exeunt_vectors",
     "exeunt_traced_vectors",
@@ -93,6 +93,9 @@ const NOT_CALLED: [&str; 25] = [
     "exeunt::exits::smc",
     "exeunt::exits::sync",
     "exeunt::exits::traced_sync",
+    "exeunt::exits::traced_irq",
+    "exeunt::exits::traced_fiq",
+    "exeunt::exits::traced_serror",
     "exeunt::exits::irq",
     "exeunt::exits::fiq",
     "exeunt::exits::serror",
