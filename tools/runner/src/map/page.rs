@@ -101,7 +101,11 @@ impl Map {
 
     /// The devices in a piece. Those of a kind that lie side by side are one: QEMU has 32 places for virtio in a row.
     fn devices(&self, piece: &Piece) -> Vec<Place> {
-        let kind = |place: &Place| place.name.split('@').next().unwrap_or_default().to_owned();
+        // Without the address of the one, and with what a window is for.
+        let kind = |place: &Place| {
+            let (name, rest) = place.name.split_once('@').unwrap_or((&place.name, ""));
+            (name.to_owned(), rest.split_once(": ").map(|(_, what)| what.to_owned()))
+        };
         let mut devices: Vec<(Place, usize)> = Vec::new();
         for place in self.in_it(piece).filter(|place| !place.is_ram) {
             match devices.last_mut() {
