@@ -147,6 +147,8 @@ pub fn own(trap: &mut Trap) {
 }
 
 /// Answers a call of Exeunt's own that did not come by HVC: x0 to x17 are in `registers`.
+#[allow(clippy::inline_always, reason = "its frame would be one more on the deepest chain of calls")]
+#[inline(always)]
 pub fn own_elsewhere(cpu: &'static PerCpu, machine: &'static Machine, registers: &mut [u64; 18]) -> Outcome {
     own_calls::call(registers, &Own { cpu, machine })
 }
