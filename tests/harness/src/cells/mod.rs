@@ -26,6 +26,7 @@ mod memory;
 mod options;
 mod people;
 mod restarts;
+mod seen;
 mod shell;
 mod traces;
 mod trees;
@@ -76,6 +77,7 @@ pub fn all() -> Vec<Cell> {
         ends::cells(),
         kernels::cells(),
         restarts::cells(),
+        seen::cells(),
     ]
     .into_iter()
     .flatten()
