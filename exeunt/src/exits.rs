@@ -154,11 +154,7 @@ fn about(frame: &HostFrame, cpu: &'static PerCpu, esr: Esr, record: &mut Beginni
 }
 
 /// An IRQ, FIQ or SError of a CPU whose exits are traced.
-fn traced_interrupt(
-    frame: &mut HostFrame,
-    cpu: &'static PerCpu,
-    handle: extern "C" fn(&mut HostFrame, &'static PerCpu),
-) {
+fn traced_interrupt(frame: &mut HostFrame, cpu: &'static PerCpu, handle: impl FnOnce(&mut HostFrame, &'static PerCpu)) {
     let flags = if cpu.in_window() { IN_VIRTUAL_EL2 } else { 0 };
     let (time, pc, cpu_number) = (CNTPCT_EL0.get(), ELR_EL2.get(), cpu.index() as u16);
     let record = Beginning { time, pc, subject: 0, esr: 0, class: Exit::Interrupt, flags, cpu: cpu_number };
@@ -169,17 +165,17 @@ fn traced_interrupt(
 
 /// As [`irq`].
 pub extern "C" fn traced_irq(frame: &mut HostFrame, cpu: &'static PerCpu) {
-    traced_interrupt(frame, cpu, irq);
+    traced_interrupt(frame, cpu, |frame, cpu| irq(frame, cpu));
 }
 
 /// As [`fiq`].
 pub extern "C" fn traced_fiq(frame: &mut HostFrame, cpu: &'static PerCpu) {
-    traced_interrupt(frame, cpu, fiq);
+    traced_interrupt(frame, cpu, |frame, cpu| fiq(frame, cpu));
 }
 
 /// As [`serror`].
 pub extern "C" fn traced_serror(frame: &mut HostFrame, cpu: &'static PerCpu) {
-    traced_interrupt(frame, cpu, serror);
+    traced_interrupt(frame, cpu, |frame, cpu| serror(frame, cpu));
 }
 
 /// Any other synchronous exception from the host. `vectors` calls it and goes back to the host when it returns.

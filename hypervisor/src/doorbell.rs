@@ -288,6 +288,7 @@ impl Register {
 
 /// An access of the host's to the doorbell's page or to the mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a bit of the syndrome or of the host's state")]
 pub struct Access {
     /// To what.
     pub target: Target,

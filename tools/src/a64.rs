@@ -394,6 +394,12 @@ pub fn page_address(word: u32, address: u64) -> Option<(u8, u64)> {
     Some((bits(word, 4, 0) as u8, value))
 }
 
+/// Whether a word of which [`page_address`] knows the address is an ADRP.
+#[must_use]
+pub const fn is_adrp(word: u32) -> bool {
+    word >> 31 != 0
+}
+
 /// Destination, source and immediate of `add xD, xN, #imm`.
 #[must_use]
 pub fn add_immediate(word: u32) -> Option<(u8, u8, u64)> {
@@ -592,6 +598,7 @@ mod tests {
         assert_eq!(page_address(0xb0000000, 0x1234), Some((0, 0x2000)));
         assert_eq!(page_address(0x10ffffe1, 0x1234), Some((1, 0x1230)));
         assert_eq!(page_address(0xd503201f, 0x1234), None);
+        assert!(is_adrp(0xb0000000) && !is_adrp(0x10ffffe1));
         assert_eq!(add_immediate(0x9104a000), Some((0, 0, 0x128)));
         assert_eq!(add_immediate(0xd104a000), None);
     }

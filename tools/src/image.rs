@@ -294,7 +294,10 @@ impl Image {
         for (address, word) in (self.text..).step_by(4).zip(&self.code) {
             let Some(word) = *word else { continue };
             if let Some((register, value)) = a64::page_address(word, address) {
-                taken.insert(value);
+                // ADR gives an address, ADRP a page: it becomes one by what is added, be that 0.
+                if !a64::is_adrp(word) {
+                    taken.insert(value);
+                }
                 pages[usize::from(register)] = Some(value);
             } else if let Some((_, from, offset)) = a64::add_immediate(word)
                 && let Some(page) = pages[usize::from(from)]

@@ -93,28 +93,6 @@ pub struct Facts<'a> {
 }
 
 impl Memory {
-    /// Memory with nothing in it, for tests; on a machine nobody can say what is in it before [`Self::begin`].
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
-            header: [const { AtomicU64::new(0) }; _],
-            positions: Positions::new(),
-            events: AtomicU64::new(0),
-            switches: AtomicU64::new(0),
-            ignored_stores: AtomicU64::new(0),
-            live: [const { AtomicU64::new(0) }; _],
-            death: [const { AtomicU64::new(0) }; _],
-            between: [const { AtomicU64::new(0) }; _],
-            history: [const { [const { AtomicU64::new(0) }; _] }; _],
-            keys: [const { AtomicU32::new(0) }; _],
-            counts: [const { AtomicU32::new(0) }; _],
-            unused: [const { AtomicU64::new(0) }; _],
-            log: [const { AtomicU8::new(0) }; _],
-            previous: [const { AtomicU64::new(0) }; _],
-            room: [const { AtomicU64::new(0) }; _],
-        }
-    }
-
     /// The log in it.
     #[must_use]
     pub const fn log(&'static self) -> LogRing<'static> {
@@ -276,12 +254,6 @@ impl Memory {
         if let Some(place) = self.death.get(first..first + 12).and_then(|places| places.get(number)) {
             place.store(address, Ordering::Relaxed);
         }
-    }
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -453,6 +425,7 @@ pub struct Open<'a> {
 
 impl<'a> Trace<'a> {
     /// Adds a record, whose answer is not known yet.
+    #[must_use]
     #[inline]
     pub fn begin(&self, record: &Beginning) -> Open<'a> {
         let number = self.written.load(Ordering::Relaxed);

@@ -4,6 +4,7 @@
 //! the box begins a multiple of 64 KiB earlier, and what it takes there the heap does not get.
 
 use guest_abi::blackbox::{CpuBlock, ROOM, SIZE, TraceRecord};
+use guest_abi::doorbell::MIRROR;
 
 use crate::devicetree::Region;
 
@@ -36,10 +37,12 @@ impl Place {
     pub fn new(exeunt: Region, free: u64, cpus: usize, traced: bool) -> Option<Self> {
         let (step, cpus) = (SIZE as u64, cpus as u64);
         let core = exeunt.end - step;
-        let more = core.checked_sub(free.max(exeunt.start).next_multiple_of(step)).unwrap_or(0);
+        // Its mirror in the doorbell's pages ends before it begins.
+        let mirrored = (exeunt.size() - MIRROR) / 2 / step * step - step;
+        let more = core.saturating_sub(free.max(exeunt.start).next_multiple_of(step)).min(mirrored);
         let wanted = |records| cpus * (CpuBlock::SIZE as u64 + records * TraceRecord::SIZE as u64);
         let inside = step - ROOM as u64;
-        let (room, size) = if !traced && wanted(FEWEST_RECORDS) <= inside {
+        let (blocks, size) = if !traced && wanted(FEWEST_RECORDS) <= inside {
             (core + ROOM as u64, inside)
         } else {
             let size = wanted(if traced { MOST_RECORDS } else { FEWEST_RECORDS }).next_multiple_of(step).min(more);
@@ -51,9 +54,9 @@ impl Place {
             Some(bits) => 1 << bits,
             None => 0,
         };
-        let start = room.min(core);
-        let traces = room + cpus * CpuBlock::SIZE as u64;
-        Some(Self { start, size: exeunt.end - start, cpu_blocks: room, traces, trace_records })
+        let start = blocks.min(core);
+        let size = exeunt.end - start;
+        Some(Self { start, size, cpu_blocks: blocks, traces: blocks + cpus * CpuBlock::SIZE as u64, trace_records })
     }
 
     /// All of it.

@@ -39,7 +39,7 @@ pub const fn of(word: u32) -> Option<Store> {
                 // Tags with it (STGP), or none.
                 _ => return None,
             };
-            let by = ((word << 10) as i32 >> 25) << scale;
+            let by = ((word << 10).cast_signed() >> 25) << scale;
             match word >> 23 & 3 {
                 1 | 3 => Some(Store::Moves { base, by: by as i16 }),
                 _ => Some(Store::Plain),
@@ -54,7 +54,7 @@ pub const fn of(word: u32) -> Option<Store> {
             if word >> 24 & 1 != 0 {
                 return Some(Store::Plain);
             }
-            let by = ((word << 11) as i32 >> 23) as i16;
+            let by = ((word << 11).cast_signed() >> 23) as i16;
             match (word >> 21 & 1, word >> 10 & 3) {
                 (0, 0 | 2) | (1, 2) => Some(Store::Plain),
                 (0, _) => Some(Store::Moves { base, by }),

@@ -155,6 +155,8 @@ fn places_fit_whatever_the_machine() {
                 assert_eq!(place.traces, place.cpu_blocks + (cpus * CpuBlock::SIZE) as u64, "{what:?}");
                 let first = if place.start == ADDRESS { ADDRESS + ROOM as u64 } else { place.start };
                 assert_eq!(place.cpu_blocks, first, "{what:?}");
+                let mirror_end = EXEUNT.start + guest_abi::doorbell::MIRROR + place.size;
+                assert!(mirror_end <= place.start, "{what:?}: its mirror ends at {mirror_end:#x}");
                 let end = place.traces + cpus as u64 * u64::from(place.trace_records) * TraceRecord::SIZE as u64;
                 assert!(end <= if place.start == ADDRESS { EXEUNT.end } else { ADDRESS }, "{what:?}");
                 assert!(cpus > 15 && free > EXEUNT.end - 0x4_0000 || place.trace_records >= 16, "{what:?}");

@@ -14,7 +14,7 @@ use crate::lifecycle::{EntryLevel, Round};
 use crate::paging::stage2::Attributes;
 use crate::restart::Restart;
 
-const RAM: core::ops::Range<u64> = 0x4000_0000..0x8000_0000;
+const RAM: Range<u64> = 0x4000_0000..0x8000_0000;
 const OWN: Range<u64> = 0x4020_0000..0x4040_0000;
 const WAY_BACK: u64 = 0x4020_1800;
 const CPUS: u16 = 40;
@@ -542,7 +542,7 @@ fn a_map_is_made_of_ranges() {
     let (mut address, mut rights) = (0, Vec::new());
     while let Ok([start, end, what]) = fake.ask(vendor::STAGE2_RANGE, [address, 5, 6]) {
         assert!(start == address && end > start);
-        (address, _) = (end, rights.push(what));
+        (address, ()) = (end, rights.push(what));
     }
     assert_eq!(rights, [0b0111, 0b1111, 0, 0b0011]);
     assert_eq!(fake.ask(vendor::STAGE2_RANGE, [1 << 40, 5, 6]), INVALID);

@@ -252,6 +252,8 @@ impl Setting {
 
     fn trace(list: impl Fn(Call, &'static str, u64, [u64; 3], [Want; 4])) {
         let one = |what, w1, want| list(Call::Trace, what, vendor::TRACE.into(), [w1, 2, 3], want);
+        // A CPU that came up while another one was traced may be, too.
+        one("to stop at first", 2, [Is(0), Is(0), Any, Same]);
         one("before", 0, [Is(0), Is(0), Any, Same]);
         one("to start", 1, [Is(0), Is(1), Any, Same]);
         one("again", 1, [Is(0), Is(1), Any, Same]);

@@ -2,6 +2,7 @@
 
 mod after_kexec;
 mod bad_input;
+mod black_box;
 mod boards;
 mod boot;
 mod conformance;
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Cell> {
     [
         boot::cells(),
         memory::cells(),
+        black_box::cells(),
         map::cells(),
         boards::cells(),
         hotplug::cells(),
