@@ -6,7 +6,7 @@
 //! away: nothing is read back that anything here depends on.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{
@@ -32,8 +32,8 @@ use crate::memory;
 /// there.
 fn core() -> &'static Memory {
     let place = core::ptr::with_exposed_provenance::<Memory>(address() as usize);
-    // SAFETY: the linker script and `memory` leave it to this file, it is a multiple of its size, and EL2's stage 1 maps
-    // it as data for all of Exeunt's life, or the MMU is off. Atomics may hold whatever is there.
+    // SAFETY: the linker script and `memory` leave it to this file, it is a multiple of its size, and EL2's stage 1
+    // maps it as data for all of Exeunt's life, or the MMU is off. Atomics may hold whatever is there.
     unsafe { &*place }
 }
 
@@ -59,8 +59,8 @@ static KEYS: [u32; REGISTERS] = hypervisor::blackbox::keys(&registers::ENCODINGS
 /// Begins a box in this memory. Before the first line of the log, on the boot CPU, before any other runs; with the MMU
 /// off.
 ///
-/// What a start before this one has left in the caches is written back before it is read. What is written here goes past
-/// the caches: they have no line of it, neither before nor after, when the MMU goes on ([`settle`]).
+/// What a start before this one has left in the caches is written back before it is read. What is written here goes
+/// past the caches: they have no line of it, neither before nor after, when the MMU goes on ([`settle`]).
 pub fn begin() {
     forget_lines();
     if core().may_hold_a_box() {
@@ -189,8 +189,8 @@ pub fn count_ignored_store() -> u64 {
 /// put them at its top.
 fn frame_of_host(cpu: &PerCpu) -> &'static HostFrame {
     let place = memory::stack_top(cpu.index()) - size_of::<HostFrame>() as u64;
-    // SAFETY: this CPU's stack, which is mapped, and where its vectors store this at every exit. Plain numbers, of which
-    // any value will do.
+    // SAFETY: this CPU's stack, which is mapped, and where its vectors store this at every exit. Plain numbers, of
+    // which any value will do.
     unsafe { &*core::ptr::with_exposed_provenance::<HostFrame>(place as usize) }
 }
 
@@ -276,9 +276,14 @@ pub fn begin_trace(cpu: &'static PerCpu, record: &Beginning) -> Open<'static> {
 /// CPUs that come up are traced.
 static TRACING: AtomicBool = AtomicBool::new(false);
 
-unsafe extern "C" {
-    static exeunt_vectors: u8;
-    static exeunt_traced_vectors: u8;
+/// Addresses of the tables of vectors: without a trace, and with one.
+static TABLES: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Says which these are. Before the host runs.
+pub fn set_tables(tables: [u64; 2]) {
+    for (place, table) in TABLES.iter().zip(tables) {
+        place.store(table, Ordering::Relaxed);
+    }
 }
 
 /// Has the exits of this CPU traced, or no longer, and those of each that comes up from now on. That is another table
@@ -294,14 +299,12 @@ pub fn set_tracing(tracing: bool) {
 
 /// Has the exits of this CPU traced if those of CPUs that come up are.
 pub fn follow_tracing() {
-    let vectors =
-        if TRACING.load(Ordering::Relaxed) { &raw const exeunt_traced_vectors } else { &raw const exeunt_vectors };
-    VBAR_EL2.set(vectors.addr() as u64);
+    VBAR_EL2.set(TABLES[usize::from(TRACING.load(Ordering::Relaxed))].load(Ordering::Relaxed));
     barrier::isb(barrier::SY);
 }
 
 /// Whether the exits of this CPU are traced, and how many records are kept of each CPU.
 pub fn tracing() -> (bool, u32) {
-    let traced = VBAR_EL2.get() == (&raw const exeunt_traced_vectors).addr() as u64;
+    let traced = VBAR_EL2.get() == TABLES[1].load(Ordering::Relaxed);
     (traced, PLACE.get().map_or(0, |place| place.trace_records))
 }

@@ -24,7 +24,7 @@ use crate::machine::{self, Machine};
 use crate::memory::TablePages;
 use crate::panic::cannot_start;
 use crate::stage2::Stage2;
-use crate::{blackbox, console, enter, firmware, gic, guarded, memory, registers, resident, selftest};
+use crate::{blackbox, console, enter, firmware, gic, guarded, memory, registers, resident, selftest, vectors};
 
 /// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware
 /// alone, since nobody traps the host's SMC any longer. It is entered at real EL2, and where the others are there
@@ -121,6 +121,7 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     cpu::boot_cpu().started.store(started, Ordering::Relaxed);
     console::mmu_is_on();
     memory::start_heap();
+    blackbox::set_tables(vectors::tables());
     let region = find_tree(tree);
     // SAFETY: `exeunt_early` has found the tree to be this large and mapped it; it is Exeunt's until the host runs.
     let tree = unsafe { memory::bytes_mut(region) };

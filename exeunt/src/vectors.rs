@@ -237,6 +237,15 @@ global_asm!(
     fast_calls = const 32 + resident::FAST_CALLS.trailing_zeros(),
 );
 
+/// Addresses of the two tables: without a trace, and with one.
+pub fn tables() -> [u64; 2] {
+    unsafe extern "C" {
+        static exeunt_vectors: u8;
+        static exeunt_traced_vectors: u8;
+    }
+    [(&raw const exeunt_vectors).addr() as u64, (&raw const exeunt_traced_vectors).addr() as u64]
+}
+
 // The offsets of a load or store pair reach 504 bytes.
 const _: () = assert!(EXCEPTION + ExceptionFrame::SPARE <= 504);
 

@@ -133,8 +133,8 @@ record! {
     events: u64,
     /// 1 while exits are traced
     tracing: u32,
-    /// what may make Exeunt leave: bit 0 locked, bit 1 resident over a kexec, bit 2 over a crash, bit 3 a LEAVE is under
-    /// way; bits 31:16 CPUs outside
+    /// what may make Exeunt leave: bit 0 locked, bit 1 resident over a kexec, bit 2 over a crash, bit 3 a LEAVE is
+    /// under way; bits 31:16 CPUs outside
     control: u32,
     /// stores of the host's into the box that had no effect
     ignored_stores: u64,
@@ -380,8 +380,8 @@ pub const fn register_key(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> u32 {
     (op0 as u32) << 14 | (op1 as u32) << 11 | (crn as u32) << 7 | (crm as u32) << 3 | op2 as u32
 }
 
-/// FNV-1a, 64 bits, of bytes taken eight at a time as little-endian numbers: [`Header::checksum`] over what stands before
-/// it.
+/// FNV-1a, 64 bits, of bytes taken eight at a time as little-endian numbers: [`Header::checksum`] over what stands
+/// before it.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u64 {
     let mut sum = 0xcbf2_9ce4_8422_2325;

@@ -26,8 +26,8 @@ of 64 KiB earlier. The heap gets the rest, so that Exeunt never takes more than 
 Linux has these pages as RAM that is reserved but mapped: the node `/reserved-memory/exeunt-box@...` of the device tree
 has no `no-map`. That is why they are in `/proc/vmcore`, and why makedumpfile keeps them at every level: a reserved page
 is none that it leaves out. Stage 2 lets Linux read them and nothing else. A store there has no effect, as one into a
-ROM; the first one has a line in the log, and all are counted. It could have been an abort. But a Linux that resumes from
-hibernation puts reserved pages back too, at a moment when it has no vectors.
+ROM; the first one has a line in the log, and all are counted. It could have been an abort. But a Linux that resumes
+from hibernation puts reserved pages back too, at a moment when it has no vectors.
 
 A tool finds the box by the address in the device tree, or by the magic at a multiple of 64 KiB. The header's checksum
 says whether it is whole. `exeunt-dump` does both.
@@ -37,10 +37,10 @@ depends on.
 
 ## After a reset
 
-RAM keeps what it holds when the machine is reset in place. So the first thing that Exeunt does, before it writes a line,
-is to look for the box of its last start. If the header's checksum is right, the first 16 KiB are kept beside the new
-ones: the reason of a death, the life cycle, the counters, the log. The log of the new start says so. Exeunt writes the
-box back from the caches when the host turns the machine off or resets it, and when it dies itself.
+RAM keeps what it holds when the machine is reset in place. So the first thing that Exeunt does, before it writes a
+line, is to look for the box of its last start. If the header's checksum is right, the first 16 KiB are kept beside the
+new ones: the reason of a death, the life cycle, the counters, the log. The log of the new start says so. Exeunt writes
+the box back from the caches when the host turns the machine off or resets it, and when it dies itself.
 
 ## Layout
 
@@ -186,9 +186,9 @@ fn whatever_is_written_into_a_box_the_reader_comes_to_an_end() {
     let mut readable = 0;
     for _ in 0..rounds {
         let mut bytes = bytes.clone();
-        for _ in 0..1 + random(&mut state) % 4 {
+        for _ in 0..=random(&mut state) % 4 {
             // Mostly where numbers are that others depend on.
-            let limit = if random(&mut state) % 4 == 0 { SIZE } else { 0x220 };
+            let limit = if random(&mut state).is_multiple_of(4) { SIZE } else { 0x220 };
             let place = random(&mut state) as usize % (limit - 8);
             let value = match random(&mut state) % 4 {
                 0 => u64::MAX >> (random(&mut state) % 64),
@@ -199,7 +199,7 @@ fn whatever_is_written_into_a_box_the_reader_comes_to_an_end() {
             let size = 1 << (random(&mut state) % 4);
             bytes[place..place + size].copy_from_slice(&value.to_le_bytes()[..size]);
         }
-        if random(&mut state) % 8 != 0 {
+        if !random(&mut state).is_multiple_of(8) {
             sign(&mut bytes);
         }
         readable += usize::from(read_all(&bytes, start).is_ok());

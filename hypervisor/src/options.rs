@@ -456,7 +456,8 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named_beside_what_would_be() {
         let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident \
-                     kvm=hide|lend stats trace selftest=write-text|write-rodata|run-data|read-host|stack-overflow|lost-stack|\
+                     kvm=hide|lend stats trace \
+                     selftest=write-text|write-rodata|run-data|read-host|stack-overflow|lost-stack|\
                      lost-cpu|dead-lock|double-fault|triple-fault|dead-report|slow-leave|dead-leave|unknown-gic|\
                      gic-holds-nothing|panic late";
         assert_eq!(refused("stats root=/dev/vda"), format!("unknown option 'root=/dev/vda'{known}"));

@@ -159,7 +159,9 @@ pub fn analyze(start: u64, end: u64, word: impl Fn(u64) -> Option<u32>, returns:
             Flow::Call(offset) => {
                 let target = address.wrapping_add_signed(offset);
                 frame.calls.push((address, target, after.sp));
-                runs_on = returns(target);
+                // Nothing that comes back is called by the last instruction: there would be no way on. That it does not
+                // come back is not always to be seen, as behind a table of branches.
+                runs_on = returns(target) && address + STEP != end;
             }
             Flow::Jump(offset) | Flow::Branch(offset) => {
                 let target = Some(address.wrapping_add_signed(offset)).filter(leaves);

@@ -137,9 +137,9 @@ impl Memory {
     /// The words of the core, in their order.
     fn core(&self) -> impl Iterator<Item = &AtomicU64> {
         let start = core::ptr::from_ref(self).cast::<AtomicU64>();
-        // SAFETY: the core is the beginning of this structure, which has no padding, is aligned, and consists of atomics:
-        // shared references may read and write all of it. Words of bytes and half words are accessed so by one CPU
-        // alone, before any other has this memory.
+        // SAFETY: the core is the beginning of this structure, which has no padding, is aligned, and consists of
+        // atomics: shared references may read and write all of it. Words of bytes and half words are accessed so by one
+        // CPU alone, before any other has this memory.
         (0..CORE / 8).map(move |index| unsafe { &*start.add(index) })
     }
 

@@ -30,9 +30,9 @@ const FEWEST_RECORDS: u64 = 16;
 const MOST_RECORDS: u64 = 16384;
 
 impl Place {
-    /// The place of the box of a machine with `cpus` CPUs, at the end of `exeunt`, of which the box may have what begins
-    /// at `free`. With `traced` it takes as much of that as its traces can use. Nothing if there is no room for the CPUs'
-    /// blocks.
+    /// The place of the box of a machine with `cpus` CPUs, at the end of `exeunt`, of which the box may have what
+    /// begins at `free`. With `traced` it takes as much of that as its traces can use. Nothing if there is no room for
+    /// the CPUs' blocks.
     #[must_use]
     pub fn new(exeunt: Region, free: u64, cpus: usize, traced: bool) -> Option<Self> {
         let (step, cpus) = (SIZE as u64, cpus as u64);

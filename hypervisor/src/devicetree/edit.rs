@@ -46,8 +46,9 @@ impl Edits {
 /// - `/chosen/bootargs`, which was Exeunt's, becomes the kernel module's, or goes if that has none.
 ///   [`Edits::arguments`] stand in front of it.
 /// - `linux,initrd-start` and `-end` are set, or go.
-/// - `/reserved-memory` gets Exeunt's memory, and the black box at its end as a node of its own. An entry of the memory reservation block that is in it goes: before 6.4
-///   Linux reads the block first, and then leaves what is reserved in its memory map.
+/// - `/reserved-memory` gets Exeunt's memory, and the black box at its end as a node of its own. An entry of the memory
+///   reservation block that is in it goes: before 6.4 Linux reads the block first, and then leaves what is reserved in
+///   its memory map.
 /// - The ITS nodes go, and each `msi-map` and `msi-parent` that refers to one, if [`Edits::hide_its`] says so.
 ///
 /// The total size grows only if the tree has no room left. `buffer` may be longer than the tree and is the limit for

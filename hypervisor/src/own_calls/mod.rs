@@ -69,8 +69,8 @@ pub trait Services: Machine {
     fn with_buffer(&self, buffer: Buffer, fill: impl FnOnce(&mut dyn Sink)) -> Result<(), Esr>;
     /// Physical address of the vector table by which a CPU comes back.
     fn way_back(&self) -> u64;
-    /// Has the exits of this CPU traced, or no longer, if that is to change. Whether they are then, and how many records
-    /// are kept of each CPU.
+    /// Has the exits of this CPU traced, or no longer, if that is to change. Whether they are then, and how many
+    /// records are kept of each CPU.
     fn trace(&self, change: Option<bool>) -> (bool, u32);
     /// The range around an address in which stage 2 says the same, and what that is; nothing past its last address.
     fn stage2_range(&self, address: u64) -> Option<(Range<u64>, Option<Attributes>)>;

@@ -14,8 +14,8 @@ use crate::paging::{Error, PAGE_SIZE, TableMemory};
 const USUAL_IPA_BITS: u32 = 40;
 
 impl AddressMap<'_> {
-    /// Builds the tables, for a machine whose RAM, devices and bus windows end at `highest`. Of Exeunt's memory the host
-    /// may read `blackbox`.
+    /// Builds the tables, for a machine whose RAM, devices and bus windows end at `highest`. Of Exeunt's memory the
+    /// host may read `blackbox`.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 //! `make gdb`: the machine of `make run`, stopped before its first instruction, and gdb on it. Exeunt's symbols are
-//! loaded where QEMU loads the image, and so are the commands of tools/gdb/exeunt.py. The machine has run up to Exeunt's
-//! entry when gdb's prompt appears, and what to type first is said.
+//! loaded where QEMU loads the image, and so are the commands of tools/gdb/exeunt.py. The machine has run up to
+//! Exeunt's entry when gdb's prompt appears, and what to type first is said.
 //!
 //! The guest's console is in console.log, and on a pseudo-terminal for who wants to type there.
 

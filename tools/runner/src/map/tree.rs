@@ -169,10 +169,12 @@ mod tests {
         tree
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as the trees it makes have them")]
     fn cells(words: &[u32]) -> Option<Vec<u8>> {
         Some(words.iter().flat_map(|word| word.to_be_bytes()).collect())
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as the trees it makes have them")]
     fn text(words: &str) -> Option<Vec<u8>> {
         Some(words.bytes().chain([0]).collect())
     }
