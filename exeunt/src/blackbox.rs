@@ -161,9 +161,9 @@ pub fn note_control(control: u32) {
 /// Notes what Exeunt does on this CPU, in at most eight characters, and what its EL2 is.
 #[cold]
 #[inline(never)]
-pub fn crumb(cpu: &PerCpu, crumb: &[u8; 8]) {
+pub fn crumb(cpu: &PerCpu, crumb: [u8; 8]) {
     let block = cpu.block();
-    block.leave_crumb(CNTPCT_EL0.get(), *crumb);
+    block.leave_crumb(CNTPCT_EL0.get(), crumb);
     let state = match cpu.life.state() {
         State::Outside => 0,
         State::Stub => 1,

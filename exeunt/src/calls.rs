@@ -102,7 +102,7 @@ fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
             blackbox::keep(trap.cpu, Stop::SoftRestart);
             let flags = u64::from(why == Restart::Crash) | u64::from(policy == Policy::Resident) << 1;
             blackbox::event(Kind::SoftRestart, [entry, flags]);
-            blackbox::crumb(trap.cpu, b"restart ");
+            blackbox::crumb(trap.cpu, *b"restart ");
             trap.frame.x[..3].copy_from_slice(&arguments);
             trap.frame.x[4] = entry;
             match policy {

@@ -54,9 +54,8 @@ fn answer_access(trap: &mut Trap, esr: Esr, access: Access, facts: Facts) -> boo
             // The zero register is none of the frame's.
             let value = access.stored(trap.frame.x.get(register).copied().unwrap_or(0));
             match DOORBELL.store(offset, value) {
-                Ok(None) => {}
                 Ok(Some(ring)) if !call(trap, ring) => return true,
-                Ok(Some(_)) => {}
+                Ok(_) => {}
                 Err(doorbell::NoRegister) => return false,
             }
         }
@@ -81,13 +80,11 @@ fn call(trap: &mut Trap, ring: Ring) -> bool {
         Outcome::Done
     };
     if outcome == Outcome::Leave {
-        match leaving::leave_by_doorbell(trap) {
-            Some(error) => registers[0] = error.to_register(),
-            None => {
-                DOORBELL.take_back(ring);
-                return false;
-            }
-        }
+        let Some(error) = leaving::leave_by_doorbell(trap) else {
+            DOORBELL.take_back(ring);
+            return false;
+        };
+        registers[0] = error.to_register();
     }
     DOORBELL.answer(ring, [registers[0], registers[1], registers[2], registers[3]]);
     true

@@ -70,7 +70,7 @@ fn enter(entry: HostEntry) -> ! {
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(trap, &settings, entry.pc));
     }
     blackbox::event(if cpu.is_boot() { Kind::HostEntered } else { Kind::CpuUp }, [entry.pc, entry.x0]);
-    blackbox::crumb(cpu, b"host    ");
+    blackbox::crumb(cpu, *b"host    ");
     let ticks = CNTPCT_EL0.get().wrapping_sub(cpu.started.load(Ordering::Relaxed));
     debug!("enters the host at {:#x}, {ticks} ticks after its first instruction here", entry.pc);
     // SAFETY: everything above; this stack is not used again before the next exception.

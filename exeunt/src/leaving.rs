@@ -224,7 +224,7 @@ fn hcr_of_host(cpu: &PerCpu) -> u64 {
 
 fn leave_to_host(frame: &HostFrame, cpu: &PerCpu, vectors: Vectors) -> ! {
     blackbox::keep(cpu, Stop::Left);
-    blackbox::crumb(cpu, b"left    ");
+    blackbox::crumb(cpu, *b"left    ");
     blackbox::note_control(FAST.control.bits());
     open_units(cpu);
     let (vectors, traps) = match vectors {
@@ -273,7 +273,7 @@ pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     psci().come_back(cpu.index());
     cpu.returns.fetch_add(1, Ordering::Relaxed);
     blackbox::event(Kind::CameBack, [0; 2]);
-    blackbox::crumb(cpu, b"host    ");
+    blackbox::crumb(cpu, *b"host    ");
     blackbox::note_control(FAST.control.bits());
     if by_smc {
         info!("CPU {}: wanted by the mailbox; under Exeunt again", cpu.index());

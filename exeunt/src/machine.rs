@@ -104,7 +104,7 @@ impl Environment for Machine {
         if let Some(cpu) = self.cpus.get(cpu).copied().flatten() {
             blackbox::keep(cpu, Stop::Off);
             blackbox::event(Kind::CpuOff, [0; 2]);
-            blackbox::crumb(cpu, b"off     ");
+            blackbox::crumb(cpu, *b"off     ");
         }
     }
 

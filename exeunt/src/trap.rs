@@ -51,16 +51,6 @@ impl Trap<'_> {
         word.ok()
     }
 
-    /// Moves the host's stack pointer: that which PSTATE.SP selects.
-    fn move_stack_pointer(&self, by: i16) {
-        let by = i64::from(by);
-        if SPSR_EL2.get() & (pstate::SP | pstate::EL_MASK) == pstate::EL1H {
-            SP_EL1.set(SP_EL1.get().wrapping_add_signed(by));
-        } else {
-            SP_EL0.set(SP_EL0.get().wrapping_add_signed(by));
-        }
-    }
-
     /// Opens a unit that waits, if that was not done yet, and tells which are open.
     pub fn open(&self, unit: Unit) -> Units {
         let opened = self.cpu.opened();
@@ -76,6 +66,16 @@ impl Trap<'_> {
         let write = |register, value| unsafe { registers::write(register, value) };
         features::open(ids, unit, opened, || registers::read(IdRegister::Mpamidr), write);
         opened
+    }
+}
+
+/// Moves the host's stack pointer: that which PSTATE.SP selects.
+fn move_stack_pointer(by: i16) {
+    let by = i64::from(by);
+    if SPSR_EL2.get() & (pstate::SP | pstate::EL_MASK) == pstate::EL1H {
+        SP_EL1.set(SP_EL1.get().wrapping_add_signed(by));
+    } else {
+        SP_EL0.set(SP_EL0.get().wrapping_add_signed(by));
     }
 }
 
@@ -187,7 +187,7 @@ impl Vcpu for Trap<'_> {
         match store {
             None => return false,
             Some(Store::Plain) => {}
-            Some(Store::Moves { base: 31, by }) => self.move_stack_pointer(by),
+            Some(Store::Moves { base: 31, by }) => move_stack_pointer(by),
             Some(Store::Moves { base, by }) => {
                 let register = &mut self.frame.x[usize::from(base)];
                 *register = register.wrapping_add_signed(by.into());

@@ -300,7 +300,7 @@ macro_rules! kinds {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u16)]
         pub enum $type {
-            $(#[doc = $words] $name = $value,)*
+            $(#[doc = concat!("`", $words, "`")] $name = $value,)*
         }
 
         impl $type {
