@@ -11,7 +11,7 @@ use hypervisor::blackbox::trace::instruction;
 use hypervisor::blackbox::{Beginning, Kind};
 use hypervisor::counters::{self, Counters, Exit};
 use hypervisor::paging::stage2::Hidden;
-use hypervisor::syndrome::{Esr, ExceptionClass, FaultKind};
+use hypervisor::syndrome::{EC_SHIFT, Esr, ExceptionClass, FaultKind};
 use hypervisor::trap::{self, Next};
 use hypervisor::virtual_el2::Outcome;
 use hypervisor::virtual_el2::interrupts::Held;
@@ -78,45 +78,51 @@ fn call<'a>(
 
 /// A synchronous exception from the host, on a CPU whose exits are traced.
 pub extern "C" fn traced_sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
-    let (esr, pc, time) = (Esr::new(ESR_EL2.get()), ELR_EL2.get(), CNTPCT_EL0.get());
-    let mut record = Beginning {
-        time,
-        pc,
-        subject: frame.x[0],
-        esr: esr.bits() as u32,
-        class: counters::kind(esr),
-        flags: 0,
-        cpu: cpu.index() as u16,
-    };
-    match esr.class() {
-        Some(ExceptionClass::Hvc64) => {
-            let open = blackbox::begin_trace(cpu, &record);
-            hvc(frame, cpu);
-            open.end(CNTPCT_EL0.get(), frame.x[0], 0);
-        }
-        Some(ExceptionClass::Smc64) => {
-            let open = blackbox::begin_trace(cpu, &record);
-            smc(frame, cpu);
-            open.end(CNTPCT_EL0.get(), frame.x[0], 0);
-        }
-        _ => {
-            tell(esr);
-            let was_in_window = cpu.in_window();
-            let register = about(frame, cpu, esr, &mut record);
-            let open = blackbox::begin_trace(cpu, &record);
-            sync(frame, cpu);
-            let answer = match register {
-                Some(register) => frame.x.get(usize::from(register)).copied().unwrap_or(0),
-                None if esr.abort().is_some() => trap::fault_ipa(HPFAR_EL2.get()),
-                None => 0,
-            };
-            let native = was_in_window && !cpu.in_window();
-            let in_vector =
-                !was_in_window && ELR_EL2.get().wrapping_sub(VBAR_EL1.get()) < VECTORS && ELR_EL2.get() != pc;
-            let flags = if native { WENT_NATIVE } else { 0 } | if in_vector { INJECTED } else { 0 };
-            open.end(CNTPCT_EL0.get(), answer, flags);
-        }
+    const HVC: u64 = ExceptionClass::Hvc64 as u64;
+    const SMC: u64 = ExceptionClass::Smc64 as u64;
+    let esr = ESR_EL2.get();
+    match esr >> EC_SHIFT {
+        HVC => traced_call(frame, cpu, esr, Exit::Hvc, |frame, cpu| hvc(frame, cpu)),
+        SMC => traced_call(frame, cpu, esr, Exit::Smc, |frame, cpu| smc(frame, cpu)),
+        _ => traced_other(frame, cpu, Esr::new(esr)),
     }
+}
+
+#[inline]
+fn traced_call(
+    frame: &mut HostFrame,
+    cpu: &'static PerCpu,
+    esr: u64,
+    class: Exit,
+    handle: impl FnOnce(&mut HostFrame, &'static PerCpu),
+) {
+    let (time, pc, subject, cpu_number) = (CNTPCT_EL0.get(), ELR_EL2.get(), frame.x[0], cpu.index() as u16);
+    let record = Beginning { time, pc, subject, esr: esr as u32, class, flags: 0, cpu: cpu_number };
+    let open = blackbox::begin_trace(cpu, &record);
+    handle(frame, cpu);
+    open.end(CNTPCT_EL0.get(), frame.x[0], 0);
+}
+
+/// What is no call.
+fn traced_other(frame: &mut HostFrame, cpu: &'static PerCpu, esr: Esr) {
+    let (pc, time) = (ELR_EL2.get(), CNTPCT_EL0.get());
+    let (class, number) = (counters::kind(esr), cpu.index() as u16);
+    let mut record = Beginning { time, pc, subject: 0, esr: esr.bits() as u32, class, flags: 0, cpu: number };
+    tell(esr);
+    let was_in_window = cpu.in_window();
+    let register = about(frame, cpu, esr, &mut record);
+    let open = blackbox::begin_trace(cpu, &record);
+    sync(frame, cpu);
+    let answer = match register {
+        Some(register) => frame.x.get(usize::from(register)).copied().unwrap_or(0),
+        None if esr.is_abort_of_lower() => trap::fault_ipa(HPFAR_EL2.get()),
+        None => 0,
+    };
+    let now_at = ELR_EL2.get();
+    let native = was_in_window && !cpu.in_window();
+    let in_vector = !was_in_window && now_at != pc && now_at.wrapping_sub(VBAR_EL1.get()) < VECTORS;
+    let flags = if native { WENT_NATIVE } else { 0 } | if in_vector { INJECTED } else { 0 };
+    open.end(CNTPCT_EL0.get(), answer, flags);
 }
 
 /// Bytes of a table of vectors.
@@ -124,19 +130,20 @@ const VECTORS: u64 = 0x800;
 
 /// Finds out what an exit that is no call is about, and which register has its answer afterwards.
 fn about(frame: &HostFrame, cpu: &'static PerCpu, esr: Esr, record: &mut Beginning) -> Option<u8> {
-    record.subject = FAR_EL2.get();
-    if esr.abort().is_some() {
+    if esr.is_abort_of_lower() {
+        record.subject = FAR_EL2.get();
         return None;
     }
-    record.subject = 0;
     let access = if cpu.in_window() {
         record.flags |= IN_VIRTUAL_EL2;
-        // Its MMU is off: the PC is an address of its RAM, or nothing is found there.
-        let word = machine::machine().ram.is_open(record.pc).then(|| {
+        let word = memory::fetch_shown(cpu, record.pc).or_else(|| {
+            // Its MMU is off: the PC is an address of its RAM, or nothing is found there.
+            if !machine::machine().ram.is_open(record.pc) {
+                return None;
+            }
             // SAFETY: this CPU, and the host's RAM. It stays mapped, as for the handler.
-            unsafe { memory::fetch(cpu, record.pc) }
+            unsafe { memory::fetch(cpu, record.pc) }.ok()
         })?;
-        let word = word.ok()?;
         record.subject = word.into();
         let instruction = instruction(word)?;
         record.esr = instruction.esr;

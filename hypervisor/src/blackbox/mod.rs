@@ -456,7 +456,7 @@ impl Open<'_> {
     #[inline]
     pub fn end(self, now: u64, answer: u64, flags: u8) {
         if let Some([_, _, _, place, order, end]) = self.slot {
-            let duration = now.saturating_sub(self.time).min(u32::MAX.into());
+            let duration = now.wrapping_sub(self.time).min(u32::MAX.into());
             place.store(answer, Ordering::Relaxed);
             end.store(self.tail | u64::from(flags) << 40, Ordering::Relaxed);
             order.store(self.sequence | duration, Ordering::Release);

@@ -43,6 +43,8 @@ const DOORBELL_CALL_GOAL: u64 = 480;
 /// The resident stub's second table, which looks whether it is an SMC.
 const OPEN_STUB_GOAL: u64 = 20;
 const OPEN_SMC_GOAL: u64 = 30;
+const TRACE_GOAL: u64 = 60;
+const TRACE_OTHER_GOAL: u64 = 200;
 const ACCESS_GOAL: u64 = 600;
 const VIRTUAL_EL2_GOAL: u64 = 250_000;
 
@@ -62,6 +64,8 @@ type Numbers = BTreeMap<String, u64>;
 enum Under {
     /// By Exeunt.
     Exeunt(Entry),
+    /// By Exeunt, with all exits traced.
+    Traced(Entry),
     /// By QEMU, at this level.
     Nothing(u32),
 }
@@ -70,6 +74,7 @@ enum Under {
 fn measure(memory: &str, cpus: u32, under: Under, arguments: &str) -> Result<Numbers, Missed> {
     let name = match under {
         Under::Exeunt(entry) => format!("exeunt-{}", entry.name()),
+        Under::Traced(entry) => format!("traced-{}", entry.name()),
         Under::Nothing(level) => format!("bare-el{level}"),
     };
     let directory: PathBuf = paths::of_cell("bench").join(format!("{memory}-{cpus}-{name}-{arguments}"));
@@ -81,6 +86,7 @@ fn measure(memory: &str, cpus: u32, under: Under, arguments: &str) -> Result<Num
         .with_qemu("-icount shift=0,sleep=off");
     let machine = match under {
         Under::Exeunt(entry) => machine.entered(entry, ""),
+        Under::Traced(entry) => machine.entered(entry, "trace"),
         Under::Nothing(level) => machine.with("HYPERVISOR", "none").with("EL", level),
     };
     let machine = if arguments == "leave" { machine.with_qemu(SHORT_TURNS) } else { machine };
@@ -236,6 +242,25 @@ fn doorbell(numbers: &Numbers) -> Result<(), Missed> {
         row_of(numbers, name, measured, Some(goal), beside)?;
     }
     row_of(numbers, "an SMC by which a CPU comes back", "mailbox", None, "")
+}
+
+/// What a trace costs. The calls that are answered at once without one are not here: they are not, with one.
+fn traced(plain: &Numbers) -> Result<(), Missed> {
+    let traced = measure("1G", 1, Under::Traced(Entry::VirtualEl2), "calls")?;
+    heading("Exits that are traced: instructions more");
+    for (name, measured, goal) in [
+        ("CALL_UID (hvc)", "call-uid", TRACE_GOAL),
+        ("unknown SMCCC call (hvc)", "hvc-unknown-smccc", TRACE_GOAL),
+        ("unknown SMCCC call (smc)", "smc-unknown", TRACE_GOAL),
+        ("PSCI_VERSION (smc)", "smc-psci-version", TRACE_GOAL),
+        ("a load of the doorbell", "doorbell-load", TRACE_OTHER_GOAL),
+        ("a write to a register of EL2, in virtual EL2", "el2-write", TRACE_OTHER_GOAL),
+        ("a read of a register of EL2, in virtual EL2", "el2-read", TRACE_OTHER_GOAL),
+    ] {
+        let [plain, traced] = [number(plain, measured)?, number(&traced, measured)?];
+        row(format_args!("  {name}"), traced.saturating_sub(plain), Some(goal), &format!("{plain} without"));
+    }
+    Ok(())
 }
 
 fn leaving(alone: &Numbers) -> Result<(), Missed> {
@@ -444,7 +469,7 @@ fn virtual_el2(numbers: &Numbers) -> Result<(), Missed> {
 }
 
 /// What is measured, by the names that the program takes.
-const GROUPS: [&str; 8] = ["start", "calls", "leaving", "restart", "virtual-el2", "sizes", "boots", "kexec"];
+const GROUPS: [&str; 9] = ["start", "calls", "traced", "leaving", "restart", "virtual-el2", "sizes", "boots", "kexec"];
 
 fn run(groups: &[String]) -> Result<(), Missed> {
     if let Some(unknown) = groups.iter().find(|group| !GROUPS.contains(&group.as_str())) {
@@ -458,12 +483,15 @@ fn run(groups: &[String]) -> Result<(), Missed> {
     if asked("start") {
         starts()?;
     }
-    if ["calls", "leaving", "virtual-el2", "sizes"].into_iter().any(asked) {
+    if ["calls", "traced", "leaving", "virtual-el2", "sizes"].into_iter().any(asked) {
         let numbers = measure("1G", 1, Under::Exeunt(Entry::VirtualEl2), "calls")?;
         if asked("calls") {
             stub_calls(&numbers)?;
             round_trips(&numbers)?;
             doorbell(&numbers)?;
+        }
+        if asked("traced") {
+            traced(&numbers)?;
         }
         if asked("leaving") {
             leaving(&numbers)?;
