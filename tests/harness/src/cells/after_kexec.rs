@@ -52,8 +52,9 @@ const BUSY: [&str; 2] = ["hrtimer: interrupt took ", "clocksource: timekeeping w
 /// and why.
 type Difference = (usize, usize, &'static str, &'static str);
 
-const DMESG: [Difference; 5] = [
-    (1, 0, "OF: reserved mem: 0x0000000040200000..0x00000000403fffff (2048 KiB) nomap", "the 2 MiB, in every tree"),
+const DMESG: [Difference; 6] = [
+    (1, 0, "OF: reserved mem: 0x0000000040200000..0x00000000403effff (1984 KiB) nomap", "the 2 MiB, in every tree"),
+    (1, 0, "OF: reserved mem: 0x00000000403f0000..0x00000000403fffff (64 KiB) map", "the black box at their end"),
     (0, 1, "OF: reserved mem: Reserved memory: No reserved-memory node in the DT", "because there is one"),
     (3, 1, "  node   0: [mem 0x0000000040", "RAM below the 2 MiB, they themselves, RAM above them; all of RAM"),
     (

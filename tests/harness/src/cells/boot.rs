@@ -17,7 +17,7 @@ const MODELS: [&str; 8] =
 const SIZES: [&str; 3] = ["512M", "4G", "64G"];
 
 /// Exeunt's reservation on QEMU's virt: 2 MiB, from 2 MiB above the base of RAM.
-const RESERVED: (u64, u64) = (0x4020_0000, 0x403f_ffff);
+const RESERVED: (u64, u64) = (0x4020_0000, 0x403e_ffff);
 
 /// One combination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -133,7 +133,7 @@ fn elsewhere(context: &Context, address: u64) -> Outcome {
         exeunt.display(),
     ));
     let ran = machine.run()?.ended_with(0)?.says("checks, 0 failed")?;
-    ran.says(&format!("aborts: region {address:#x}..{:#x}", address + 0x20_0000))?;
+    ran.says(&format!("aborts: region {address:#x}..{:#x}", address + 0x1f_0000))?;
     Ok(())
 }
 

@@ -216,7 +216,7 @@ fn reserved_twice(context: &Context, kernel: &str) -> Outcome {
     let blob = flatten(context, &source.replace("/dts-v1/;\n", &reserve))?;
     let ran = machine_with(context, &blob, TREE, &host)?.run()?.ended_with(0)?;
     let resources = parse::resources(&ran.console);
-    let exeunt = (ELSEWHERE, ELSEWHERE + 2 * MIB - 1);
+    let exeunt = (ELSEWHERE, ELSEWHERE + 2 * MIB - 0x1_0000 - 1);
     ensure!(
         resources.iter().any(|each| each.depth == 0 && each.name == "reserved" && (each.start, each.end) == exeunt),
         "Exeunt's memory is in System RAM:\n{}",
