@@ -443,7 +443,7 @@ pub fn answer_while_live(case: &Case) -> Option<u64> {
         Call::Revision => Some(vendor::ABI_MAJOR.into()),
         Call::Version => Some(vendor::ABI_VERSION.into()),
         Call::Status | Call::LogRead => Some(Error::InvalidParameter.to_register()),
-        Call::GetIchVtr | Call::RestartPolicy | Call::Leave | Call::Lock | Call::Trace => Some(0),
+        Call::GetIchVtr | Call::RestartPolicy | Call::Leave | Call::Lock | Call::Trace | Call::Stage2Range => Some(0),
         Call::Psci => Some(call_by(Conduit::Smc, PSCI_VERSION, [0; 3])),
         Call::Architecture => Some(call_by(Conduit::Smc, SMCCC_VERSION, [0; 3])),
         _ => None,
