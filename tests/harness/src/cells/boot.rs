@@ -182,7 +182,7 @@ fn all_of_ram(context: &Context, entry: Entry) -> Outcome {
 
 /// A program in the host that maps Exeunt's memory gets SIGBUS, and nothing else happens.
 fn stray_program(context: &Context, entry: Entry) -> Outcome {
-    let script = "devmem 0x40200000; echo read $?; devmem 0x403ff000 32 1; echo write $?; \
+    let script = "devmem 0x40200000; echo read $?; devmem 0x403ef000 32 1; echo write $?; \
                   devmem 0x40400000 >/dev/null; echo alive $(nproc)";
     let ran = context.machine().entered(entry, "").with("RUN", script).run()?.ended_with(0)?;
     // 128 and SIGBUS.
