@@ -304,8 +304,9 @@ mod tests {
     const UNDER: &str = "\
 09000000-09000fff : pl011@9000000
 40000000-401fffff : System RAM
-40200000-403fffff : reserved
-40400000-7fffffff : System RAM
+40200000-403effff : reserved
+403f0000-7fffffff : System RAM
+  403f0000-403fffff : reserved
   50000000-5189ffff : Kernel code
   7fc5a000-7fffffff : reserved
 ";
@@ -322,6 +323,12 @@ mod tests {
         ] {
             assert!(compare_iomem(&told(&UNDER.replace(from, to)), &told(BARE)).is_err(), "{from}");
         }
+    }
+
+    #[test]
+    fn the_black_box_is_among_what_is_reserved_in_ram() {
+        let without = UNDER.replace("  403f0000-403fffff : reserved\n", "");
+        assert!(without != UNDER && compare_iomem(&told(&without), &told(BARE)).is_err());
     }
 
     #[test]

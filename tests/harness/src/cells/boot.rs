@@ -300,8 +300,8 @@ release 6.12.117+deb13-cloud-arm64
 memory 994860
 level CPU: All CPU(s) started at EL1
 40000000-401fffff : System RAM
-40200000-403fffff : reserved
-40400000-7fffffff : System RAM
+40200000-403effff : reserved
+403f0000-7fffffff : System RAM
   40400000-41c9ffff : Kernel code
 ";
 
@@ -313,7 +313,7 @@ level CPU: All CPU(s) started at EL1
             ("release 6.12.", "release 6.1."),
             ("EL1", "EL2"),
             ("memory 994860", "memory 494860"),
-            ("40200000-403fffff : reserved", "  40200000-403fffff : reserved"),
+            ("40200000-403effff : reserved", "  40200000-403effff : reserved"),
             ("40000000-401fffff : System RAM", "40000000-402fffff : System RAM"),
             ("cpus 4", "cpus 4\nbad [ 0.1] WARNING: CPU: 0 PID: 1 at kernel/x.c:1"),
         ] {
