@@ -294,12 +294,17 @@ pub fn set_tracing(tracing: bool) {
     TRACING.store(tracing, Ordering::Relaxed);
     core().set_tracing(tracing);
     event(Kind::Tracing, [tracing.into(), 0]);
-    follow_tracing();
+    // What this CPU was asked for, whatever another one has been asked for meanwhile.
+    use_table(tracing);
 }
 
 /// Has the exits of this CPU traced if those of CPUs that come up are.
 pub fn follow_tracing() {
-    VBAR_EL2.set(TABLES[usize::from(TRACING.load(Ordering::Relaxed))].load(Ordering::Relaxed));
+    use_table(TRACING.load(Ordering::Relaxed));
+}
+
+fn use_table(tracing: bool) {
+    VBAR_EL2.set(TABLES[usize::from(tracing)].load(Ordering::Relaxed));
     barrier::isb(barrier::SY);
 }
 

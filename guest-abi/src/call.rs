@@ -342,6 +342,30 @@ pub unsafe fn log_read(position: u64, buffer: u64, size: u64) -> Result<LogRead,
     vendor::results(x).map(|[copied, next, lost]| LogRead { copied, next, lost })
 }
 
+/// What [`vendor::TRACE`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Whether the exits of the calling CPU are traced now.
+    pub is_traced: bool,
+    /// How many records are kept of each CPU.
+    pub records: u64,
+}
+
+/// [`vendor::TRACE`] with `change`: [`vendor::TRACE_QUERY`], [`vendor::TRACE_START`] or [`vendor::TRACE_STOP`].
+///
+/// # Errors
+///
+/// Another `change`, or Exeunt is not there.
+///
+/// # Safety
+///
+/// See [the module](self).
+pub unsafe fn trace(change: u32) -> Result<Trace, Failure> {
+    // SAFETY: whether exits are traced has no effect on the host.
+    let x = unsafe { vendor_call(vendor::TRACE, [change.into(), 0, 0]) };
+    vendor::results(x).map(|[traced, records, _]| Trace { is_traced: traced != 0, records })
+}
+
 /// What [`vendor::STAGE2_RANGE`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stage2Range {

@@ -76,6 +76,7 @@ pub fn run(host: Host) {
     status_of_all(host, CpuState::Live, 0, 0);
     log(host);
     policies(host);
+    smp::on_all(trace_at_once);
     host.setting(host.live, LEAVE_LEAVE).fill();
     everywhere(host.live);
 
@@ -203,6 +204,17 @@ fn policies(host: Host) {
             format_args!("kexec {}, crash {}", kexec.words(), crash.words()),
         );
     }
+}
+
+/// TRACE by all CPUs at once: each has what it has asked for itself.
+fn trace_at_once(index: usize) {
+    let steps = [(vendor::TRACE_START, 1), (vendor::TRACE_QUERY, 1), (vendor::TRACE_STOP, 0), (vendor::TRACE_QUERY, 0)];
+    let mut wrong = 0;
+    for (change, traced) in (0..2000).flat_map(|_| steps) {
+        // SAFETY: whether exits are traced is this test's to say.
+        wrong += u32::from(unsafe { call::trace(change) }.map(|trace| trace.is_traced) != Ok(traced != 0));
+    }
+    check!(wrong == 0, "TRACE by all CPUs at once: {wrong} wrong answers on CPU {index}");
 }
 
 /// A payload under Exeunt, from every CPU and under all conditions.
