@@ -14,8 +14,8 @@ use aarch64_cpu::registers::{
     Readable, SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, SPSR_EL2, TCR_EL1, TPIDR_EL0, TPIDR_EL1, TTBR0_EL1, TTBR1_EL1,
     VBAR_EL1, VBAR_EL2, Writeable,
 };
-use guest_abi::blackbox::{CORE, Death, PREVIOUS, REGISTERS, SIZE};
-use guest_abi::vendor::ABI_VERSION;
+use guest_abi::blackbox::{CORE, PREVIOUS, REGISTERS, SIZE};
+use guest_abi::vendor::{ABI_VERSION, CpuState};
 use hypervisor::blackbox::{Beginning, Block, Cause, Facts, KEPT, Kind, Memory, Open, Place, Slot, Stop, Trace, cut};
 use hypervisor::devicetree::Region;
 use hypervisor::lifecycle::{EntryLevel, State};
@@ -95,10 +95,11 @@ pub fn region() -> Region {
     PLACE.get().map_or(core, Place::region)
 }
 
-/// The block of a CPU, which begins as zeros. Called once for each, when the place is known.
+/// The block of a CPU with this affinity; the rest of it begins as zeros. Called once for each, when the place is
+/// known.
 #[cold]
 #[inline(never)]
-pub fn make_block(cpu: &PerCpu) {
+pub fn make_block(cpu: &PerCpu, mpidr: u64) {
     let Some(place) = PLACE.get() else { return };
     let (index, records) = (cpu.index(), place.trace_records as usize);
     let block = core::ptr::with_exposed_provenance_mut::<Block>(place.cpu_blocks as usize).wrapping_add(index);
@@ -108,6 +109,7 @@ pub fn make_block(cpu: &PerCpu) {
         block.write_bytes(0, 1);
         &*block
     };
+    block.set_mpidr(mpidr);
     cpu.set_block(block, place.traces + (index * records * size_of::<Slot>()) as u64, records);
 }
 
@@ -159,20 +161,25 @@ pub fn note_control(control: u32) {
 }
 
 /// Notes what Exeunt does on this CPU, in at most eight characters, and what its EL2 is.
+pub fn crumb(cpu: &PerCpu, crumb: [u8; 8]) {
+    let state = match cpu.life.state() {
+        State::Outside => CpuState::Off,
+        State::Stub => CpuState::Stub,
+        State::Live => CpuState::Live,
+        State::Leaving => CpuState::Leaving,
+        State::Gone => CpuState::Gone,
+    };
+    crumb_as(cpu, crumb, state);
+}
+
+/// The same for a CPU whose EL2 is as good as in this state.
 #[cold]
 #[inline(never)]
-pub fn crumb(cpu: &PerCpu, crumb: [u8; 8]) {
+pub fn crumb_as(cpu: &PerCpu, crumb: [u8; 8], state: CpuState) {
     let block = cpu.block();
     block.leave_crumb(CNTPCT_EL0.get(), crumb);
-    let state = match cpu.life.state() {
-        State::Outside => 0,
-        State::Stub => 1,
-        State::Live => 2,
-        State::Leaving => 3,
-        State::Gone => 4,
-    };
     let [departures, returns] = [&cpu.departures, &cpu.returns].map(|count| count.load(Ordering::Relaxed));
-    block.set_state(state, cpu.entered.load(Ordering::Relaxed), departures, returns);
+    block.set_state(state as u8, cpu.entered.load(Ordering::Relaxed), departures, returns);
 }
 
 /// Counts accesses to the register with this number.
@@ -194,7 +201,7 @@ fn frame_of_host(cpu: &PerCpu) -> &'static HostFrame {
     unsafe { &*core::ptr::with_exposed_provenance::<HostFrame>(place as usize) }
 }
 
-/// Keeps the host's registers on this CPU, which handles an exit, because of `stop`.
+/// Keeps the host's registers on this CPU, which handles an exit of its host's, because of `stop`.
 #[cold]
 #[inline(never)]
 pub fn keep(cpu: &PerCpu, stop: Stop) {
@@ -231,21 +238,16 @@ pub fn keep(cpu: &PerCpu, stop: Stop) {
 #[inline(never)]
 pub fn die(cause: Cause, frame: Option<&ExceptionFrame>, reason: fmt::Arguments) {
     let base = memory::image_base();
-    let mut death = Death {
-        time: CNTPCT_EL0.get(),
-        cause: cause as u16,
-        cpu: cpu::index() as u16,
-        reason: cut(reason),
-        ..Death::default()
-    };
-    if let Some(frame) = frame {
-        death.esr = frame.esr;
-        death.elr = frame.elr.wrapping_sub(base);
-        death.far = frame.far;
-        death.spsr = frame.spsr;
-        death.sp = frame.sp;
-    }
-    core().die(&death);
+    let registers = frame.map_or([0; 5], |at| [at.esr, at.elr.wrapping_sub(base), at.far, at.spsr, at.sp]);
+    core().die(CNTPCT_EL0.get(), cpu::index() as u16, cause, registers, &cut(reason));
+    clean();
+}
+
+/// Writes down that there was an exception in the report of another.
+#[cold]
+#[inline(never)]
+pub fn die_again() {
+    core().die_again();
     clean();
 }
 
@@ -268,7 +270,8 @@ pub fn clean() {
 pub fn begin_trace(cpu: &'static PerCpu, record: &Beginning) -> Open<'static> {
     let (start, records) = cpu.ring();
     let start = core::ptr::with_exposed_provenance::<Slot>(start as usize);
-    // SAFETY: what `make_block` has said of this CPU, or nothing at all. Atomics may hold whatever is there.
+    // SAFETY: what `make_block` has said of this CPU, which it has done before the host's first entry, and only exits
+    // of the host's are traced. Atomics may hold whatever is there.
     let ring = unsafe { core::slice::from_raw_parts(start, records) };
     Trace { block: cpu.block(), written: &cpu.traced, ring }.begin(record)
 }

@@ -102,15 +102,19 @@ fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
             blackbox::keep(trap.cpu, Stop::SoftRestart);
             let flags = u64::from(why == Restart::Crash) | u64::from(policy == Policy::Resident) << 1;
             blackbox::event(Kind::SoftRestart, [entry, flags]);
-            blackbox::crumb(trap.cpu, *b"restart ");
             trap.frame.x[..3].copy_from_slice(&arguments);
             trap.frame.x[4] = entry;
             match policy {
-                Policy::Resident => enter::restart(trap.frame, entry),
+                Policy::Resident => {
+                    blackbox::crumb(trap.cpu, *b"restart ");
+                    enter::restart(trap.frame, entry);
+                }
                 Policy::Leave => {
                     leaving::begin_leave(trap.cpu);
                     trap.cpu.with_virtual_el2(VirtualEl2::forget_vectors);
                     leaving::departs(trap.cpu, true);
+                    blackbox::crumb(trap.cpu, *b"restart ");
+                    blackbox::note_control(FAST.control.bits());
                     leaving::open_units(trap.cpu);
                     // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for.
                     unsafe { depart::to_payload(trap.frame, entry, hcr::RW, boot::stub::vectors()) }

@@ -232,7 +232,7 @@ impl PerCpu {
         self.ring[1].store(records as u64, Ordering::Relaxed);
     }
 
-    /// Address of the ring of the CPU's trace, never 0, and how many records it has.
+    /// Address of the ring of the CPU's trace, and how many records it has; zeros before [`Self::set_block`].
     #[inline]
     pub fn ring(&self) -> (u64, usize) {
         let [start, records] = self.ring.each_ref().map(|word| word.load(Ordering::Relaxed));

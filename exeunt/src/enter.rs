@@ -39,6 +39,7 @@ pub fn arrive() -> ! {
     let was_left = cpu.life.state().is_left();
     if was_left {
         FAST.control.come_up();
+        blackbox::note_control(FAST.control.bits());
     }
     // Before the proxy has it on again: a CPU that is on and was left is asked for at firmware.
     cpu.life.begin();

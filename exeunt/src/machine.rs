@@ -2,7 +2,10 @@
 //!
 //! Owns the one [`Machine`], written once before the host runs, and the power states of the CPUs.
 
+use core::sync::atomic::Ordering;
+
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
+use guest_abi::vendor::CpuState;
 use hypervisor::blackbox::{Kind, Stop};
 use hypervisor::counters::Counters;
 use hypervisor::devicetree::Gicv2;
@@ -101,11 +104,23 @@ impl Environment for Machine {
     }
 
     fn goes_off(&self, cpu: usize) {
-        if let Some(cpu) = self.cpus.get(cpu).copied().flatten() {
+        let Some(cpu) = self.cpus.get(cpu).copied().flatten() else { return };
+        // One that is not fit for the host goes off without having run it.
+        if cpu.entered.load(Ordering::Relaxed) != 0 {
             blackbox::keep(cpu, Stop::Off);
-            blackbox::event(Kind::CpuOff, [0; 2]);
-            blackbox::crumb(cpu, *b"off     ");
         }
+        blackbox::event(Kind::CpuOff, [0; 2]);
+        blackbox::crumb_as(cpu, *b"off     ", CpuState::Off);
+    }
+
+    fn stays_on(&self, cpu: usize) {
+        if let Some(cpu) = self.cpus.get(cpu).copied().flatten() {
+            blackbox::crumb(cpu, *b"host    ");
+        }
+    }
+
+    fn suspends(&self, _cpu: usize) {
+        blackbox::event(Kind::Suspends, [0; 2]);
     }
 
     fn ends(&self, resets: bool) {

@@ -10,7 +10,7 @@ use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CurrentEL, MPIDR_EL1, Readable};
-use hypervisor::blackbox::Cause;
+use hypervisor::blackbox::{Cause, Kind};
 use hypervisor::devicetree::Region;
 use hypervisor::paging::PAGE_SIZE;
 use hypervisor::psci::MPIDR_AFFINITY;
@@ -116,6 +116,7 @@ pub extern "C" fn el2_exception(cpu: &PerCpu) -> ! {
 pub extern "C" fn double_fault(cpu: &PerCpu) -> ! {
     let frame = cpu.exception();
     selftest::in_a_report();
+    blackbox::die_again();
     find_console();
     console::line(format_args!(
         "EXEUNT PANIC: an exception during a panic: ESR {:#x} ELR {:#x} FAR {:#x}",
@@ -128,6 +129,7 @@ pub extern "C" fn double_fault(cpu: &PerCpu) -> ! {
 
 /// A panic in the report of a panic.
 fn nested(what: &str) -> ! {
+    blackbox::die_again();
     console::line(format_args!("EXEUNT PANIC: {what} during a panic"));
     firmware::power_off();
 }
@@ -135,6 +137,9 @@ fn nested(what: &str) -> ! {
 /// Says why, and writes it down before, since the console may be what does not work.
 fn headline(cause: Cause, frame: Option<&ExceptionFrame>, reason: fmt::Arguments) {
     blackbox::die(cause, frame, reason);
+    if console::locks_work() {
+        blackbox::event(Kind::Died, [cause as u64, 0]);
+    }
     find_console();
     console::line(format_args!("EXEUNT PANIC: {reason}"));
     console::line(format_args!(

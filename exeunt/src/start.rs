@@ -267,7 +267,7 @@ fn gic_and_level(options: &Options, tree: Option<devicetree::Gic>) -> (Gic, Entr
 fn place_cpu(index: usize, is_boot: bool) -> Result<&'static PerCpu, memory::Error> {
     memory::map_stack(index)?;
     let cpu = if is_boot { cpu::boot_cpu() } else { memory::place_cpu(index)? };
-    blackbox::make_block(cpu);
+    blackbox::make_block(cpu, machine::psci().affinity(index).unwrap_or_default());
     memory::open_windows(cpu)?;
     Ok(cpu)
 }
@@ -310,9 +310,6 @@ fn prepare(platform: &'static Platform, map: &AddressMap, kernel: Region, option
         unsafe { gic::probe(frames) }.unwrap_or_else(|error| cannot_start(error));
     }
     let (gic, entry) = gic_and_level(options, tree_gic);
-    for cpu in cpus.iter().flatten() {
-        cpu.block().set_mpidr(psci.affinity(cpu.index()).unwrap_or_default());
-    }
     Machine {
         ram: HostRam::new(platform, map.exeunt, [kernel, map.tree, platform.initrd().unwrap_or_default()]),
         gic,

@@ -143,7 +143,7 @@ record! {
 }
 
 record! {
-    /// Why Exeunt itself has died.
+    /// Why Exeunt itself has died: the first exception or panic. A second one in the report of it changes the cause only.
     Death: 256 bytes;
     /// CNTPCT_EL0
     time: u64,
@@ -335,7 +335,7 @@ kinds! {
     CpuUp = 3, "a CPU comes up under Exeunt [where the host begins]";
     Native = 4, "the host leaves virtual EL2 [where it goes on, PSTATE]";
     CpuOff = 5, "a CPU goes off";
-    Suspends = 6, "a CPU is suspended";
+    Suspends = 6, "the host suspends the machine";
     SoftRestart = 7, "SOFT_RESTART [entry, 1 for a crash and 0 for a kexec, plus 2 if Exeunt stays]";
     ResetVectors = 8, "RESET_VECTORS: Exeunt leaves a CPU [vectors]";
     Leave = 9, "LEAVE: Exeunt has left all CPUs [how many]";
@@ -361,7 +361,6 @@ kinds! {
     Left = 3, "Exeunt left it";
     Died = 4, "Exeunt died on it";
     PowerOff = 5, "it turned the machine off, or reset it";
-    Caught = 6, "it was caught by a stop of all CPUs";
 }
 
 kinds! {
@@ -371,7 +370,6 @@ kinds! {
     Exception = 1, "an exception at EL2";
     Panic = 2, "a panic of Exeunt's code";
     Double = 3, "an exception while another one was reported";
-    CannotStart = 4, "it could not start";
 }
 
 /// The key of a system register or instruction, from its encoding.

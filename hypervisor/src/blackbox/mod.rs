@@ -30,6 +30,9 @@ use crate::counters::{Counters, Exit};
 use crate::own_calls::log::{LogRing, Positions};
 use crate::syndrome::Encoding;
 
+/// Bytes of [`Death::reason`].
+pub const REASON: usize = Death::SIZE - core::mem::offset_of!(Death, reason);
+
 /// The last 64 KiB of Exeunt's 2 MiB.
 #[derive(Debug)]
 #[repr(C, align(0x1_0000))]
@@ -37,8 +40,8 @@ pub struct Memory {
     header: [AtomicU64; Header::SIZE / 8],
     positions: Positions,
     events: AtomicU64,
-    /// [`Live::tracing`] in the low half, [`Live::control`] in the high half.
-    switches: AtomicU64,
+    tracing: AtomicU32,
+    control: AtomicU32,
     ignored_stores: AtomicU64,
     live: [AtomicU64; Live::SIZE / 8 - 5],
     death: [AtomicU64; Death::SIZE / 8],
@@ -56,7 +59,8 @@ const _: () = {
     assert!(size_of::<Memory>() == SIZE);
     assert!(core::mem::offset_of!(Memory, positions) == LIVE);
     assert!(core::mem::offset_of!(Memory, events) == LIVE + core::mem::offset_of!(Live, events));
-    assert!(core::mem::offset_of!(Memory, switches) == LIVE + core::mem::offset_of!(Live, tracing));
+    assert!(core::mem::offset_of!(Memory, tracing) == LIVE + core::mem::offset_of!(Live, tracing));
+    assert!(core::mem::offset_of!(Memory, control) == LIVE + core::mem::offset_of!(Live, control));
     assert!(core::mem::offset_of!(Memory, ignored_stores) == LIVE + core::mem::offset_of!(Live, ignored_stores));
     assert!(core::mem::offset_of!(Memory, death) == DEATH);
     assert!(core::mem::offset_of!(Memory, history) == HISTORY);
@@ -226,26 +230,39 @@ impl Memory {
 
     /// Notes whether exits are traced.
     pub fn set_tracing(&self, tracing: bool) {
-        let control = self.switches.load(Ordering::Relaxed) & 0xffff_ffff << 32;
-        self.switches.store(control | u64::from(tracing), Ordering::Relaxed);
+        self.tracing.store(tracing.into(), Ordering::Relaxed);
     }
 
     /// Notes the control word.
     pub fn set_control(&self, control: u32) {
-        let tracing = self.switches.load(Ordering::Relaxed) & 0xffff_ffff;
-        self.switches.store(u64::from(control) << 32 | tracing, Ordering::Relaxed);
+        self.control.store(control, Ordering::Relaxed);
     }
 
-    /// Why Exeunt dies, if nothing has been written about that yet. Loads and stores only: whatever has broken, this
-    /// should work.
-    pub fn die(&self, death: &Death) {
-        let cause = &self.death[1];
-        if cause.load(Ordering::Relaxed) & 0xffff != 0 {
+    /// Why Exeunt dies on CPU number `cpu`, if nothing has been written about that yet. Loads and stores only: whatever
+    /// has broken, this should work.
+    ///
+    /// `registers` are [`Death::esr`] and those after it.
+    pub fn die(&self, time: u64, cpu: u16, cause: Cause, registers: [u64; 5], reason: &[u8; REASON]) {
+        const FIRST: usize = core::mem::offset_of!(Death, esr) / 8;
+        let [when, why, ..] = &self.death;
+        if why.load(Ordering::Relaxed) & 0xffff != 0 {
             return;
         }
-        for (word, bytes) in self.death.iter().zip(death.to_bytes().as_chunks::<8>().0) {
-            word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+        when.store(time, Ordering::Relaxed);
+        why.store(u64::from(cpu) << 16 | cause as u64, Ordering::Relaxed);
+        for (place, value) in self.death[FIRST..].iter().zip(registers) {
+            place.store(value, Ordering::Relaxed);
         }
+        let (text, words) = (&self.death[core::mem::offset_of!(Death, reason) / 8..], reason.as_chunks::<8>().0);
+        for (place, bytes) in text.iter().zip(words) {
+            place.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
+        }
+    }
+
+    /// Another exception has come in the report of the first.
+    pub fn die_again(&self) {
+        let [_, cause, ..] = &self.death;
+        cause.store(cause.load(Ordering::Relaxed) & !0xffff | Cause::Double as u64, Ordering::Relaxed);
     }
 
     /// Adds a return address to the backtrace of the death.
@@ -366,12 +383,6 @@ impl Block {
         self.stop_time.store(time, Ordering::Relaxed);
         let state = self.state.load(Ordering::Relaxed) & 0xffff_ffff;
         self.state.store((stop as u64) << 32 | state, Ordering::Release);
-    }
-
-    /// Why its registers were kept the last time.
-    #[must_use]
-    pub fn stop(&self) -> Option<Stop> {
-        Stop::of((self.state.load(Ordering::Relaxed) >> 32) as u16)
     }
 }
 

@@ -78,10 +78,11 @@ fn the_last_start_is_kept_and_its_life_is_told() {
     for number in 0..EVENTS as u64 + 3 {
         memory.event(number, 0, Kind::CpuOff, [number, 0]);
     }
-    memory.die(&Death { cause: Cause::Panic as u16, reason: cut(format_args!("why {}", 42)), ..Death::default() });
-    memory.die(&Death { cause: Cause::Double as u16, ..Death::default() });
+    memory.die(7, 3, Cause::Panic, [1, 2, 3, 4, 5], &cut(format_args!("why {}", 42)));
+    memory.die(8, 2, Cause::Exception, [0; 5], &cut(format_args!("and another")));
     memory.add_to_backtrace(0, 0x1234);
     memory.add_to_backtrace(12, 0x5678);
+    memory.die_again();
     assert_eq!(memory.begin(ADDRESS), 1);
     memory.publish(ADDRESS, &Facts { starts: 2, ..facts(Place::new(EXEUNT, EXEUNT.start, 4, false).unwrap()) });
     let bytes = bytes(&memory);
@@ -90,7 +91,9 @@ fn the_last_start_is_kept_and_its_life_is_told() {
     assert!(whole.core().death().is_none());
     let last = whole.previous().unwrap();
     let death = last.death().unwrap();
-    assert_eq!((death.cause, text(&death.reason)), (Cause::Panic as u16, "why 42"));
+    assert_eq!((death.cause, text(&death.reason)), (Cause::Double as u16, "why 42"));
+    assert_eq!((death.time, death.cpu, death.sp), (7, 3, 5));
+    assert_eq!((death.esr, death.elr, death.far, death.spsr), (1, 2, 3, 4));
     assert_eq!((death.backtrace[0], death.backtrace[1]), (0x1234, 0));
     let numbers: Vec<_> = last.events().map(|event| event.first).collect();
     assert_eq!(numbers, (3..EVENTS as u64 + 3).collect::<Vec<_>>());

@@ -348,25 +348,30 @@ const fn rights(attributes: Option<Attributes>) -> u64 {
     }
 }
 
+/// Makes a change, and tells of it if it is one: the history has no room for what was asked only.
+#[inline(never)]
+fn telling<S: Services, T>(services: &S, change: impl FnOnce(&Control) -> T) -> T {
+    let control = services.control();
+    let settings = || (control.policies(), control.is_locked());
+    let before = settings();
+    let result = change(control);
+    if settings() != before {
+        services.changed();
+    }
+    result
+}
+
 /// Answers what needs the machine but leaves it as it is.
 fn serve<S: Services>(request: Request, services: &S) -> Answer {
     match request {
         Request::Answered(answer) => answer,
         Request::Status { buffer, first } => status::answer(services, buffer, first).into(),
-        Request::RestartPolicy { which, policy } => services
-            .control()
-            .set_policies(which, policy)
-            .map(|[kexec, crash]| {
-                services.changed();
-                Answer::three(0, kexec as u64, crash as u64)
-            })
-            .into(),
-        Request::Lock if services.has_strangers() => Answer::error(Error::WrongState),
-        Request::Lock => {
-            let locked = services.control().lock();
-            services.changed();
-            locked.map(|()| Answer::one(0)).into()
+        Request::RestartPolicy { which, policy } => {
+            let policies = telling(services, |control| control.set_policies(which, policy));
+            policies.map(|[kexec, crash]| Answer::three(0, kexec as u64, crash as u64)).into()
         }
+        Request::Lock if services.has_strangers() => Answer::error(Error::WrongState),
+        Request::Lock => telling(services, Control::lock).map(|()| Answer::one(0)).into(),
         Request::Reenter => Answer::way_back(services.way_back()),
         Request::Trace(change) => {
             let (traced, records) = services.trace(change);

@@ -28,6 +28,8 @@ struct Fake<'a> {
     /// The memory of no buffer answers.
     silent: Cell<bool>,
     traced: Cell<bool>,
+    /// How often policies or lock have changed.
+    changes: Cell<u32>,
 }
 
 impl<'a> Fake<'a> {
@@ -39,6 +41,7 @@ impl<'a> Fake<'a> {
             strangers: Cell::default(),
             silent: Cell::default(),
             traced: Cell::default(),
+            changes: Cell::default(),
         }
     }
 
@@ -113,6 +116,11 @@ impl Services for Fake<'_> {
         let place = ends.iter().position(|&end| address < end)?;
         Some((ends[place - 1]..ends[place], rights[place - 1]))
     }
+
+    fn changed(&self) {
+        self.changes.set(self.changes.get() + 1);
+    }
+
     fn trace(&self, change: Option<bool>) -> (bool, u32) {
         if let Some(traced) = change {
             self.traced.set(traced);
@@ -523,6 +531,25 @@ proptest! {
         prop_assert_eq!(read.next, start + read.copied);
         prop_assert_eq!(&got, &all[start as usize..read.next as usize]);
     }
+}
+
+#[test]
+fn only_what_changes_policies_or_lock_is_told() {
+    let bytes = bytes::<256>();
+    let fake = Fake::new(&bytes);
+    let policy = |which, policy| fake.ask(vendor::RESTART_POLICY, [which, policy, 0]).is_ok();
+    let lock = || fake.ask(vendor::LOCK, [0; 3]).is_ok();
+    let told = || fake.changes.replace(0);
+    assert!(policy(0, 0) && policy(3, 0) && !policy(3, 7));
+    assert_eq!(told(), 0);
+    assert!(policy(2, 1) && policy(2, 1) && policy(1, 0));
+    assert_eq!(told(), 1);
+    fake.strangers.set(true);
+    assert!(!lock());
+    assert_eq!(told(), 0);
+    fake.strangers.set(false);
+    assert!(lock() && lock() && !policy(2, 0));
+    assert_eq!(told(), 1);
 }
 
 #[test]

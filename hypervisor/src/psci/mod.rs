@@ -85,6 +85,12 @@ pub trait Environment {
 
     /// The host is about to turn this CPU off.
     fn goes_off(&self, _cpu: usize) {}
+
+    /// Firmware has not turned it off.
+    fn stays_on(&self, _cpu: usize) {}
+
+    /// The host is about to suspend the machine, on this CPU.
+    fn suspends(&self, _cpu: usize) {}
 }
 
 /// Why the list of CPUs in the device tree cannot be used.
@@ -331,7 +337,9 @@ impl Psci {
             Proxy::CpuOn => self.cpu_on(argument(1), entry_at(2), env, firmware),
             Proxy::CpuOff => {
                 env.goes_off(cpu);
-                self.cpu_off(cpu, registers, firmware)
+                let refusal = self.cpu_off(cpu, registers, firmware);
+                env.stays_on(cpu);
+                refusal
             }
             Proxy::CpuSuspend => {
                 let power_state = registers[1] as u32;
@@ -349,6 +357,7 @@ impl Psci {
             Proxy::SystemSuspend => {
                 let entry = entry_at(1);
                 check(entry, env)?;
+                env.suspends(cpu);
                 self.suspend(FunctionId::SystemSuspend64, None, cpu, entry, env, firmware)
             }
             Proxy::Refuse => Err(ErrorCode::NotSupported),

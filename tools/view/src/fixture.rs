@@ -352,7 +352,7 @@ pub fn crash() -> Builder {
         ..Death::default()
     };
     stopped(&mut b, 3, now, Stop::Died);
-    stopped(&mut b, 1, now + 700, Stop::Caught);
+    stopped(&mut b, 1, now + 700, Stop::Left);
     b
 }
 

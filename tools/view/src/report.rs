@@ -659,7 +659,7 @@ mod tests {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
         let order: Vec<(u16, &str)> = report.stops.iter().map(|stop| (stop.cpu, stop.why.as_str())).collect();
-        assert_eq!(order, [(3, "Exeunt died on it"), (1, "it was caught by a stop of all CPUs")]);
+        assert_eq!(order, [(3, "Exeunt died on it"), (1, "Exeunt left it")]);
         assert!(report.previous.is_some_and(|previous| previous.cpus.is_empty() && previous.exeunt.starts == 1));
     }
 
