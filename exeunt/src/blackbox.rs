@@ -273,7 +273,9 @@ pub fn begin_trace(cpu: &'static PerCpu, record: &Beginning) -> Open<'static> {
     // SAFETY: what `make_block` has said of this CPU, which it has done before the host's first entry, and only exits
     // of the host's are traced. Atomics may hold whatever is there.
     let ring = unsafe { core::slice::from_raw_parts(start, records) };
-    Trace { block: cpu.block(), written: &cpu.traced, ring }.begin(record)
+    // SAFETY: likewise.
+    let block = unsafe { cpu.block_of_running_host() };
+    Trace { block, written: &cpu.traced, ring }.begin(record)
 }
 
 /// CPUs that come up are traced.

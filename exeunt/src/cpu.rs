@@ -94,6 +94,8 @@ pub struct PerCpu {
     pub lent: AtomicBool,
     /// The host is in virtual EL2: as [`VirtualEl2`] has it, for other CPUs to read and for a quick look.
     in_window: AtomicBool,
+    /// The instruction that virtual EL2 has read last, to execute it in the host's stead.
+    pub instruction: AtomicU32,
     /// How often Exeunt left it.
     pub departures: AtomicU32,
     /// How often it came back by REENTER.
@@ -135,6 +137,7 @@ impl PerCpu {
             entered: AtomicU8::new(0),
             lent: AtomicBool::new(false),
             in_window: AtomicBool::new(false),
+            instruction: AtomicU32::new(0),
             host_vectors: AtomicU64::new(0),
             new_vectors: AtomicU64::new(0),
             has_vectors: AtomicU64::new(0),

@@ -3,12 +3,14 @@
 //! Owns the handlers that the vectors name. What an exception is answered is decided in `hypervisor::trap` and
 //! `hypervisor::virtual_el2`.
 
+use core::sync::atomic::Ordering;
+
 use aarch64_cpu::registers::{
     CNTPCT_EL0, ELR_EL2, ESR_EL2, FAR_EL2, HCR_EL2, HPFAR_EL2, ReadWriteable, Readable, VBAR_EL1,
 };
 use guest_abi::blackbox::{IN_VIRTUAL_EL2, INJECTED, WENT_NATIVE};
 use hypervisor::blackbox::trace::instruction;
-use hypervisor::blackbox::{Beginning, Kind};
+use hypervisor::blackbox::{Beginning, Kind, Open};
 use hypervisor::counters::{self, Counters, Exit};
 use hypervisor::paging::stage2::Hidden;
 use hypervisor::syndrome::{EC_SHIFT, Esr, ExceptionClass, FaultKind};
@@ -105,60 +107,53 @@ fn traced_call(
 
 /// What is no call.
 fn traced_other(frame: &mut HostFrame, cpu: &'static PerCpu, esr: Esr) {
-    let (pc, time) = (ELR_EL2.get(), CNTPCT_EL0.get());
-    let (class, number) = (counters::kind(esr), cpu.index() as u16);
-    let mut record = Beginning { time, pc, subject: 0, esr: esr.bits() as u32, class, flags: 0, cpu: number };
-    tell(esr);
-    let was_in_window = cpu.in_window();
-    let register = about(frame, cpu, esr, &mut record);
-    let open = blackbox::begin_trace(cpu, &record);
-    sync(frame, cpu);
-    let answer = match register {
-        Some(register) => frame.x.get(usize::from(register)).copied().unwrap_or(0),
-        None if esr.is_abort_of_lower() => trap::fault_ipa(HPFAR_EL2.get()),
-        None => 0,
+    let in_window = cpu.in_window();
+    let record = Beginning {
+        time: CNTPCT_EL0.get(),
+        pc: ELR_EL2.get(),
+        subject: if esr.is_abort_of_lower() { FAR_EL2.get() } else { 0 },
+        esr: esr.bits() as u32,
+        class: counters::kind(esr),
+        flags: if in_window { IN_VIRTUAL_EL2 } else { 0 },
+        cpu: cpu.index() as u16,
     };
-    let now_at = ELR_EL2.get();
-    let native = was_in_window && !cpu.in_window();
-    let in_vector = !was_in_window && now_at != pc && now_at.wrapping_sub(VBAR_EL1.get()) < VECTORS;
-    let flags = if native { WENT_NATIVE } else { 0 } | if in_vector { INJECTED } else { 0 };
+    tell(esr);
+    let open = blackbox::begin_trace(cpu, &record);
+    if in_window {
+        cpu.instruction.store(0, Ordering::Relaxed);
+        sync(frame, cpu);
+        let executed = instruction(cpu.instruction.load(Ordering::Relaxed));
+        let esr = executed.map_or(esr, |executed| Esr::new(executed.esr.into()));
+        open.set_esr(esr.bits() as u32);
+        end_trace(open, frame, esr, if cpu.in_window() { 0 } else { WENT_NATIVE });
+    } else {
+        sync(frame, cpu);
+        let now_at = ELR_EL2.get();
+        let in_vector = now_at != record.pc && now_at.wrapping_sub(VBAR_EL1.get()) < VECTORS;
+        end_trace(open, frame, esr, if in_vector { INJECTED } else { 0 });
+    }
+}
+
+/// Ends the record of what is no call, by its syndrome.
+#[inline]
+fn end_trace(open: Open, frame: &HostFrame, esr: Esr, flags: u8) {
+    let mut answer = 0;
+    if let Some(access) = esr.system_access() {
+        // What was written is still where it was written from.
+        let value = frame.x.get(usize::from(access.register())).copied().unwrap_or(0);
+        if access.is_read() {
+            answer = value;
+        } else {
+            open.set_subject(value);
+        }
+    } else if esr.is_abort_of_lower() {
+        answer = trap::fault_ipa(HPFAR_EL2.get());
+    }
     open.end(CNTPCT_EL0.get(), answer, flags);
 }
 
 /// Bytes of a table of vectors.
 const VECTORS: u64 = 0x800;
-
-/// Finds out what an exit that is no call is about, and which register has its answer afterwards.
-fn about(frame: &HostFrame, cpu: &'static PerCpu, esr: Esr, record: &mut Beginning) -> Option<u8> {
-    if esr.is_abort_of_lower() {
-        record.subject = FAR_EL2.get();
-        return None;
-    }
-    let access = if cpu.in_window() {
-        record.flags |= IN_VIRTUAL_EL2;
-        let word = memory::fetch_shown(cpu, record.pc).or_else(|| {
-            // Its MMU is off: the PC is an address of its RAM, or nothing is found there.
-            if !machine::machine().ram.is_open(record.pc) {
-                return None;
-            }
-            // SAFETY: this CPU, and the host's RAM. It stays mapped, as for the handler.
-            unsafe { memory::fetch(cpu, record.pc) }.ok()
-        })?;
-        record.subject = word.into();
-        let instruction = instruction(word)?;
-        record.esr = instruction.esr;
-        Esr::new(instruction.esr.into())
-    } else {
-        esr
-    };
-    let access = access.system_access()?;
-    record.subject = 0;
-    if access.is_read() {
-        return Some(access.register());
-    }
-    record.subject = frame.x.get(usize::from(access.register())).copied().unwrap_or(0);
-    None
-}
 
 /// An IRQ, FIQ or SError of a CPU whose exits are traced.
 fn traced_interrupt(frame: &mut HostFrame, cpu: &'static PerCpu, handle: impl FnOnce(&mut HostFrame, &'static PerCpu)) {
@@ -191,21 +186,36 @@ pub extern "C" fn sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
     let machine = unsafe { machine::of_running_host() };
     let esr = Esr::new(ESR_EL2.get());
     counters(cpu).count_class(esr.class_bits());
+    // Each ends in another function's place: what most exits do not need is not saved for them.
     if FAST.control.is_leaving() {
         leaving::interrupted(frame, cpu, machine, esr);
-    } else if esr.is_abort_of_lower() && is_done_with(frame, cpu, machine, esr) {
-        // Most exits are none of an abort's, and are known by a comparison.
+    } else if esr.is_abort_of_lower() {
+        abort(frame, cpu, machine, esr);
     } else if cpu.in_window() {
         virtual_el2(frame, cpu, machine, esr);
     } else {
-        trap::dispatch(&mut Trap { frame, cpu, machine }, machine, esr);
+        dispatch(frame, cpu, machine, esr);
     }
 }
 
-/// Whether nothing is left to do for an abort: it came from a LEAVE that is over, and stage 2 is back, so that the host
-/// tries again; or the doorbell has answered it. In this order: while stage 2 is away the doorbell's page is no page.
-fn is_done_with(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) -> bool {
-    is_from_a_leave(machine, esr) || (!cpu.in_window() && doorbell::answer(&mut Trap { frame, cpu, machine }, esr))
+/// An abort of the host's. Nothing is left to do if it came from a LEAVE that is over, and stage 2 is back, so that the
+/// host tries again; or if the doorbell has answered it. In this order: while stage 2 is away the doorbell's page is no
+/// page.
+#[inline(never)]
+fn abort(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) {
+    if is_from_a_leave(machine, esr) {
+        return;
+    }
+    if cpu.in_window() {
+        virtual_el2(frame, cpu, machine, esr);
+    } else if !doorbell::answer(&mut Trap { frame, cpu, machine }, esr) {
+        dispatch(frame, cpu, machine, esr);
+    }
+}
+
+#[inline(never)]
+fn dispatch(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) {
+    trap::dispatch(&mut Trap { frame, cpu, machine }, machine, esr);
 }
 
 /// Whether this is the fault of a host whose stage 2 a LEAVE had taken away for a moment; which is over now.

@@ -4,6 +4,7 @@
 //! into the host and for every exception until the host has gone to EL1.
 
 use core::arch::naked_asm;
+use core::sync::atomic::Ordering;
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{ELR_EL2, FAR_EL2, Readable, SPSR_EL2, Writeable};
@@ -111,14 +112,14 @@ impl virtual_el2::Cpu for Trap<'_> {
 
     fn fetch(&mut self, address: u64) -> Option<u32> {
         // Mostly it is in the page that the last one was in.
-        if let Some(word) = memory::fetch_shown(self.cpu, address) {
-            return Some(word);
-        }
-        if !self.machine.ram.is_open(address) {
-            return None;
-        }
-        // SAFETY: this CPU, and the host's RAM.
-        unsafe { memory::fetch(self.cpu, address) }.ok()
+        let word = match memory::fetch_shown(self.cpu, address) {
+            Some(word) => word,
+            None if !self.machine.ram.is_open(address) => return None,
+            // SAFETY: this CPU, and the host's RAM.
+            None => unsafe { memory::fetch(self.cpu, address) }.ok()?,
+        };
+        self.cpu.instruction.store(word, Ordering::Relaxed);
+        Some(word)
     }
 
     fn read(&mut self, register: Register) -> Option<u64> {

@@ -233,10 +233,7 @@ impl Esr {
     /// The access, if the class is [`ExceptionClass::SystemRegister`].
     #[must_use]
     pub const fn system_access(self) -> Option<SystemAccess> {
-        match self.class() {
-            Some(ExceptionClass::SystemRegister) => Some(SystemAccess(self.iss())),
-            _ => None,
-        }
+        if self.class_bits() == ExceptionClass::SystemRegister as u8 { Some(SystemAccess(self.iss())) } else { None }
     }
 
     /// Whether FAR_EL2 was written by this exception: the aborts (unless FnV says no), PC alignment and watchpoints.

@@ -17,7 +17,7 @@ mod tests;
 pub mod trace;
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use guest_abi::blackbox::{
     CORE, CpuBlock, DEATH, Death, EVENTS, Event, HISTORY, Header, LIVE, LOG, LOG_SIZE, Live, MAGIC, NO_RETURN, OTHERS,
@@ -393,7 +393,28 @@ impl Default for Block {
 }
 
 /// A trace record in memory.
-pub type Slot = [AtomicU64; TraceRecord::SIZE / 8];
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Slot {
+    time: AtomicU64,
+    pc: AtomicU64,
+    subject: AtomicU64,
+    answer: AtomicU64,
+    /// Duration, and the sequence in the high half: whole in one store.
+    order: AtomicU64,
+    esr: AtomicU32,
+    class: AtomicU8,
+    flags: AtomicU8,
+    cpu: AtomicU16,
+}
+
+const _: () = {
+    assert!(size_of::<Slot>() == TraceRecord::SIZE);
+    assert!(core::mem::offset_of!(Slot, order) == core::mem::offset_of!(TraceRecord, duration));
+    assert!(core::mem::offset_of!(Slot, esr) == core::mem::offset_of!(TraceRecord, esr));
+    assert!(core::mem::offset_of!(Slot, flags) == core::mem::offset_of!(TraceRecord, flags));
+    assert!(core::mem::offset_of!(Slot, cpu) == core::mem::offset_of!(TraceRecord, cpu));
+};
 
 /// One CPU's trace. Only this CPU writes it.
 #[derive(Clone, Copy, Debug)]
@@ -430,8 +451,8 @@ pub struct Beginning {
 pub struct Open<'a> {
     slot: Option<&'a Slot>,
     sequence: u64,
-    tail: u64,
     time: u64,
+    flags: u8,
 }
 
 impl<'a> Trace<'a> {
@@ -442,35 +463,52 @@ impl<'a> Trace<'a> {
         let number = self.written.load(Ordering::Relaxed);
         let written = number.wrapping_add(1);
         let sequence = written << 32;
-        let (class, flags) = (u64::from(record.class as u8), u64::from(record.flags));
-        let tail = u64::from(record.esr) | class << 32 | flags << 40 | u64::from(record.cpu) << 48;
         let slot = self.ring.get(number as usize & self.ring.len().wrapping_sub(1));
-        if let Some([time, pc, subject, answer, order, end]) = slot {
+        if let Some(slot) = slot {
             // The record that was there is none from now on.
-            order.store(0, Ordering::Relaxed);
+            slot.order.store(0, Ordering::Relaxed);
             fence(Ordering::Release);
-            time.store(record.time, Ordering::Relaxed);
-            pc.store(record.pc, Ordering::Relaxed);
-            subject.store(record.subject, Ordering::Relaxed);
-            answer.store(0, Ordering::Relaxed);
-            end.store(tail | u64::from(NO_RETURN) << 40, Ordering::Relaxed);
-            order.store(sequence, Ordering::Release);
+            slot.time.store(record.time, Ordering::Relaxed);
+            slot.pc.store(record.pc, Ordering::Relaxed);
+            slot.subject.store(record.subject, Ordering::Relaxed);
+            slot.answer.store(0, Ordering::Relaxed);
+            slot.esr.store(record.esr, Ordering::Relaxed);
+            slot.class.store(record.class as u8, Ordering::Relaxed);
+            slot.flags.store(record.flags | NO_RETURN, Ordering::Relaxed);
+            slot.cpu.store(record.cpu, Ordering::Relaxed);
+            slot.order.store(sequence, Ordering::Release);
         }
         self.written.store(written, Ordering::Relaxed);
         self.block.traced.store(written, Ordering::Release);
-        Open { slot, sequence, tail, time: record.time }
+        Open { slot, sequence, time: record.time, flags: record.flags }
     }
 }
 
 impl Open<'_> {
+    /// The exit was another one than its syndrome has told.
+    #[inline]
+    pub fn set_esr(&self, esr: u32) {
+        if let Some(slot) = self.slot {
+            slot.esr.store(esr, Ordering::Relaxed);
+        }
+    }
+
+    /// What it was about is known now.
+    #[inline]
+    pub fn set_subject(&self, value: u64) {
+        if let Some(slot) = self.slot {
+            slot.subject.store(value, Ordering::Relaxed);
+        }
+    }
+
     /// The exit is answered, at the time `now`, and these flags have come to it.
     #[inline]
     pub fn end(self, now: u64, answer: u64, flags: u8) {
-        if let Some([_, _, _, place, order, end]) = self.slot {
+        if let Some(slot) = self.slot {
             let duration = now.wrapping_sub(self.time).min(u32::MAX.into());
-            place.store(answer, Ordering::Relaxed);
-            end.store(self.tail | u64::from(flags) << 40, Ordering::Relaxed);
-            order.store(self.sequence | duration, Ordering::Release);
+            slot.answer.store(answer, Ordering::Relaxed);
+            slot.flags.store(self.flags | flags, Ordering::Relaxed);
+            slot.order.store(self.sequence | duration, Ordering::Release);
         }
     }
 }

@@ -99,6 +99,17 @@ const SYSTEM_INSTRUCTION: u8 = 1;
 /// Decodes an instruction word. A64 instructions are little-endian whatever the data is.
 #[must_use]
 pub const fn decode(word: u32) -> Operation {
+    if word & 0xffc0_0000 == 0xd500_0000 {
+        // Nearly all that comes here. Bit 21 is L (a read), op0 to Rt follow.
+        let encoding = Encoding::new(
+            (word >> 19) as u8 & 3,
+            (word >> 16) as u8 & 7,
+            (word >> 12) as u8 & 15,
+            (word >> 8) as u8 & 15,
+            (word >> 5) as u8 & 7,
+        );
+        return access(encoding, word as u8 & 31, word & 1 << 21 != 0);
+    }
     match word {
         0xd69f_03e0 => return Operation::Return(Return::Plain),
         0xd69f_0bff => return Operation::Return(Return::KeyA),
@@ -108,22 +119,10 @@ pub const fn decode(word: u32) -> Operation {
     // Exception generation: opc is 0b000 for all three calls, LL tells them apart.
     let immediate = (word >> 5) as u16;
     match word & 0xffe0_001f {
-        0xd400_0002 => return Operation::Hvc(immediate),
-        0xd400_0003 => return Operation::Smc(immediate),
-        _ => {}
+        0xd400_0002 => Operation::Hvc(immediate),
+        0xd400_0003 => Operation::Smc(immediate),
+        _ => Operation::Other,
     }
-    if word & 0xffc0_0000 != 0xd500_0000 {
-        return Operation::Other;
-    }
-    // System instructions: bit 21 is L (a read), op0 to Rt follow.
-    let encoding = Encoding::new(
-        (word >> 19) as u8 & 3,
-        (word >> 16) as u8 & 7,
-        (word >> 12) as u8 & 15,
-        (word >> 8) as u8 & 15,
-        (word >> 5) as u8 & 7,
-    );
-    access(encoding, word as u8 & 31, word & 1 << 21 != 0)
 }
 
 /// Takes the operation from the syndrome of a trapped system instruction, which names everything that the word does.
@@ -132,6 +131,7 @@ pub const fn from_syndrome(trapped: SystemAccess) -> Operation {
     access(trapped.encoding(), trapped.register(), trapped.is_read())
 }
 
+#[inline]
 const fn access(encoding: Encoding, rt: u8, is_read: bool) -> Operation {
     match (encoding.op0, is_read) {
         (0, false) => immediate_write(encoding, rt),
@@ -145,6 +145,7 @@ const fn access(encoding: Encoding, rt: u8, is_read: bool) -> Operation {
 
 /// MSR (immediate): CRn is 4, Rt all ones, op1 and op2 name the field and CRm is the value. Everything else with op0 0
 /// is a hint or a barrier, or changes flags only, and never comes to EL2.
+#[inline(never)]
 const fn immediate_write(encoding: Encoding, rt: u8) -> Operation {
     if encoding.crn != 4 || rt != 31 {
         return Operation::Other;

@@ -648,12 +648,16 @@ impl VirtualEl2 {
 
     /// Answers a synchronous exception from the host in virtual EL2.
     pub fn handle(&mut self, cpu: &mut impl Cpu, settings: &Settings, esr: Esr) -> Answer {
+        // By number: to look for the class takes longer than to compare.
+        const WFX: u8 = ExceptionClass::Wfx as u8;
+        const UNKNOWN: u8 = ExceptionClass::Unknown as u8;
+        const SYSTEM_REGISTER: u8 = ExceptionClass::SystemRegister as u8;
         let esr = if self.interrupts.are_quiet() { esr } else { self.interrupts.exception(cpu, esr) };
         let pc = cpu.elr();
-        let done = match esr.class() {
-            Some(ExceptionClass::Wfx) => Done::Next,
-            Some(ExceptionClass::Unknown) => self.execute_at(cpu, settings, pc),
-            Some(ExceptionClass::SystemRegister) => match esr.system_access() {
+        let done = match esr.class_bits() {
+            WFX => Done::Next,
+            UNKNOWN => self.execute_at(cpu, settings, pc),
+            SYSTEM_REGISTER => match esr.system_access() {
                 // QEMU 10.0 tells of an MSR (immediate) with op1 and op2 in each other's place.
                 Some(access) if access.encoding().op0 == 0 => self.execute_at(cpu, settings, pc),
                 Some(access) => self.execute(cpu, settings, decode::from_syndrome(access), Note::Exception(esr)),

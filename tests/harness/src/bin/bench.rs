@@ -44,9 +44,9 @@ const DOORBELL_CALL_GOAL: u64 = 480;
 const OPEN_STUB_GOAL: u64 = 20;
 const OPEN_SMC_GOAL: u64 = 30;
 const TRACE_GOAL: u64 = 60;
-const TRACE_OTHER_GOAL: u64 = 200;
-const ACCESS_GOAL: u64 = 600;
-const VIRTUAL_EL2_GOAL: u64 = 250_000;
+const TRACE_OTHER_GOAL: u64 = 130;
+const ACCESS_GOAL: u64 = 480;
+const VIRTUAL_EL2_GOAL: u64 = 170_000;
 
 const RAM_SIZES: [&str; 2] = ["1G", "64G"];
 const CPU_COUNTS: [u32; 3] = [1, 8, 32];
