@@ -25,7 +25,7 @@ pub use entry::secondary_entry;
 /// Size of Exeunt's reservation in bytes, and the alignment of its base: one level-2 block of a 4 KiB granule. The
 /// Image header promises it to the loader as `image_size`, the linker script ends there, and stage 2 hides exactly this
 /// much.
-pub const RESERVATION: u64 = 0x20_0000;
+pub const RESERVATION: u64 = guest_abi::RESERVATION;
 
 /// SCTLR_EL2 with MMU and caches off, little-endian: the RES1 bits of Armv8.0 and nothing else (Arm ARM, SCTLR_EL2;
 /// Linux `INIT_SCTLR_EL2_MMU_OFF`).

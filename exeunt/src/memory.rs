@@ -194,12 +194,13 @@ pub fn map_early(tree: Region) -> Result<CpuBoot, Error> {
 /// Of the heap what there is until the size of the black box is known.
 fn first_heap() -> Region {
     let start = address!(__heap_start);
-    // At least 64 KiB, for tables of stage 1.
     Region { start, end: start + FIRST_HEAP }
 }
 
-/// Bytes of it.
-const FIRST_HEAP: u64 = 0x1_0000;
+/// Bytes of it: 16 pages, for the tables of stage 1 that the device tree, the UART and the host's kernel take past the
+/// early ones. They are there wherever the black box begins: the image ends in the first half of the 2 MiB (the linker
+/// script asserts it), and [`box_may_begin`] keeps more.
+const FIRST_HEAP: u64 = 16 * PAGE;
 
 /// Gives the heap its first memory.
 pub fn start_heap() {

@@ -448,7 +448,7 @@ impl Header {
         };
         let cpus = u64::from(header.cpus);
         let fits = header.core_size as usize >= CORE
-            && header.size <= 1 << 21
+            && header.size <= crate::RESERVATION
             && inside(header.address, SIZE as u64)
             && header.cpu_size as usize >= CpuBlock::SIZE
             && header.trace_size as usize >= TraceRecord::SIZE

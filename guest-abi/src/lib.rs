@@ -26,3 +26,7 @@ pub mod smccc;
 pub mod stub;
 pub mod table;
 pub mod vendor;
+
+/// Bytes of Exeunt's own memory, and the alignment of its address. The device tree keeps the host from using it
+/// (`/reserved-memory/exeunt@...`), its first page is the [`doorbell`], and its end is the [`blackbox`].
+pub const RESERVATION: u64 = 0x20_0000;

@@ -26,9 +26,8 @@ if _HERE not in sys.path:
     sys.path.insert(0, _HERE)
 
 import words  # noqa: E402
-from words import MASK, Trouble, bits  # noqa: E402
+from words import MASK, RESERVATION, Trouble, bits  # noqa: E402
 
-RESERVATION = 2 << 20
 PAGE = 4096
 # QEMU calls some registers by the names that they have in AArch32.
 OTHER_NAMES = {"SCTLR_EL1": "SCTLR", "VBAR_EL1": "VBAR", "CPACR_EL1": "CPACR"}

@@ -16,6 +16,8 @@ with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "tables.json"
     TABLES = json.load(_file)
 
 MASK = (1 << 64) - 1
+# Bytes of Exeunt's own memory.
+RESERVATION = TABLES["reservation"]
 
 
 class Trouble(Exception):
@@ -791,7 +793,7 @@ class BlackBox:
             return start <= place and place + length <= end
 
         fits = (
-            header["address"] == address and header["size"] <= 1 << 21 and inside(address, BOX["size"])
+            header["address"] == address and header["size"] <= RESERVATION and inside(address, BOX["size"])
             and header["cpu_size"] >= BOX["records"]["CpuBlock"]["size"]
             and header["trace_size"] >= BOX["records"]["TraceRecord"]["size"]
             and records & (records - 1) == 0
@@ -843,7 +845,7 @@ def find_box(base, read):
     """The black box in the 2 MiB at `base`: at its last multiples of 64 KiB, the highest first. None if there is
     none."""
     magic = struct.pack("<Q", BOX["magic"])
-    for place in range(base + (1 << 21) - BOX["size"], base, -BOX["size"]):
+    for place in range(base + RESERVATION - BOX["size"], base, -BOX["size"]):
         if bytes(read(place, 8)) == magic:
             return BlackBox(place, read)
     return None

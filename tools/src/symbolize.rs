@@ -8,6 +8,7 @@ use std::error;
 use std::fmt::{self, Display, Formatter, Write as _};
 
 use addr2line::gimli::{self, EndianSlice, RunTimeEndian};
+use guest_abi::RESERVATION;
 use object::{Architecture, Object, ObjectSection, ObjectSymbol, SymbolKind};
 use rustc_demangle::demangle;
 
@@ -19,8 +20,6 @@ const HEADLINE: &str = "EXEUNT PANIC";
 const LAST_LINE: &str = "the machine goes off now";
 /// What stands before the address that Exeunt runs at.
 const IMAGE_AT: &str = "image at ";
-/// Size of Exeunt's reservation: an address in a register that is not within so many bytes of the base is not Exeunt's.
-const RESERVATION: u64 = 0x20_0000;
 /// Bytes of an A64 instruction.
 const INSTRUCTION: u64 = 4;
 

@@ -6,7 +6,7 @@ use std::fmt::{Debug, Write as _};
 use std::path::Path;
 use std::process::Command;
 
-use guest_abi::{blackbox, table};
+use guest_abi::{RESERVATION, blackbox, table};
 use hypervisor::features::IdRegister;
 use hypervisor::syndrome::{Encoding, Esr, ExceptionClass};
 use hypervisor::virtual_el2::{registers, system};
@@ -117,6 +117,7 @@ fn tables() -> String {
         "faults": faults,
         "registers": names(),
         "calls": calls,
+        "reservation": RESERVATION,
         "black_box": black_box(),
     });
     let mut text = String::new();

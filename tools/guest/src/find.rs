@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use guest_abi::RESERVATION;
+
 use crate::trouble::Trouble;
 
 /// The device tree of the running kernel.
@@ -19,9 +21,6 @@ pub struct Place {
     /// Address of the black box's first byte, and its size.
     pub black_box: Option<(u64, u64)>,
 }
-
-/// Bytes of Exeunt's memory, and their alignment.
-const SIZE: u64 = 1 << 21;
 
 /// Looks for Exeunt in the tree at `tree`.
 ///
@@ -49,8 +48,8 @@ pub fn find(tree: &Path) -> Result<Place, Trouble> {
         }
     }
     let base = base.ok_or(Trouble::NoExeunt)?;
-    if !base.is_multiple_of(SIZE) {
-        return Err(Trouble::BadTree(format!("its address {base:#x} is no multiple of 2 MiB")));
+    if !base.is_multiple_of(RESERVATION) || base.checked_add(RESERVATION).is_none() {
+        return Err(Trouble::BadTree(format!("its address {base:#x} is no multiple of 2 MiB with 2 MiB after it")));
     }
     Ok(Place { base, core, black_box })
 }

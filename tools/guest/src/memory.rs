@@ -15,6 +15,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::ptr;
 
+use guest_abi::RESERVATION;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::page::{Failed, Page};
@@ -24,8 +25,6 @@ use crate::trouble::Trouble;
 pub const DEVICE: &str = "/dev/mem";
 /// What is mapped at once: the largest page, and what the black box is aligned to.
 const PIECE: u64 = 0x1_0000;
-/// Bytes of Exeunt's memory.
-const SIZE: u64 = 1 << 21;
 
 // x0: address, x1 for a store: value. Answer in x0, and in x1 whether the access was aborted. The handler has an
 // aborted one go on at `exeunt_guest_aborted`.
@@ -115,7 +114,7 @@ impl Memory {
     }
 
     fn address(&self, offset: u64) -> Result<*mut u64, Failed> {
-        if !offset.is_multiple_of(8) || offset >= SIZE {
+        if !offset.is_multiple_of(8) || offset >= RESERVATION {
             return Err(Failed::Unmapped(io::ErrorKind::InvalidInput.into()));
         }
         let piece = offset - offset % PIECE;

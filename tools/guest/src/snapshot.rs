@@ -6,6 +6,7 @@
 use std::mem::offset_of;
 use std::ops::Range;
 
+use guest_abi::RESERVATION;
 use guest_abi::blackbox::{
     BlackBox, CORE, CpuBlock, DEATH, Death, Header, LIVE, LOG, LOG_POSITION, LOG_SIZE, Live, PREVIOUS, REGISTER_COUNTS,
     REGISTER_KEYS, REGISTERS, SIZE,
@@ -41,9 +42,6 @@ pub struct Snapshot {
     log_end_after: u64,
 }
 
-/// Bytes of Exeunt's memory.
-const EXEUNT: u64 = 1 << 21;
-
 /// Where the bytes of the box come from.
 pub trait Source {
     /// Bytes of the box.
@@ -75,10 +73,10 @@ impl<'a> Mirror<'a> {
     pub fn new(page: &'a dyn Page) -> Result<Option<Self>, Trouble> {
         let (size, start) = (page.load(BOX_SIZE)?, page.load(BOX_START)?);
         let unit = SIZE as u64;
-        if size == 0 || size > EXEUNT - MIRROR || !size.is_multiple_of(unit) || !start.is_multiple_of(unit) {
+        if size == 0 || size > RESERVATION - MIRROR || !size.is_multiple_of(unit) || !start.is_multiple_of(unit) {
             return Err(Trouble::BoxPlace(start, size));
         }
-        Ok((MIRROR + size <= EXEUNT - size).then_some(Self { page, size: size as usize, start }))
+        Ok((MIRROR + size <= RESERVATION - size).then_some(Self { page, size: size as usize, start }))
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use guest_abi::RESERVATION;
 use guest_abi::blackbox::{self, Header};
 
 use self::page::Map;
@@ -38,8 +39,6 @@ const QUIET: Duration = Duration::from_secs(5);
 const USUAL_TIMEOUT: u64 = 120;
 /// How often it is looked whether it is.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// Exeunt's 2 MiB.
-const RESERVATION: u64 = 2 << 20;
 
 /// Draws it. Returns the exit status.
 #[must_use]

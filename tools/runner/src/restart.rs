@@ -10,6 +10,8 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use guest_abi::RESERVATION;
+
 use crate::archive::Archives;
 use crate::child::{End, Running};
 use crate::console::{Sort, Sorter};
@@ -74,8 +76,6 @@ pub struct Wanted {
 
 /// Where in the directory of a traced run Exeunt's 2 MiB are.
 pub const MEMORY: &str = "memory";
-/// How many they are.
-const MEMORY_SIZE: u64 = 2 << 20;
 
 impl Wanted {
     /// Out of the variables.
@@ -363,7 +363,7 @@ pub fn run(
     let begin = Instant::now();
     let mut running = Running::start(&mut machine.command).map_err(|error| format!("QEMU: {error}"))?;
     let memory = machine.output.file(MEMORY);
-    let saving = monitor.map(|monitor| monitor.save_at_the_end(RAM_BASE + EXEUNT, MEMORY_SIZE, memory));
+    let saving = monitor.map(|monitor| monitor.save_at_the_end(RAM_BASE + EXEUNT, RESERVATION, memory));
     let stdout = running.stdout().ok_or("QEMU has no standard output")?;
     let guests = machine.output.file("guests.txt");
     let teller = progress.clone();

@@ -13,6 +13,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use guest_abi::RESERVATION;
 use object::{Object, ObjectSymbol};
 
 use crate::guest::Script;
@@ -28,8 +29,6 @@ use crate::run::print;
 use crate::variables::{Target, Values, Wrong};
 use crate::workstation::Places;
 
-/// Exeunt's own memory.
-const MEMORY: u64 = 2 << 20;
 const PAGE: usize = 4096;
 
 /// What a person wants.
@@ -246,7 +245,7 @@ impl Soak {
         let elf = places.target().join("aarch64-unknown-none-softfloat").join(profile).join("exeunt");
         let elf = fs::read(&elf).map_err(|error| format!("{}: {error}", elf.display()))?;
         let layout = Layout::read(&elf).ok_or("Exeunt's ELF file does not say where its heap is")?;
-        let read = |name| fs::read(output.file(name)).ok().filter(|bytes| bytes.len() as u64 == MEMORY);
+        let read = |name| fs::read(output.file(name)).ok().filter(|bytes| bytes.len() as u64 == RESERVATION);
         let (Some(first), Some(last)) = (read("memory-first"), read("memory-last")) else {
             return Err("there is no copy of Exeunt's memory".to_owned());
         };
@@ -258,7 +257,7 @@ impl Soak {
 fn save_memory(monitor: &Path, file: &Path) -> std::io::Result<()> {
     let mut stream = UnixStream::connect(monitor)?;
     let address = RAM_BASE + EXEUNT;
-    writeln!(stream, "pmemsave {address:#x} {MEMORY:#x} \"{}\"", file.display())?;
+    writeln!(stream, "pmemsave {address:#x} {RESERVATION:#x} \"{}\"", file.display())?;
     // The prompt before it and after it: it is done.
     let mut said = Vec::new();
     let mut buffer = [0; 512];
@@ -271,16 +270,13 @@ fn save_memory(monitor: &Path, file: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Bytes of Exeunt's memory.
-const RESERVATION: usize = 2 << 20;
-/// Bytes of its black box, with few CPUs and no trace.
-const BOX: usize = guest_abi::blackbox::SIZE;
-
 /// Where in Exeunt's memory things are; the image is linked at 0.
 #[derive(Debug)]
 struct Layout {
     constants: usize,
     heap: usize,
+    /// The end of the heap.
+    end: usize,
     allocator: std::ops::Range<usize>,
 }
 
@@ -294,7 +290,9 @@ impl Layout {
         let (constants, _) = symbol(&|name| name == "__rodata_end")?;
         let (heap, _) = symbol(&|name| name == "__heap_start")?;
         let allocator = usize::try_from(allocator).ok()?..usize::try_from(allocator + size).ok()?;
-        Some(Self { constants: usize::try_from(constants).ok()?, heap: usize::try_from(heap).ok()?, allocator })
+        // The black box at the end, of 64 KiB with so few CPUs and no trace, is written all the time.
+        let end = RESERVATION as usize - guest_abi::blackbox::SIZE;
+        Some(Self { constants: usize::try_from(constants).ok()?, heap: usize::try_from(heap).ok()?, end, allocator })
     }
 
     fn compare(&self, first: &[u8], last: &[u8]) -> Result<String, String> {
@@ -306,9 +304,7 @@ impl Layout {
             return Err("Exeunt's heap has changed".to_owned());
         }
         let used = |memory: &[u8]| {
-            // The black box at the end, of 64 KiB with so few CPUs, is written all the time.
-            let end = if memory.len() == RESERVATION { RESERVATION - BOX } else { memory.len() };
-            let heap = memory.get(self.heap..end).unwrap_or_default();
+            let heap = memory.get(self.heap..self.end).unwrap_or_default();
             heap.iter()
                 .enumerate()
                 .filter(|(_, byte)| **byte != 0)
@@ -566,8 +562,8 @@ mod tests {
 
     #[test]
     fn memory_that_has_changed_is_found() {
-        let layout = Layout { constants: PAGE, heap: 3 * PAGE, allocator: 2 * PAGE..2 * PAGE + 8 };
-        let mut first = vec![0; 8 * PAGE];
+        let layout = Layout { constants: PAGE, heap: 3 * PAGE, end: 8 * PAGE, allocator: 2 * PAGE..2 * PAGE + 8 };
+        let mut first = vec![0; 9 * PAGE];
         first[4 * PAGE] = 1;
         let compared = |at: usize| {
             let mut last = first.clone();
@@ -576,6 +572,7 @@ mod tests {
         };
         assert!(compared(4 * PAGE + 9).unwrap().contains("1 pages of its heap in use at first, 1 at last"));
         assert!(compared(PAGE + 9).is_ok(), "data may change");
+        assert!(compared(8 * PAGE).is_ok(), "so may the black box");
         assert_eq!(compared(9).unwrap_err(), "Exeunt's text or constants have changed");
         assert_eq!(compared(2 * PAGE + 7).unwrap_err(), "Exeunt's heap has changed");
         assert_eq!(compared(7 * PAGE).unwrap_err(), "1 pages of Exeunt's heap were in use at first, 2 at last");

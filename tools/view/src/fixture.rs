@@ -7,7 +7,7 @@ use guest_abi::blackbox::{
     LOG_SIZE, Live, MAGIC, NO_RETURN, OTHERS, PREVIOUS, REGISTER_COUNTS, REGISTER_KEYS, SIZE, Stop, TraceRecord,
     VERSION, WENT_NATIVE, checksum, register_key,
 };
-use guest_abi::{stub, vendor};
+use guest_abi::{RESERVATION, stub, vendor};
 use hypervisor::syndrome::{EC_SHIFT, ExceptionClass, IL};
 
 /// Ticks per second, QEMU's.
@@ -17,7 +17,7 @@ pub const STARTED: u64 = 1_000_000;
 /// The address of its 2 MiB.
 pub const EXEUNT: u64 = 0x4020_0000;
 /// The address of its box.
-pub const ADDRESS: u64 = EXEUNT + 0x20_0000 - SIZE as u64;
+pub const ADDRESS: u64 = EXEUNT + RESERVATION - SIZE as u64;
 
 /// A box that is being made.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ impl Builder {
         let blocks = usize::from(cpus) * CpuBlock::SIZE;
         let traces = usize::from(cpus) * trace_records as usize * TraceRecord::SIZE;
         let before = (blocks + traces).next_multiple_of(SIZE);
-        assert!(before + SIZE < 0x20_0000);
+        assert!(before + SIZE < RESERVATION as usize);
         let start = ADDRESS - before as u64;
         let mut options = [0; 96];
         options[..11].copy_from_slice(b"trace stats");

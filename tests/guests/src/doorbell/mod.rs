@@ -14,7 +14,7 @@ use core::arch::asm;
 use guest_abi::doorbell::{
     A0, BOX_SIZE, BOX_START, CHANNELS, DONE, GO, MAGIC, MIRROR, OPEN, PRESENT, R0, TICKET, VERSION, channel, seal,
 };
-use guest_abi::{call, vendor};
+use guest_abi::{RESERVATION, call, vendor};
 
 use crate::code::{Code, END};
 use crate::cpu::{Context, DAIF, EL1H};
@@ -77,7 +77,7 @@ fn registers() {
     check!(load(VERSION) == vendor::ABI_VERSION.into(), "VERSION {:#x}", load(VERSION));
     let (start, size) = (load(BOX_START), load(BOX_SIZE));
     // The reservation of the tree ends where the box begins.
-    let fits = start == own.end() && start + size == own.base + 0x20_0000 && size.is_multiple_of(0x1_0000);
+    let fits = start == own.end() && start + size == own.base + RESERVATION && size.is_multiple_of(0x1_0000);
     check!(fits, "box {start:#x}, {size:#x}");
     let (first, second) = (load(OPEN), load(OPEN));
     check!(first != second && channel(first) != channel(second), "tickets {first:#x}, {second:#x}");

@@ -3,6 +3,7 @@
 //! Owns the list of instructions, each written at run time, and what each must come to: it is answered, or it gets a
 //! synchronous external abort, and in that case has changed nothing.
 
+use guest_abi::RESERVATION;
 use guest_abi::doorbell::{BOX_SIZE, BOX_START, CHANNEL, CHANNEL_SIZE, CHANNELS, MAGIC, MIRROR, OPEN, TICKET};
 
 use super::{load, region};
@@ -99,13 +100,13 @@ impl Probe {
             CHANNEL.. if offset < CHANNEL + CHANNELS * CHANNEL_SIZE => offset % CHANNEL_SIZE <= TICKET,
             _ => false,
         };
-        if offset > 0x20_0000 || offset + self.bytes > box_offset {
+        if offset > RESERVATION || offset + self.bytes > box_offset {
             return None;
         }
         match self.kind {
             Kind::Aligned if aligned && is_register => None,
-            Kind::Aligned if aligned && (MIRROR..MIRROR + (0x20_0000 - box_offset)).contains(&offset) => None,
-            Kind::Load if aligned && (MIRROR..MIRROR + (0x20_0000 - box_offset)).contains(&offset) => Some(true),
+            Kind::Aligned if aligned && (MIRROR..MIRROR + (RESERVATION - box_offset)).contains(&offset) => None,
+            Kind::Load if aligned && (MIRROR..MIRROR + (RESERVATION - box_offset)).contains(&offset) => Some(true),
             Kind::Load | Kind::Store => Some(aligned && self.bytes == 8 && is_register),
             _ => Some(false),
         }

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use guest_abi::RESERVATION;
 use guest_abi::doorbell::{BOX_START, CHANNEL, CHANNEL_SIZE, CHANNELS, MIRROR, OPEN, PRESENT};
 use guest_abi::vendor;
 
@@ -40,11 +41,11 @@ fn place(random: &mut Random, box_offset: u64) -> u64 {
         8 => random.below(0x1000),
         9 => random.below(0x1000) & !7,
         10 => 0x1000 - random.below(32),
-        11 => MIRROR + random.below(0x20_0000 - box_offset),
+        11 => MIRROR + random.below(RESERVATION - box_offset),
         12 => MIRROR - random.below(32),
         // Across the edge to the RAM before.
         13 => 0_u64.wrapping_sub(random.below(8)),
-        _ => random.below(0x20_0000 - 64),
+        _ => random.below(RESERVATION - 64),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use guest_abi::RESERVATION;
 use guest_abi::doorbell::{MAILBOX, MAILBOX_BACK, Mailbox};
 use serde::Serialize;
 
@@ -28,9 +29,6 @@ struct Missing {
     why: String,
 }
 
-/// Bytes of Exeunt's memory.
-const SIZE: u64 = 1 << 21;
-
 /// The mailbox's place, if there can be one. On a CPU that Exeunt has left.
 ///
 /// # Errors
@@ -38,7 +36,7 @@ const SIZE: u64 = 1 << 21;
 fn place(page: &dyn Page) -> Result<Option<u64>, Trouble> {
     let offset = page.load(MAILBOX)?;
     // It is no part of the words that tell where it is.
-    let can_be = offset.is_multiple_of(8) && offset > MAILBOX && offset <= SIZE - Mailbox::SIZE as u64;
+    let can_be = offset.is_multiple_of(8) && offset > MAILBOX && offset <= RESERVATION - Mailbox::SIZE as u64;
     Ok(can_be.then_some(offset))
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use guest_abi::RESERVATION;
 use guest_abi::vendor::{RANGE_EXECUTE, RANGE_MAPPED, RANGE_READ, RANGE_WRITE, STAGE2_RANGE};
 use serde::Serialize;
 
@@ -70,7 +71,7 @@ pub fn ranges(context: &Context<'_>) -> Result<Vec<(u64, u64, u64)>, Trouble> {
 /// As the call.
 pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
     context.needs_exeunt()?;
-    let exeunt = context.place.base..context.place.base + (1 << 21);
+    let exeunt = context.place.base..context.place.base + RESERVATION;
     let core = context.place.black_box;
     let ranges: Vec<Range> = ranges(context)?
         .into_iter()

@@ -72,7 +72,12 @@ fn without_the_node_there_is_none() {
 
 #[test]
 fn what_cannot_be_is_said() {
-    for (name, bytes) in [("short", vec![1, 2, 3]), ("empty", vec![]), ("odd", reg(0x4020_1000, 1))] {
+    for (name, bytes) in [
+        ("short", vec![1, 2, 3]),
+        ("empty", vec![]),
+        ("odd", reg(0x4020_1000, 1)),
+        ("last", reg(0_u64.wrapping_sub(1 << 21), 1)),
+    ] {
         let trouble = Tree::new(name, &[("reserved-memory/exeunt@40200000", &bytes)]).find().unwrap_err();
         assert!(matches!(trouble, Trouble::BadTree(_)), "{name}: {trouble}");
     }
