@@ -10,6 +10,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use guest_abi::blackbox::{Header, SIZE};
+use object::elf::{FileHeader64, PT_LOAD};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{LittleEndian, ReadCache};
 
 use crate::find::Place;
 use crate::snapshot::Source;
@@ -18,44 +21,24 @@ use crate::trouble::Trouble;
 /// The kernel's memory as an ELF core file.
 pub const KCORE: &str = "/proc/kcore";
 
-/// Bytes of an ELF header and of a program header (ELF-64).
-const HEADER: usize = 64;
-const SEGMENT: usize = 56;
-/// p_type of a piece of memory.
-const PT_LOAD: u32 = 1;
-
-fn number<const N: usize>(bytes: &[u8], offset: usize) -> u64 {
-    let mut number = [0; 8];
-    if let Some(bytes) = bytes.get(offset..offset + N) {
-        number[..N].copy_from_slice(bytes);
-    }
-    u64::from_le_bytes(number)
-}
-
 /// Where in an ELF core file `size` bytes at the physical address `address` are.
 ///
 /// # Errors
 /// When it has none.
 pub fn place(file: &mut (impl Read + Seek), address: u64, size: u64) -> io::Result<u64> {
-    let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-    let mut header = [0; HEADER];
-    file.seek(SeekFrom::Start(0))?;
-    file.read_exact(&mut header)?;
-    if !header.starts_with(b"\x7fELF\x02\x01") {
-        return Err(invalid("it is no ELF file of 64 bits"));
-    }
-    let (segments, entry, count) = (number::<8>(&header, 32), number::<2>(&header, 54), number::<2>(&header, 56));
-    if entry != SEGMENT as u64 {
-        return Err(invalid("its program headers are of another size"));
-    }
-    let mut table = vec![0; SEGMENT * count as usize];
-    file.seek(SeekFrom::Start(segments))?;
-    file.read_exact(&mut table)?;
-    for segment in table.chunks_exact(SEGMENT) {
-        let (offset, physical, length) = (number::<8>(segment, 8), number::<8>(segment, 24), number::<8>(segment, 32));
+    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    let damaged = |error: object::Error| invalid(format!("its program headers are damaged: {error}"));
+    let cache = ReadCache::new(file);
+    let header = FileHeader64::<LittleEndian>::parse(&cache)
+        .map_err(|error| invalid(format!("it is no ELF file of 64 bits: {error}")))?;
+    let endian = header.endian().map_err(damaged)?;
+    for segment in header.program_headers(endian, &cache).map_err(damaged)? {
+        let (physical, length) = (segment.p_paddr(endian), segment.p_filesz(endian));
         let Some(distance) = address.checked_sub(physical).filter(|&distance| distance < length) else { continue };
-        if number::<4>(segment, 0) == u64::from(PT_LOAD) && size <= length - distance {
-            return offset.checked_add(distance).ok_or_else(|| invalid("a segment of it has no end"));
+        if segment.p_type(endian) == PT_LOAD && size <= length - distance {
+            let place =
+                segment.p_offset(endian).checked_add(distance).filter(|place| place.checked_add(size).is_some());
+            return place.ok_or_else(|| invalid("a segment of it has no end".to_owned()));
         }
     }
     Err(io::Error::new(io::ErrorKind::NotFound, "it has no memory at that address"))
