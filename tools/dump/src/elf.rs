@@ -9,7 +9,7 @@ use object::elf::{EM_AARCH64, ET_CORE, FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadCache};
 
-use crate::{Memory, read_some};
+use crate::{Memory, length_of, read_some};
 
 /// A segment: the physical address, where it is in the file, and how many bytes the file has of it.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,7 @@ struct Segment {
 #[derive(Debug)]
 pub struct Elf {
     file: File,
+    /// In the order of their addresses, none of which two have.
     segments: Vec<Segment>,
 }
 
@@ -32,7 +33,7 @@ impl Elf {
     /// # Errors
     /// It is no ELF of an AArch64 machine's memory, or cannot be read; in words.
     pub fn open(file: File) -> Result<Self, String> {
-        let length = file.metadata().map_err(|error| error.to_string())?.len();
+        let length = length_of(&file)?;
         let wrong = |error: object::Error| format!("the ELF is damaged or cut off: {error}");
         let handle = file.try_clone().map_err(|error| error.to_string())?;
         let cache = ReadCache::new(handle);
@@ -64,8 +65,14 @@ impl Elf {
         if sum / 4 > length {
             return Err("the ELF's segments overlap; it is damaged".to_owned());
         }
-        segments.sort_by_key(|segment| segment.address);
-        Ok(Self { file, segments })
+        Ok(Self { file, segments: disjoint(segments) })
+    }
+
+    /// The segment that has this address.
+    fn segment(&self, address: u64) -> Option<&Segment> {
+        let after = self.segments.partition_point(|segment| segment.address <= address);
+        let segment = self.segments.get(after.checked_sub(1)?)?;
+        (address - segment.address < segment.length).then_some(segment)
     }
 
     /// The bytes at an address, if the dump has them all.
@@ -74,8 +81,7 @@ impl Elf {
         let mut done = 0;
         while done < length {
             let at = address.saturating_add(done as u64);
-            let holds = |segment: &&Segment| segment.address <= at && at - segment.address < segment.length;
-            let Some(segment) = self.segments.iter().find(holds) else { return Ok(None) };
+            let Some(segment) = self.segment(at) else { return Ok(None) };
             let into = at - segment.address;
             let here = (segment.length - into).min((length - done) as u64) as usize;
             let read = read_some(&self.file, segment.offset + into, &mut bytes[done..done + here]);
@@ -86,6 +92,24 @@ impl Elf {
         }
         Ok(Some(bytes))
     }
+}
+
+/// The segments in the order of their addresses. What two have is left to the one that begins first: so each address
+/// is found in a few steps, however many segments a damaged file may have.
+fn disjoint(mut segments: Vec<Segment>) -> Vec<Segment> {
+    segments.sort_by_key(|segment| segment.address);
+    let mut end = 0_u64;
+    segments.retain_mut(|segment| {
+        let inside = end.saturating_sub(segment.address).min(segment.length);
+        *segment = Segment {
+            address: segment.address + inside,
+            offset: segment.offset + inside,
+            length: segment.length - inside,
+        };
+        end = end.max(segment.address + segment.length);
+        segment.length != 0
+    });
+    segments
 }
 
 impl Memory for Elf {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use guest_abi::blackbox::SIZE;
 
-use crate::{Memory, read_some};
+use crate::{Memory, length_of, read_some};
 
 const SIGNATURE: &[u8] = b"KDUMP   ";
 const FLATTENED: &[u8] = b"makedumpfile\0";
@@ -31,8 +31,8 @@ const HEADER: usize = 464;
 const DESCRIPTOR: usize = 24;
 /// So many are read at once.
 const CHUNK: usize = 4096;
-/// 40 bits of memory, at a bit for each page of 4 KiB.
-const LONGEST_BITMAP: u64 = 1 << (40 - 12 - 3);
+/// 44 bits of memory, at a bit for each page of 4 KiB: there are servers whose RAM begins at 8 TiB.
+const LONGEST_BITMAP: u64 = 1 << (44 - 12 - 3);
 /// A piece of a flattened dump is at least this long on average, in one that is not made to take long.
 const SHORTEST_PIECE: u64 = 64;
 /// drgn reads a gigabyte in seconds. Whoever has to wait longer waits for nothing.
@@ -59,18 +59,20 @@ pub struct Kdump {
 /// A file as it is once it is no longer flattened.
 struct Rearranged {
     file: File,
+    /// Bytes of the file as it lies there.
+    length: u64,
     /// Of a flattened one: where each piece belongs, its length, and where it is.
     pieces: Option<Vec<(u64, u64, u64)>>,
 }
 
 impl Rearranged {
     fn new(file: File) -> Result<Self, String> {
+        let length = length_of(&file)?;
         let mut first = [0; FLATTENED.len()];
         let read = read_some(&file, 0, &mut first).map_err(|error| error.to_string())?;
         if &first[..read] != FLATTENED {
-            return Ok(Self { file, pieces: None });
+            return Ok(Self { file, length, pieces: None });
         }
-        let length = file.metadata().map_err(|error| error.to_string())?.len();
         let (mut pieces, mut at) = (Vec::new(), FLATTENED_HEADER);
         loop {
             let mut header = [0; 16];
@@ -94,7 +96,7 @@ impl Rearranged {
                 return Err("the flattened dump is damaged: its pieces are too small".to_owned());
             }
         }
-        Ok(Self { file, pieces: Some(pieces) })
+        Ok(Self { file, length, pieces: Some(pieces) })
     }
 
     /// The bytes at `offset`; what is nowhere in the file is zero in one that was flattened, and an error in another.
@@ -123,7 +125,6 @@ impl Rearranged {
         if self.pieces.is_some() {
             return Ok(false);
         }
-        let length = self.file.metadata().map_err(|error| error.to_string())?.len();
         let mut descriptors = vec![0; CHUNK * DESCRIPTOR];
         for first in (0..pages).step_by(CHUNK) {
             let wanted = ((pages - first) as usize).min(CHUNK) * DESCRIPTOR;
@@ -139,7 +140,7 @@ impl Rearranged {
                     u64::from_le_bytes(bytes)
                 };
                 let (offset, size) = (number(0), number(8) & u64::from(u32::MAX));
-                if offset.saturating_add(size) > length {
+                if offset.saturating_add(size) > self.length {
                     return Ok(true);
                 }
             }
@@ -173,10 +174,16 @@ impl Kdump {
         if length > LONGEST_BITMAP {
             return Err(format!("the dump's header is damaged: a bitmap of {length} bytes"));
         }
+        // A flattened dump has its bitmaps in full, too.
+        if length > file.length {
+            return Err(format!("the dump is cut off, or its header is damaged: a bitmap of {length} bytes"));
+        }
         let bitmap = file.read((1 + sub) * block + length, length as usize)?;
         let pages = (SIZE as u64 / block) as usize;
         let has = |&page: &usize| bitmap[page / 8] & 1 << (page % 8) != 0;
-        let places = (0..bitmap.len() * 8).step_by(pages).filter(has).map(|page| page as u64 * block).collect();
+        let places = (0..bitmap.len() * 8).step_by(pages).filter(has).map(|page| page as u64 * block);
+        // Each page that is there has a descriptor. Of a bitmap that names more, the rest is damage.
+        let places = places.take(file.length as usize / DESCRIPTOR).collect();
         let pages = bitmap.iter().map(|byte| u64::from(byte.count_ones())).sum();
         let is_cut = file.is_cut((1 + sub + bitmaps) * block, pages)?;
         Ok(Self { path: path.to_owned(), python: python.to_owned(), places, is_cut })

@@ -12,7 +12,7 @@
 //! | [`raw`] | memory out of a file that is nothing else |
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use guest_abi::blackbox::{BlackBox, Header, MAGIC, SIZE};
@@ -85,6 +85,11 @@ pub fn find(file: &Path, options: &Options) -> Result<Found, String> {
     if is_directory {
         return Err(format!("{shown}: it is a directory"));
     }
+    if (&opened).seek(SeekFrom::Start(0)).is_err() {
+        return Err(format!(
+            "{shown}: it can only be read from its start to its end, as a pipe; put it into a file first"
+        ));
+    }
     let mut first = [0; 16];
     let length = read_some(&opened, 0, &mut first).map_err(|error| format!("{shown}: {error}"))?;
     let found = match &first[..length] {
@@ -99,6 +104,11 @@ pub fn find(file: &Path, options: &Options) -> Result<Found, String> {
         _ => raw::Raw::open(opened, options.base).and_then(|memory| search(&memory, options.address)),
     };
     found.map_err(|error| format!("{shown}: {error}"))
+}
+
+/// How many bytes it has. A block device, onto which some have their dumps written, has a size only in this way.
+fn length_of(mut file: &File) -> Result<u64, String> {
+    file.seek(SeekFrom::End(0)).map_err(|error| error.to_string())
 }
 
 /// Reads as much as there is at `offset`, up to the end of `buffer`.
@@ -181,6 +191,7 @@ fn take(memory: &dyn Memory, place: u64, header: &Header) -> Result<Found, Strin
     let before = header.address - header.start;
     let begin =
         place.checked_sub(before).ok_or_else(|| format!("at {place:#x}: a box cannot begin before address 0"))?;
+    begin.checked_add(header.size).ok_or_else(|| format!("at {place:#x}: a box cannot end past the last address"))?;
     let pieces: Vec<u64> = (0..header.size).step_by(PIECE).map(|offset| begin + offset).collect();
     let mut bytes = Vec::with_capacity(header.size as usize);
     let mut missing = 0;
@@ -189,14 +200,13 @@ fn take(memory: &dyn Memory, place: u64, header: &Header) -> Result<Found, Strin
         bytes.extend(piece.unwrap_or_else(|| vec![0; PIECE]));
     }
     bytes.truncate(header.size as usize);
-    let core = before as usize;
     if let Err(error) = BlackBox::new(&bytes, header.start) {
         return Err(format!("the box at {place:#x} is not whole in this dump: {error}"));
     }
     let mut notes = Vec::new();
     if missing != 0 {
         let kib = missing * PIECE / 1024;
-        let of = if core == 0 { "the box" } else { "the box and its traces" };
+        let of = if before == 0 { "the box" } else { "the box and its traces" };
         notes.push(format!("{kib} KiB of {of} are not in this dump, and count as zeros"));
     }
     Ok(Found { bytes, start: header.start, notes })

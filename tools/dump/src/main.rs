@@ -2,13 +2,15 @@
 //!
 //! Exit statuses: 0, it was found; 1, there is none, or something could not be read or written; 2, wrong arguments.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use dump::{Options, find, python};
+use serde::Serialize;
 use view::Report;
 use view::report::LAST_EXITS;
 
@@ -29,7 +31,7 @@ struct Arguments {
     /// Of a file with memory as it is: the address of its first byte. A box in it usually tells.
     #[arg(long, value_parser = address)]
     base: Option<u64>,
-    /// Prints all as JSON.
+    /// Prints all as JSON, with what is otherwise said on stderr as `notes`.
     #[arg(long)]
     json: bool,
     /// Prints ten lines only.
@@ -58,7 +60,31 @@ fn address(text: &str) -> Result<u64, String> {
     number.map_err(|_| "it is a number, such as 0x403f0000".to_owned())
 }
 
-fn write(file: &Path, force: bool, bytes: &[u8]) -> Result<(), String> {
+/// What programs read.
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    /// What has to be said about the dump: other boxes in it, what is missing.
+    notes: &'a [String],
+}
+
+/// Says it to the person, if somebody still reads.
+fn complain(words: &str) {
+    let _ = writeln!(io::stderr(), "exeunt-dump: {words}");
+}
+
+/// Whether two names are of one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    place(one).is_some_and(|one| place(other) == Some(one))
+}
+
+fn write(arguments: &Arguments, file: &Path, bytes: &[u8]) -> Result<(), String> {
+    let force = arguments.force;
+    if force && is_same(file, &arguments.dump) {
+        return Err(format!("{}: it is the dump itself, which is not written over", file.display()));
+    }
     let mut how = OpenOptions::new();
     how.write(true).truncate(force).create(force).create_new(!force);
     let written = how.open(file).and_then(|mut file| file.write_all(bytes));
@@ -78,18 +104,19 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     }
     let found = find(&arguments.dump, &options)?;
     for note in &found.notes {
-        eprintln!("exeunt-dump: {note}");
+        complain(note);
     }
     let found_box = found.black_box();
     let report = Report::of(&found_box);
     if let Some(file) = &arguments.raw {
-        write(file, arguments.force, &found.bytes)?;
+        write(arguments, file, &found.bytes)?;
     }
     for (format, file) in traces {
-        write(file, arguments.force, format.make(&found_box).as_bytes())?;
+        write(arguments, file, format.make(&found_box).as_bytes())?;
     }
     let text = if arguments.json {
-        serde_json::to_string_pretty(&report).map_err(|error| error.to_string())? + "\n"
+        let answer = Answer { report: &report, notes: &found.notes };
+        serde_json::to_string_pretty(&answer).map_err(|error| error.to_string())? + "\n"
     } else if arguments.short {
         report.short().to_string()
     } else {
@@ -106,7 +133,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("exeunt-dump: {error}");
+            complain(&error);
             ExitCode::FAILURE
         }
     }

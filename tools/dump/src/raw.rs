@@ -6,7 +6,7 @@ use std::fs::File;
 
 use guest_abi::blackbox::{Header, MAGIC, SIZE};
 
-use crate::{Memory, read_some};
+use crate::{Memory, length_of, read_some};
 
 /// Such a file.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Raw {
     /// # Errors
     /// It cannot be read, or its boxes do not agree; in words.
     pub fn open(file: File, base: Option<u64>) -> Result<Self, String> {
-        let length = file.metadata().map_err(|error| error.to_string())?.len();
+        let length = length_of(&file)?;
         if let Some(base) = base {
             if !base.is_multiple_of(SIZE as u64) {
                 return Err(format!("{base:#x} is no multiple of 64 KiB, as which memory has to begin here"));

@@ -2,12 +2,14 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{RAM, Random, damage, directory, elf, flattened, kdump, memory};
-use dump::{Options, find, python};
+use dump::kdump::Kdump;
+use dump::{Memory, Options, find, python};
 use view::fixture::{ADDRESS, EXEUNT, crash};
 use view::{Report, Trace};
 
@@ -70,6 +72,78 @@ fn of_what_makedumpfile_writes() {
     let nobody = Path::new("/nowhere/python");
     assert_eq!(survive("damage-kdump", &whole, 8192, 500, nobody), 0);
     assert_eq!(survive("damage-flattened", &flattened(&whole), 4096 + 16, 500, nobody), 0);
+}
+
+/// A header with such numbers of blocks in its bitmaps, in a file that is as long as that, and a byte in the second.
+fn with_bitmaps(file: &Path, length: u64, byte: (u64, u8)) {
+    const BLOCK: u64 = 4096;
+    let mut header = kdump(&[], |_| true)[..2 * BLOCK as usize].to_vec();
+    header[436..440].copy_from_slice(&((2 * length / BLOCK) as u32).to_le_bytes());
+    let file = File::create(file).unwrap();
+    file.set_len((2 * BLOCK + 2 * length).min(1 << 30)).unwrap();
+    file.write_all_at(&header, 0).unwrap();
+    file.write_all_at(&[byte.1], 2 * BLOCK + length + byte.0).unwrap();
+}
+
+#[test]
+fn of_a_machine_with_its_ram_far_up() {
+    let file = directory("damage-far").join("dump");
+    // A page at 8 TiB.
+    with_bitmaps(&file, 256 << 20, (((8_u64 << 40) / 4096 / 8) - (128 << 20), 1));
+    let nobody = Path::new("/nowhere/python");
+    let open = || Kdump::open(&file, File::open(&file).unwrap(), nobody);
+    assert_eq!(open().unwrap().places(), [4 << 40]);
+    with_bitmaps(&file, 1 << 30, (0, 1));
+    assert!(open().unwrap_err().contains("a bitmap of 1073741824 bytes"));
+    // No file is so short and has so many pages.
+    with_bitmaps(&file, 256 << 20, (0, 1));
+    File::options().write(true).open(&file).unwrap().set_len(100 << 20).unwrap();
+    assert!(open().unwrap_err().contains("cut off"));
+}
+
+#[test]
+fn of_a_bitmap_that_names_every_page() {
+    let directory = directory("damage-ones");
+    let file = directory.join("dump");
+    let mut whole = kdump(&memory(&crash()), |_| true);
+    let bitmap = 8192 + (whole.len() - 8192).min(1 << 16);
+    whole[8192..bitmap].fill(0xff);
+    whole[436..440].copy_from_slice(&16_u32.to_le_bytes());
+    whole.truncate(bitmap);
+    fs::write(&file, &whole).unwrap();
+    let opened = Kdump::open(&file, File::open(&file).unwrap(), Path::new("/nowhere/python")).unwrap();
+    assert_eq!(opened.places().len(), whole.len() / 24);
+    assert!(opened.complaint().is_some_and(|words| words.contains("past its end")));
+}
+
+/// More segments than a program header has room to count (PN_XNUM), each with a place of its own.
+#[test]
+fn of_an_elf_with_many_segments() {
+    const SEGMENTS: u32 = 400_000;
+    let mut whole = elf(&[(RAM, &[])]);
+    let program = whole[64..64 + 56].to_vec();
+    whole.truncate(64);
+    for number in 0..u64::from(SEGMENTS) {
+        let mut program = program.clone();
+        program[8..16].copy_from_slice(&number.to_le_bytes());
+        program[24..32].copy_from_slice(&(RAM + (number << 16)).to_le_bytes());
+        program[32..40].copy_from_slice(&8_u64.to_le_bytes());
+        whole.extend(program);
+    }
+    let sections = whole.len() as u64;
+    let mut section = [0; 64];
+    section[44..48].copy_from_slice(&SEGMENTS.to_le_bytes());
+    whole.extend(section);
+    whole[40..48].copy_from_slice(&sections.to_le_bytes());
+    for (place, value) in [(56, 0xffff_u16), (58, 64), (60, 1)] {
+        whole[place..place + 2].copy_from_slice(&value.to_le_bytes());
+    }
+    let file = directory("damage-segments").join("dump");
+    fs::write(&file, &whole).unwrap();
+    let begin = Instant::now();
+    let error = find(&file, &Options::default()).unwrap_err();
+    assert!(error.contains("none of 400000 places has one"), "{error}");
+    assert!(begin.elapsed() < LONG, "{} s", begin.elapsed().as_secs());
 }
 
 /// The same for longer, and with drgn.

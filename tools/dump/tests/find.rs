@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -38,6 +39,10 @@ fn in_an_elf() {
         ("one", vec![(RAM, &bytes[..])]),
         ("three", vec![(RAM, &bytes[..split]), (ADDRESS, &bytes[split..split + SIZE])]),
         ("odd", vec![(RAM, &bytes[..split + 5000]), (ADDRESS + 5000, &bytes[split + 5000..])]),
+        (
+            "overlapping",
+            vec![(ADDRESS - 4096, &bytes[split - 4096..]), (RAM, &bytes[..split + 5000]), (RAM, &bytes[..9])],
+        ),
     ] {
         let found = look(&directory.join(name), &elf(&segments), &options()).expect(name);
         is_whole(&found, &builder);
@@ -170,6 +175,12 @@ fn what_is_no_dump_is_said() {
     wrong(dump::find(Path::new("/nowhere/dump"), &none), "/nowhere/dump: No such file");
     let at = Options { address: Some(RAM), ..options() };
     wrong(look(&file, &elf(&[(RAM, &memory(&boot()))]), &at), "there is no black box at 0x40000000");
+    // The box's header says that there is more past the core than there are addresses.
+    let mut more = boot();
+    more.header.size += 0x1_0000;
+    let last = 0_u64.wrapping_sub(0x1_0000);
+    let at = Options { address: Some(last), ..options() };
+    wrong(look(&file, &elf(&[(last, &more.build()[more.build().len() - SIZE..])]), &at), "past the last address");
     wrong(look(&file, &boot().build()[..SIZE + 300], &none), "is not whole in this dump");
 }
 
@@ -204,14 +215,65 @@ fn the_program_prints_and_writes_what_it_is_asked_for() {
     assert!(fs::read(&alone).unwrap() == crash().build());
     assert_eq!(exeunt_dump(&[&alone]).stdout, text.as_bytes());
 
+    assert_eq!(json["notes"].as_array().map(Vec::len), Some(0));
+
     // What is there is kept.
     let again = exeunt_dump(&all);
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("it is there already; --force writes over it"));
     assert!(exeunt_dump(&[&all[..], &["--force"]].concat()).status.success());
 
+    // The dump itself is kept in any case, by whatever name.
+    let link = path("link");
+    std::os::unix::fs::symlink(&dump, &link).unwrap();
+    for other in [&dump, &link] {
+        let wrong = exeunt_dump(&[&dump, "--box", other, "--force"]);
+        assert!(String::from_utf8_lossy(&wrong.stderr).contains("it is the dump itself"));
+    }
+    assert!(fs::read(&dump).unwrap() == elf(&[(RAM, &memory(&crash()))]));
+
     let wrong = exeunt_dump(&[&dump, "--trace", "pdf", &html]);
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("--trace pdf: the format is perfetto or html"));
     assert_eq!(exeunt_dump(&[&dump, "--address", "here"]).status.code(), Some(2));
     assert_eq!(exeunt_dump(&["/nowhere"]).status.code(), Some(1));
+}
+
+/// A pipe that nobody reads.
+fn nobody() -> io::PipeWriter {
+    io::pipe().expect("a pipe").1
+}
+
+#[test]
+fn nobody_has_to_read_to_the_end() {
+    let directory = directory("find-closed");
+    let dump = directory.join("vmcore");
+    // Something stands on stderr, too.
+    let mut bytes = memory(&crash());
+    put(&mut bytes, RAM + 0x1_0000, &memory(&crash())[(ADDRESS - RAM) as usize..][..SIZE]);
+    fs::write(&dump, elf(&[(RAM, &bytes)])).unwrap();
+    let program = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_exeunt-dump"));
+        command.arg(&dump);
+        command
+    };
+    let done = program().stdout(nobody()).output().unwrap();
+    assert_eq!(done.status.code(), Some(0));
+    let note = String::from_utf8(done.stderr).unwrap();
+    assert!(note.contains("there is a copy of the box") && note.lines().count() == 1, "{note}");
+    let done = program().stderr(nobody()).output().unwrap();
+    assert_eq!((done.status.code(), done.stdout.is_empty()), (Some(0), false));
+    let json = program().arg("--json").stderr(nobody()).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(json["notes"][0].as_str().unwrap().contains("there is a copy of the box"));
+    let done = Command::new(env!("CARGO_BIN_EXE_exeunt-dump")).arg("/nowhere").stderr(nobody()).status().unwrap();
+    assert_eq!(done.code(), Some(1));
+}
+
+#[test]
+fn a_pipe_is_no_dump() {
+    let (reader, _writer) = io::pipe().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_exeunt-dump"));
+    let done = command.arg("/dev/stdin").stdin(reader).output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(said.contains("/dev/stdin: it can only be read from its start to its end"), "{said}");
 }
