@@ -142,6 +142,36 @@ record! {
     reserved: [u64; 27],
 }
 
+/// What [`Live::control`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a bit with a name")]
+pub struct Control {
+    /// LOCK was called.
+    pub locked: bool,
+    /// Exeunt stays at a kexec.
+    pub kexec_resident: bool,
+    /// Exeunt stays after a crash.
+    pub crash_resident: bool,
+    /// A LEAVE is under way.
+    pub leaving: bool,
+    /// So many CPUs are outside.
+    pub outside: u16,
+}
+
+impl Control {
+    /// Out of the box.
+    #[must_use]
+    pub const fn of(live: &Live) -> Self {
+        Self {
+            locked: live.control & 1 != 0,
+            kexec_resident: live.control >> 1 & 1 != 0,
+            crash_resident: live.control >> 2 & 1 != 0,
+            leaving: live.control >> 3 & 1 != 0,
+            outside: (live.control >> 16) as u16,
+        }
+    }
+}
+
 record! {
     /// Why Exeunt itself has died: the first exception or panic. A second one in the report of it changes the cause only.
     Death: 256 bytes;

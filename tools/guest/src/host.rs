@@ -32,6 +32,9 @@ pub trait Host {
     /// The counter of the machine's time, as in the black box; 0 where it cannot be read.
     fn time(&self) -> u64;
 
+    /// Columns of the terminal that shows what this program says; nothing if it is none, or does not know.
+    fn columns(&self) -> Option<u16>;
+
     /// Waits.
     fn wait(&self, time: Duration);
 }
@@ -156,6 +159,11 @@ impl Host for Linux {
         }
         #[cfg(not(target_arch = "aarch64"))]
         0
+    }
+
+    fn columns(&self) -> Option<u16> {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+        Some(size.ws_col).filter(|&columns| columns > 0)
     }
 
     fn wait(&self, time: Duration) {

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use guest_abi::RESERVATION;
 use guest_abi::blackbox::{
-    BlackBox, CORE, CpuBlock, DEATH, Death, Header, LIVE, LOG, LOG_POSITION, LOG_SIZE, Live, PREVIOUS, REGISTER_COUNTS,
+    BlackBox, CORE, CpuBlock, DEATH, Death, Header, LIVE, LOG, LOG_POSITION, LOG_SIZE, PREVIOUS, REGISTER_COUNTS,
     REGISTER_KEYS, REGISTERS, SIZE,
 };
 use guest_abi::doorbell::{BOX_SIZE, BOX_START, MIRROR};
@@ -185,35 +185,5 @@ impl Snapshot {
     pub fn cpus(&self) -> Result<Vec<CpuBlock>, Trouble> {
         let view = self.view()?;
         Ok((0..view.core().header().cpus).filter_map(|cpu| view.cpu(cpu)).collect())
-    }
-}
-
-/// What is in [`Live::control`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a bit with a name")]
-pub struct Control {
-    /// LOCK was called.
-    pub locked: bool,
-    /// Exeunt stays at a kexec.
-    pub kexec_resident: bool,
-    /// Exeunt stays at a crash.
-    pub crash_resident: bool,
-    /// A LEAVE is under way.
-    pub leaving: bool,
-    /// So many CPUs are outside.
-    pub outside: u16,
-}
-
-impl Control {
-    /// From the box.
-    #[must_use]
-    pub const fn of(live: &Live) -> Self {
-        Self {
-            locked: live.control & 1 != 0,
-            kexec_resident: live.control >> 1 & 1 != 0,
-            crash_resident: live.control >> 2 & 1 != 0,
-            leaving: live.control >> 3 & 1 != 0,
-            outside: (live.control >> 16) as u16,
-        }
     }
 }

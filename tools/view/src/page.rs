@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use guest_abi::blackbox::BlackBox;
 use serde_json::{Value, json};
 
-use crate::report::Report;
+use crate::report::{Count, Report};
 use crate::timeline::{State, Timeline};
 use crate::words::{ExitKind, event_words, exit_kind, exit_label, exit_words};
 
@@ -68,14 +68,13 @@ fn data(of: &BlackBox<'_>) -> Value {
     }
     let exeunt = &report.exeunt;
     let cpus = report.cpus.iter().map(|cpu| {
-        let exits: u64 = cpu.classes.iter().fold(0, |sum, class| sum.saturating_add(class.count));
+        let exits = Count::sum(&cpu.classes);
         let stop = report.stops.iter().find(|stop| stop.cpu == cpu.cpu);
         let stopped = stop.map_or_else(String::new, |stop| format!("{:.6} s: {}", stop.seconds, stop.why));
         json!([cpu.cpu, cpu.mpidr, cpu.state, exits, cpu.crumb, stopped])
     });
-    let counts = |counts: &[crate::report::Count]| -> Vec<Value> {
-        counts.iter().map(|count| json!([count.name, count.count])).collect()
-    };
+    let counts =
+        |counts: &[Count]| -> Vec<Value> { counts.iter().map(|count| json!([count.name, count.count])).collect() };
     let life = timeline.events.iter().map(|event| json!([micros(event.time), event.cpu, event_words(event)]));
     json!({
         "title": format!("Exeunt {} on {} CPU{}", exeunt.version, exeunt.cpus, if exeunt.cpus == 1 { "" } else { "s" }),

@@ -6,10 +6,11 @@
 
 use std::cmp::Reverse;
 use std::fmt::{self, Display, Formatter};
+use std::slice;
 
 use guest_abi::blackbox::{
-    BlackBox, Cause, Core, CpuBlock, Death as DeathRecord, IN_VIRTUAL_EL2, INJECTED, NO_RETURN, Stop as Why,
-    TraceRecord, WENT_NATIVE, text,
+    BlackBox, Cause, Control, Core, CpuBlock, Death as DeathRecord, EXIT_CLASSES, IN_VIRTUAL_EL2, INJECTED, NO_RETURN,
+    Stop as Why, TraceRecord, WENT_NATIVE, text,
 };
 use guest_abi::vendor::Version;
 use hypervisor::syndrome::Esr;
@@ -208,6 +209,24 @@ pub struct Count {
     pub count: u64,
 }
 
+impl Count {
+    /// Exits by class, of these CPUs together: the classes that there were, in the order of their numbers.
+    #[must_use]
+    pub fn of_exits(cpus: &[CpuBlock]) -> Vec<Self> {
+        let all = (0..EXIT_CLASSES).map(|class| Self {
+            name: class_name(class as u8),
+            count: cpus.iter().fold(0, |sum, cpu| sum.saturating_add(cpu.exits[class])),
+        });
+        all.filter(|class| class.count != 0).collect()
+    }
+
+    /// All of them together.
+    #[must_use]
+    pub fn sum(counts: &[Self]) -> u64 {
+        counts.iter().fold(0, |sum, one| sum.saturating_add(one.count))
+    }
+}
+
 /// Something in Exeunt's life.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Life {
@@ -290,18 +309,13 @@ impl Report {
     pub fn of(of: &BlackBox<'_>) -> Self {
         let mut report = Self::of_core(of.core());
         let clock = Clock::of(of.core().header());
-        for cpu in 0..of.core().header().cpus {
-            let Some(block) = of.cpu(cpu) else { continue };
-            report.stops.extend(stop(cpu, &block, &clock));
-            report.cpus.push(cpu_of(cpu, &block, of.trace(cpu), &clock));
+        let blocks: Vec<CpuBlock> = (0..of.core().header().cpus).filter_map(|cpu| of.cpu(cpu)).collect();
+        for (cpu, block) in (0..).zip(&blocks) {
+            report.stops.extend(stop(cpu, block, &clock));
+            report.cpus.push(cpu_of(cpu, block, of.trace(cpu), &clock));
         }
         report.stops.sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
-        for class in report.cpus.iter().flat_map(|cpu| &cpu.classes) {
-            match report.classes.iter_mut().find(|sum| sum.name == class.name) {
-                Some(sum) => sum.count = sum.count.saturating_add(class.count),
-                None => report.classes.push(class.clone()),
-            }
-        }
+        report.classes = Count::of_exits(&blocks);
         report.classes.sort_by_key(|class| Reverse(class.count));
         report.previous = of.previous().map(|core| Box::new(Self::of_core(&core)));
         report
@@ -311,6 +325,7 @@ impl Report {
     #[must_use]
     pub fn of_core(core: &Core<'_>) -> Self {
         let (header, live) = (core.header(), core.live());
+        let control = Control::of(&live);
         let clock = Clock::of(header);
         let version = Version::from_bits(header.exeunt_version);
         let mut registers: Vec<Count> =
@@ -341,11 +356,11 @@ impl Report {
                 cpus: header.cpus,
                 entry_level: header.entry_level,
                 tracing: live.tracing != 0,
-                locked: live.control & 1 != 0,
-                stays_at_kexec: live.control & 2 != 0,
-                stays_after_crash: live.control & 4 != 0,
-                leaving: live.control & 8 != 0,
-                cpus_outside: (live.control >> 16) as u16,
+                locked: control.locked,
+                stays_at_kexec: control.kexec_resident,
+                stays_after_crash: control.crash_resident,
+                leaving: control.leaving,
+                cpus_outside: control.outside,
                 ignored_stores: live.ignored_stores,
             },
             death: core.death().map(|death| death_of(&death, &clock)),
@@ -446,7 +461,6 @@ fn register(name: &str, value: u64) -> Register {
 
 fn cpu_of(cpu: u16, block: &CpuBlock, trace: impl Iterator<Item = TraceRecord>, clock: &Clock) -> Cpu {
     let exits: Vec<Exit> = trace.map(|record| Exit::of(&record, clock)).collect();
-    let classes = (0..).zip(block.exits).filter(|&(_, count)| count != 0);
     Cpu {
         cpu,
         mpidr: Hex(block.mpidr),
@@ -454,7 +468,7 @@ fn cpu_of(cpu: u16, block: &CpuBlock, trace: impl Iterator<Item = TraceRecord>, 
         entry_level: block.entry_level,
         crumb: text(&block.crumb).trim_end().to_owned(),
         crumb_seconds: clock.seconds(block.crumb_time),
-        classes: classes.map(|(class, count)| Count { name: class_name(class), count }).collect(),
+        classes: Count::of_exits(slice::from_ref(block)),
         departures: block.departures,
         returns: block.returns,
         traced: block.traced,
@@ -552,7 +566,7 @@ impl Text<'_> {
     fn last_exits(&self, f: &mut Formatter<'_>) -> fmt::Result {
         for cpu in &self.report.cpus {
             let Cpu { cpu: number, mpidr, state, crumb, crumb_seconds, .. } = cpu;
-            let exits: u64 = cpu.classes.iter().fold(0, |sum, class| sum.saturating_add(class.count));
+            let exits = Count::sum(&cpu.classes);
             write!(f, "\nCPU {number} (affinity {mpidr}): {state}, {exits} exits")?;
             if !crumb.is_empty() {
                 write!(f, ", last at work on \"{}\" {}", printable(crumb), at(*crumb_seconds))?;

@@ -17,8 +17,8 @@ struct Gone {
 }
 
 /// The place among [`EXIT_NAMES`] of the exits by which a program asks.
-const DATA_ABORT: usize = 2;
-const _: () = assert!(EXIT_NAMES[DATA_ABORT].len() == "data abort".len());
+pub(super) const DATA_ABORT: usize = 2;
+const _: () = assert!(matches!(EXIT_NAMES[DATA_ABORT].as_bytes(), b"data abort"));
 
 /// The command.
 ///

@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::slice;
 
-use guest_abi::blackbox::EXIT_CLASSES;
+use guest_abi::blackbox::EXIT_NAMES;
 use serde::Serialize;
 use view::register_name;
-use view::words::{Clock, class_name};
+use view::report::Count;
+use view::words::Clock;
 
+use super::about::DATA_ABORT;
 use super::{Context, Said};
 use crate::snapshot::Wanted;
 use crate::trouble::{Trouble, status};
 use crate::words;
 
-/// Lines end before this column.
-const WIDTH: usize = 100;
+/// Lines end before this column if no terminal is narrower. None has to be narrower than the other.
+const WIDE: u16 = 100;
+const NARROW: u16 = 40;
 
 /// Counters at a moment.
 #[derive(Clone, Debug, Serialize)]
@@ -40,26 +44,17 @@ pub fn counts(context: &Context<'_>) -> Result<Counts, Trouble> {
     let view = snapshot.view()?;
     let header = view.core().header();
     let blocks = snapshot.cpus()?;
-    let mut classes = BTreeMap::new();
-    for class in 0..EXIT_CLASSES {
-        let count = blocks.iter().fold(0_u64, |sum, block| sum.wrapping_add(block.exits[class]));
-        if count > 0 {
-            classes.insert(class_name(class as u8), count);
-        }
-    }
+    let classes = Count::of_exits(&blocks);
     let mut registers = BTreeMap::<String, u64>::new();
     for (key, count) in view.core().registers() {
         *registers.entry(register_name(key)).or_default() += u64::from(count);
     }
     Ok(Counts {
         seconds: Clock::of(header).seconds(context.host.time()).max(0.0),
-        total: classes.values().fold(0_u64, |sum, count| sum.wrapping_add(*count)),
-        classes,
+        total: Count::sum(&classes),
+        classes: classes.into_iter().map(|class| (class.name, class.count)).collect(),
         registers,
-        cpus: blocks
-            .iter()
-            .map(|block| block.exits.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count)))
-            .collect(),
+        cpus: blocks.iter().map(|block| Count::sum(&Count::of_exits(slice::from_ref(block)))).collect(),
     })
 }
 
@@ -70,7 +65,8 @@ pub fn counts(context: &Context<'_>) -> Result<Counts, Trouble> {
 pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
     let counts = counts(context)?;
     let left = if context.is_there() { 0 } else { status::LEFT };
-    Ok(Said::new(text(&counts), counts).with_status(left))
+    let width = context.host.columns().unwrap_or(WIDE).clamp(NARROW, WIDE);
+    Ok(Said::new(text(&counts, width.into()), counts).with_status(left))
 }
 
 fn by_count(counts: &BTreeMap<String, u64>) -> Vec<(&String, u64)> {
@@ -79,12 +75,13 @@ fn by_count(counts: &BTreeMap<String, u64>) -> Vec<(&String, u64)> {
     sorted
 }
 
-fn text(counts: &Counts) -> String {
+fn text(counts: &Counts, width: usize) -> String {
     let mut out = String::new();
     let _ =
         writeln!(out, "{:>10}  exits in {} since Exeunt started, of these", counts.total, words::span(counts.seconds));
     for (name, count) in by_count(&counts.classes) {
-        let note = if name == "data abort" { ", nearly all of them loads by which this program asks" } else { "" };
+        let note =
+            if name == EXIT_NAMES[DATA_ABORT] { ", nearly all of them loads by which this program asks" } else { "" };
         let _ = writeln!(out, "{count:>10}  {name}{note}");
     }
     if !counts.registers.is_empty() {
@@ -95,7 +92,7 @@ fn text(counts: &Counts) -> String {
             let mut line = format!("{:>10} ", registers[0].1);
             let begin = line.len();
             for (number, (name, _)) in registers.iter().enumerate() {
-                if line.len() > begin && line.len() + name.len() > WIDTH {
+                if line.len() > begin && line.len() + name.len() + 2 > width {
                     let _ = writeln!(out, "{line}");
                     line = " ".repeat(begin);
                 }

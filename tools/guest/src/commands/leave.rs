@@ -48,9 +48,9 @@ pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
             cpus => format!("all {}", words::count(cpus, "CPU")),
         },
     );
+    let back = if report.way_back { "To get Exeunt back: exeunt back\n" } else { "It keeps no way back open.\n" };
     let text = format!(
-        "Exeunt has left {cpus}, and Linux goes on where it was: nothing is between it and the hardware now.\n\
-         To get Exeunt back: exeunt back\n"
+        "Exeunt has left {cpus}, and Linux goes on where it was: nothing is between it and the hardware now.\n{back}"
     );
     Ok(Said::new(text, report))
 }

@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 
-use guest_abi::vendor::STATUS;
 use serde_json::Value;
 
 use crate::door::{self, Presence};
@@ -123,14 +122,5 @@ impl<'a> Context<'a> {
     /// As its source, and when it is damaged.
     pub fn snapshot(&self, wanted: Wanted) -> Result<Snapshot, Trouble> {
         Snapshot::take(&*self.source()?, wanted)
-    }
-
-    /// The summary that STATUS gives.
-    ///
-    /// # Errors
-    /// As the call.
-    pub fn summary(&self) -> Result<guest_abi::vendor::Summary, Trouble> {
-        let [_, summary, _] = door::ask(self.page, "to tell its state", STATUS, [0; 3])?;
-        Ok(guest_abi::vendor::Summary(summary))
     }
 }

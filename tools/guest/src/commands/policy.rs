@@ -36,7 +36,8 @@ impl Which {
 pub fn run(context: &Context<'_>, set: Option<(Which, Policy)>) -> Result<Said, Trouble> {
     context.needs_exeunt()?;
     let arguments = set.map_or([0; 3], |(which, policy)| [which.bits().into(), policy as u64, 0]);
-    let [kexec, crash, _] = door::ask(context.page, "to change its policy", RESTART_POLICY, arguments)?;
+    let what = if set.is_some() { "to change its policy" } else { "to tell its policy" };
+    let [kexec, crash, _] = door::ask(context.page, what, RESTART_POLICY, arguments)?;
     let words = |bits: u64| {
         let policy = Policy::from_bits(bits as u32).ok_or(Trouble::Nonsense("the policy", bits))?;
         Ok::<_, Trouble>(policy.words())

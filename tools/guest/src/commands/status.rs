@@ -1,15 +1,16 @@
 //! `exeunt status`: the state of Exeunt and of each CPU. Owns what `exeunt` alone says from as well.
 
 use std::fmt::Write;
+use std::slice;
 
-use guest_abi::blackbox::{EXIT_CLASSES, text as text_of};
+use guest_abi::blackbox::{Control, text as text_of};
 use guest_abi::vendor::{Policy, Version};
 use serde::Serialize;
 use view::report::Count;
-use view::words::{Clock, class_name, printable, state_name};
+use view::words::{Clock, printable, state_name};
 
 use super::{Context, Said};
-use crate::snapshot::{Control, Wanted};
+use crate::snapshot::Wanted;
 use crate::trouble::{Trouble, status};
 use crate::words;
 
@@ -95,18 +96,14 @@ pub fn state(context: &Context<'_>) -> Result<State, Trouble> {
     let control = Control::of(&live);
     let policy = |resident| if resident { Policy::Resident.words() } else { Policy::Leave.words() };
     let blocks = snapshot.cpus()?;
-    let classes = (0..EXIT_CLASSES).map(|class| Count {
-        name: class_name(class as u8),
-        count: blocks.iter().fold(0, |sum, block| sum.wrapping_add(block.exits[class])),
-    });
-    let classes: Vec<Count> = classes.filter(|class| class.count > 0).collect();
+    let classes = Count::of_exits(&blocks);
     let version = Version::from_bits(header.exeunt_version);
     let each = blocks.iter().enumerate().map(|(cpu, block)| Cpu {
         cpu,
         mpidr: format!("{:#x}", block.mpidr),
         state: state_name(block.state),
         entry: words::level(block.entry_level),
-        exits: block.exits.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count)),
+        exits: Count::sum(&Count::of_exits(slice::from_ref(block))),
         departures: block.departures,
         returns: block.returns,
         last: printable(text_of(&block.crumb)).trim_end().to_owned(),
@@ -126,7 +123,7 @@ pub fn state(context: &Context<'_>) -> Result<State, Trouble> {
         cpus: header.cpus,
         under: context.under.clone(),
         left: context.left.clone(),
-        exits: classes.iter().fold(0, |sum, class| sum.wrapping_add(class.count)),
+        exits: Count::sum(&classes),
         classes,
         ignored_stores: live.ignored_stores,
         each: each.collect(),

@@ -178,6 +178,26 @@ fn it_leaves_and_comes_back_on_each_cpu() {
 }
 
 #[test]
+fn it_promises_no_way_back_that_there_is_not() {
+    let fake = fake();
+    fake.round.set(0);
+    let said = leave::run(&fake.context().unwrap()).unwrap();
+    assert_eq!(said.json["way_back"], false);
+    assert!(said.text.contains("no way back") && !said.text.contains("exeunt back"), "{}", said.text);
+}
+
+#[test]
+fn exits_keep_within_the_terminal() {
+    let fake = fake();
+    for (columns, widest) in [(None, 100), (Some(200), 100), (Some(60), 60), (Some(40), 40), (Some(7), 40)] {
+        fake.columns.set(columns);
+        let said = exits::run(&fake.context().unwrap()).unwrap();
+        let (_, registers) = said.text.split_once("system instructions, of these\n").unwrap();
+        assert!(registers.lines().all(|line| line.len() <= widest), "{columns:?}: {registers}");
+    }
+}
+
+#[test]
 fn a_cpu_that_does_not_come_back_is_named() {
     for deaf in [false, true] {
         let fake = fake();
@@ -346,8 +366,15 @@ fn the_box_is_found_in_the_kernels_memory_when_exeunt_has_left() {
     assert!(said.json["total"].as_u64().unwrap() > 0);
     std::fs::remove_file(&path).unwrap();
     // Files that are none.
-    for file in [Vec::new(), b"\x7fELF".to_vec(), core_file(0, &[1, 2, 3]), vec![0xff; 4096]] {
-        assert!(kcore::place(&mut std::io::Cursor::new(file), ADDRESS, 0x1_0000).is_err());
+    let mut many = core_file(ADDRESS, &[0; 8]);
+    many[56..58].copy_from_slice(&[0xff, 0xff]);
+    let mut far = core_file(ADDRESS, &[0; 8]);
+    far[72..80].copy_from_slice(&(u64::MAX - 5).to_le_bytes());
+    let none = [Vec::new(), b"\x7fELF".to_vec(), core_file(0, &[1, 2, 3]), vec![0xff; 4096], many, far];
+    for (number, file) in none.into_iter().enumerate() {
+        let error = kcore::place(&mut std::io::Cursor::new(file), ADDRESS, 8).expect_err(&number.to_string());
+        let words = ["no ELF file", "no ELF file", "no memory at", "no ELF file", "headers are damaged", "no end"];
+        assert!(error.to_string().contains(words[number]), "{number}: {error}");
     }
 }
 

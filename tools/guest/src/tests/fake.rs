@@ -72,6 +72,10 @@ pub struct Fake {
     pub silent: Cell<bool>,
     /// What nobody has stored to is zeros in memory.
     pub zeros: Cell<bool>,
+    /// The round of a LEAVE, 0 for one that keeps no way back.
+    pub round: Cell<u64>,
+    /// Columns of the terminal.
+    pub columns: Cell<Option<u16>>,
 }
 
 /// What another program, or Exeunt, does between two accesses.
@@ -106,6 +110,8 @@ impl Fake {
             deaf: Cell::new(None),
             silent: Cell::new(false),
             zeros: Cell::new(false),
+            round: Cell::new(5),
+            columns: Cell::new(None),
         }
     }
 
@@ -189,7 +195,7 @@ impl Fake {
                 refused(Error::Busy)
             }
             LEAVE => {
-                self.leave(5);
+                self.leave(self.round.get());
                 None
             }
             STAGE2_RANGE => {
@@ -316,6 +322,10 @@ impl Host for Fake {
 
     fn time(&self) -> u64 {
         Builder::at(12_300_000)
+    }
+
+    fn columns(&self) -> Option<u16> {
+        self.columns.get()
     }
 
     fn wait(&self, _time: Duration) {
