@@ -28,7 +28,7 @@ use crate::{blackbox, calls, doorbell, leaving, memory, serror};
 
 /// The counters of a CPU that has come from the host.
 #[inline]
-fn counters(cpu: &PerCpu) -> &'static Counters {
+fn counters_of(cpu: &PerCpu) -> &'static Counters {
     // SAFETY: the host runs on it.
     unsafe { &cpu.block_of_running_host().counters }
 }
@@ -47,13 +47,13 @@ fn tell(esr: Esr) {
 
 /// An HVC from AArch64. It cannot come from virtual EL2, which is at EL0, where there is none.
 pub extern "C" fn hvc(frame: &mut HostFrame, cpu: &'static PerCpu) {
-    counters(cpu).count(Exit::Hvc);
+    counters_of(cpu).count(Exit::Hvc);
     call(frame, cpu, trap::hvc);
 }
 
 /// An SMC from AArch64; as for [`hvc`].
 pub extern "C" fn smc(frame: &mut HostFrame, cpu: &'static PerCpu) {
-    counters(cpu).count(Exit::Smc);
+    counters_of(cpu).count(Exit::Smc);
     call(frame, cpu, trap::smc);
 }
 
@@ -185,7 +185,7 @@ pub extern "C" fn sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
     // SAFETY: this is its exit.
     let machine = unsafe { machine::of_running_host() };
     let esr = Esr::new(ESR_EL2.get());
-    counters(cpu).count_class(esr.class_bits());
+    counters_of(cpu).count_class(esr.class_bits());
     // Each ends in another function's place: what most exits do not need is not saved for them.
     if FAST.control.is_leaving() {
         leaving::interrupted(frame, cpu, machine, esr);
