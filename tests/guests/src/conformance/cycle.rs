@@ -451,16 +451,17 @@ fn by_leave(host: Host) {
     FROM.store(host.live as usize, Ordering::Release);
     for round in 0..=smp::online() {
         let one_outside = round == smp::online();
+        let caller = round % smp::online();
         if one_outside {
             tally::clear();
             tally::add(stub_call(Call::ResetVectors, "before LEAVE", RESET_VECTORS, 1));
-            on(2 % smp::online(), host.live, 1, 2);
+            on((caller + 1) % smp::online(), host.live, 1, 2);
             tally::print(host.live);
         }
         tally::clear();
         tally::add(leave_case(cpus - u64::from(one_outside)));
         tally::add(Case { call: Call::Leave, what: "by another CPU, meanwhile spinning", ..leave_case(0) });
-        CALLER.store(round % smp::online(), Ordering::Release);
+        CALLER.store(caller, Ordering::Release);
         ROUND.store(3 * round, Ordering::Release);
         SPINNING.store(0, Ordering::Release);
         RELEASE.store(0, Ordering::Release);
