@@ -704,8 +704,8 @@ fn fetch_and_open(places: &Places) -> Result<i32, String> {
         return Err(format!("drgn: {}", errors.lines().last().unwrap_or("it says nothing")));
     }
     print(String::from_utf8_lossy(&output.stdout).trim_end());
-    match blackbox::words(&dump, places, false) {
-        Ok(words) => print(&format!("\n{}", words.trim_end())),
+    match blackbox::read(&dump, places, false) {
+        Ok((_, words)) => print(&format!("\n{}", words.trim_end())),
         // A Debian that was booted without Exeunt has none.
         Err(error) => say(&error),
     }

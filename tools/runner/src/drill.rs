@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::report::{self, Case, CaseEnd};
 use crate::restart::{Ran, Verdict as RunsVerdict, Wanted};
 use crate::run::{BY_A_SIGNAL, print, say};
-use crate::settings::Kernel;
+use crate::settings::{Kernel, has_no_16k};
 use crate::variables::{Target, Values, Wrong};
 use crate::workstation::{Places, part_of};
 use crate::{kernel, machine};
@@ -335,11 +335,6 @@ impl Scope {
         let cell = |name, way, last| Cell { way, last, ..self.cell(how(name), 0, 0) };
         vec![cell("sysrq", WAYS[0], true), cell("null", WAYS[1], false), cell("kexec", WAYS[2], true)]
     }
-}
-
-/// Cores that have no granule of 16 KiB.
-fn has_no_16k(model: &str) -> bool {
-    ["cortex-a57", "cortex-a72"].contains(&model)
 }
 
 /// The names of the cells for `make test`.

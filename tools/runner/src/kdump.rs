@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::process::Command;
 
-use crate::blackbox;
+use crate::blackbox::{self, Death};
 use crate::guest::Script;
 use crate::kconfig::{self, Need};
 use crate::modules;
@@ -275,8 +275,11 @@ impl Kdump {
         verdict.line(&report);
         if dumped.is_some() && wanted.with_exeunt() {
             progress.phase("exeunt-dump reads the black box in it");
-            match blackbox::words(&output.file("dump"), places, self.is_short) {
-                Ok(words) => verdict.line(&words),
+            match blackbox::read(&output.file("dump"), places, self.is_short) {
+                Ok((report, words)) => {
+                    verdict.line(&words);
+                    verdict.wrong.extend(self.death().map(|death| death.compare(&report)).unwrap_or_default());
+                }
                 Err(error) => verdict.wrong.push(format!("the black box cannot be read: {error}")),
             }
         }
@@ -286,7 +289,7 @@ impl Kdump {
             if self.back {
                 self.judge_back(ran, &mut verdict);
             }
-            let traces = traces(&report);
+            let (traces, have_names) = (traces(&report), have_names(&report));
             let _ = fs::write(output.file("report.txt"), &verdict.report);
             let vmlinux = self.symbols.as_ref().map(|symbols| symbols.file(places));
             let vmlinux = vmlinux.map_or_else(|| "VMLINUX".to_owned(), |vmlinux| places.short(&vmlinux).to_string());
@@ -296,9 +299,25 @@ impl Kdump {
             if wanted.with_exeunt() {
                 verdict.line(&blackbox::hint(&dump, places));
             }
-            let _ = write!(verdict.why, "the dump has the panic and the backtraces of {traces} CPUs");
+            let names = if have_names { "" } else { " without names" };
+            let _ = write!(verdict.why, "the dump has the panic and the backtraces of {traces} CPUs{names}");
         }
         verdict
+    }
+
+    /// What the black box has to say of this run. Where a LEAVE is under way nobody knows which CPUs Exeunt is on.
+    fn death(&self) -> Option<Death> {
+        let wanted = &self.wanted;
+        // Of the others one hangs, or is on its way up or down, or restarts.
+        let one_is_busy = ["hvc-other", "stuck", "hotplug", "hotplug-down", "restart"].contains(&self.crash);
+        (self.crash != "leave").then(|| Death {
+            entry: wanted.entry,
+            policy: wanted.policy,
+            from: wanted.from.unwrap_or(0),
+            cpus: wanted.settings.smp,
+            others_go_off: !one_is_busy,
+            ram: RAM_BASE..RAM_BASE + wanted.settings.mem.1,
+        })
     }
 
     fn judge_dump(&self, ran: &Ran, report: &str, verdict: &mut Verdict) {
@@ -406,8 +425,17 @@ fn crash_kernel(text: &str) -> Option<String> {
         .then(|| if plain { format!("{text}M") } else { text.to_owned() })
 }
 
-/// CPUs with a backtrace that has a function's name in it. A module's function has none without symbols.
+/// Whether drgn could find the names of functions.
+fn have_names(report: &str) -> bool {
+    !report.lines().any(|line| line.starts_with("names: none"))
+}
+
+/// CPUs with a backtrace that has a function's name in it. A module's function has none without symbols. Where there
+/// are no names at all, a backtrace is one that goes beyond the place where the CPU was.
 fn traces(report: &str) -> u32 {
+    if !have_names(report) {
+        return report.lines().filter(|line| line.starts_with("#1 ")).count() as u32;
+    }
     let (mut found, mut is_nameless) = (0, false);
     for line in report.lines() {
         if line.starts_with("CPU ") && line.contains(", ") {
@@ -466,6 +494,14 @@ mod tests {
         let report = "CPU 0, pc 0x1, pstate 0x2\n#0  crash_setup_regs (x.c:1)\n#1  0xffff\n\n\
                       CPU 1, pc 0x1, pstate 0x2\n#0  0xffff\n#1  cpu_do_idle\n\nCPU 2, pc 0x0\n#0  0xffff800\n";
         assert_eq!(traces(report), 2);
+        assert!(have_names(report));
+    }
+
+    #[test]
+    fn without_names_backtraces_with_a_caller_are_counted() {
+        let report = "names: none: there is no kallsyms\nCPU 0, pc 0x1\n#0  0xffff\n#1  0xffff\n#2  0xffff\n\n\
+                      CPU 1, pc 0x1\n#0  0xffff\n\nCPU 2, pc 0x0\n#0  0xffff\n#1  0xffff\n";
+        assert_eq!((traces(report), have_names(report)), (2, false));
     }
 
     fn read(set: &[(&str, &str)]) -> Result<Kdump, Wrong> {

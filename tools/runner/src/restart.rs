@@ -534,20 +534,24 @@ pub fn last_words(console: &str) -> String {
 /// What ended the machine before its time, in the words of whoever failed: a guest's complaint comes before all else.
 #[must_use]
 pub fn what_ended(ran: &Ran) -> Option<String> {
+    /// Exeunt turns the machine off after these: then QEMU ends as it should.
+    const OF_EXEUNT: [&str; 2] = ["EXEUNT PANIC", "EXEUNT CANNOT START"];
+    let line_with = |words: &str| ran.console.lines().find(|line| line.contains(words));
+    let of_exeunt = OF_EXEUNT.into_iter().find_map(|words| {
+        let line = line_with(words)?;
+        Some(line[line.find(words)?..].trim().to_owned())
+    });
     let complaints = ran.said.complaints();
-    let last_words = |text: &str| {
-        ["Kernel panic - not syncing", "EXEUNT PANIC", "EXEUNT CANNOT START"]
-            .iter()
-            .find_map(|words| text.lines().find(|line| line.contains(words)))
-            .map(|line| line.trim().to_owned())
-    };
     match (&ran.end, complaints.first()) {
         (_, Some(complaint)) => Some(complaint.clone()),
-        (End::Exited(0), None) => None,
-        (end, None) => Some(match last_words(&ran.console) {
-            Some(words) => format!("QEMU {end}: {words}"),
-            None => format!("QEMU {end}"),
-        }),
+        (End::Exited(0), None) => of_exeunt,
+        (end, None) => {
+            let panic = || line_with("Kernel panic - not syncing").map(|line| line.trim().to_owned());
+            Some(match panic().or(of_exeunt) {
+                Some(words) => format!("QEMU {end}: {words}"),
+                None => format!("QEMU {end}"),
+            })
+        }
     }
 }
 
@@ -604,6 +608,9 @@ mod tests {
             facts: String::new(),
         };
         assert_eq!(what_ended(&ran), None);
+        ran.console = "[exeunt     0.03 cpu0] EXEUNT CANNOT START: it has no RAM\n".to_owned();
+        assert_eq!(what_ended(&ran).as_deref(), Some("EXEUNT CANNOT START: it has no RAM"));
+        ran.console.clear();
         ran.end = End::TimedOut;
         assert_eq!(what_ended(&ran).as_deref(), Some("QEMU took too long"));
         ran.console = "x\n[ 1.0] Kernel panic - not syncing: Attempted to kill init!\n".to_owned();

@@ -2,12 +2,14 @@
 //!
 //! Owns the rules that bind them together. It looks at files, and starts and builds nothing.
 
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::path::PathBuf;
 
 use crate::devices::Devices;
 use crate::names::{self, Name};
 use crate::variables::{Values, Wrong, size};
+use crate::{kernel, machine};
 
 /// The models that TF-A knows (plat/qemu/common/common.mk): on another it stops before it has said anything.
 const FIRMWARE_CPUS: [&str; 10] = [
@@ -24,6 +26,12 @@ const FIRMWARE_CPUS: [&str; 10] = [
 ];
 /// And how many CPUs.
 const FIRMWARE_MOST: u32 = 32;
+/// The usual model.
+const USUAL_CPU: &str = "cortex-a57";
+/// QEMU's models that cannot have pages of 16 KiB: ID_AA64MMFR0_EL1.TGran16 is 0.
+const WITHOUT_16K: [&str; 3] = ["cortex-a53", USUAL_CPU, "cortex-a72"];
+/// The usual model for a kernel with such pages.
+const USUAL_CPU_FOR_16K: &str = "neoverse-n1";
 /// CPUs that a GICv2 has room for.
 const GICV2_MOST: u32 = 8;
 
@@ -47,6 +55,15 @@ pub enum Kernel {
     File(PathBuf),
 }
 
+impl Display for Kernel {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => f.write_str(name),
+            Self::File(file) => file.display().fmt(f),
+        }
+    }
+}
+
 impl Kernel {
     /// From a variable's value.
     ///
@@ -62,6 +79,17 @@ impl Kernel {
             }
             Ok(_) => Ok(Self::File(value.into())),
             Err(_) => Err(format!("{name}={value}: {}", names::what_there_is(value))),
+        }
+    }
+
+    /// Whether its memory has pages of 16 KiB. What is no kernel has none.
+    #[must_use]
+    pub fn has_16k_pages(&self) -> bool {
+        match self {
+            Self::Named(name) => name.ends_with("-16k"),
+            Self::File(file) => {
+                machine::open_kernel(file, "KERNEL").is_ok_and(|(image, _)| kernel::has_16k_pages(&image))
+            }
         }
     }
 
@@ -216,10 +244,10 @@ impl Settings {
             Some("none") => Initrd::Without,
             Some(file) => Initrd::File(file.into()),
         };
-        let settings = Self {
+        let mut settings = Self {
             smp,
             mem,
-            cpu: values.get("CPU").unwrap_or("cortex-a57").to_owned(),
+            cpu: values.get("CPU").unwrap_or(USUAL_CPU).to_owned(),
             gic,
             kernel,
             initrd,
@@ -240,8 +268,28 @@ impl Settings {
             modules: values.get("MODULES").map(PathBuf::from),
             reboot,
         };
+        settings.have_pages(values, &mut wrong.0);
         settings.rules(values, with_exeunt && !at_el2, &mut wrong.0);
         wrong.unless(settings)
+    }
+
+    /// A kernel whose pages the CPU does not have stops before its first line. So it gets a CPU that has them, unless
+    /// the person has named one.
+    fn have_pages(&mut self, values: &Values, wrong: &mut Vec<String>) {
+        if !has_no_16k(self.cpu_model()) {
+            return;
+        }
+        let next = values.get("NEXT").and_then(|value| Some(("NEXT", Kernel::parse("NEXT", value).ok()?)));
+        let mut kernels = [("KERNEL", self.kernel.clone())].into_iter().chain(next);
+        let Some((variable, kernel)) = kernels.find(|(_, kernel)| kernel.has_16k_pages()) else { return };
+        match values.get("CPU") {
+            None => USUAL_CPU_FOR_16K.clone_into(&mut self.cpu),
+            Some(cpu) => wrong.push(format!(
+                "CPU={cpu} with {variable}={kernel}: this kernel has pages of 16 KiB, and {} has none of that size; \
+                 {USUAL_CPU_FOR_16K} and max have",
+                self.cpu_model()
+            )),
+        }
     }
 
     /// What one variable forbids another.
@@ -283,6 +331,12 @@ impl Settings {
     }
 }
 
+/// Whether a model of QEMU's cannot have pages of 16 KiB.
+#[must_use]
+pub fn has_no_16k(model: &str) -> bool {
+    WITHOUT_16K.contains(&model)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,6 +370,43 @@ mod tests {
              experimental, perhaps with a flavour, as in 6.12-rt\n\
              EL=1 goes with HYPERVISOR=none: Exeunt needs EL2"
         );
+    }
+
+    #[test]
+    fn a_kernel_gets_a_cpu_that_has_its_pages() {
+        let cpu = |set| read(set).unwrap().cpu;
+        assert_eq!(cpu(&[("KERNEL", "6.12-16k")]), "neoverse-n1");
+        assert_eq!(cpu(&[("KERNEL", "testing-16k"), ("CPU", "max")]), "max");
+        assert_eq!(cpu(&[("KERNEL", "6.12-rt")]), "cortex-a57");
+        assert_eq!(
+            refused(&[("KERNEL", "6.12-16k"), ("CPU", "cortex-a72,pmu=off")]),
+            "CPU=cortex-a72,pmu=off with KERNEL=6.12-16k: this kernel has pages of 16 KiB, and cortex-a72 has none of \
+             that size; neoverse-n1 and max have"
+        );
+        // Linux, Documentation/arch/arm64/booting.rst: the flags are at 24, the magic is at 56.
+        let file = std::env::temp_dir().join(format!("exeunt-16k-{}", std::process::id()));
+        for (pages, model) in [(0b010, "cortex-a57"), (0b100, "neoverse-n1"), (0b110, "cortex-a57")] {
+            let mut image = [0; 64];
+            image[24] = pages;
+            image[56..60].copy_from_slice(b"ARM\x64");
+            fs::write(&file, image).unwrap();
+            let settings = read(&[("KERNEL", file.to_str().unwrap())]);
+            fs::remove_file(&file).unwrap();
+            assert_eq!(settings.unwrap().cpu, model, "{pages:#b}");
+        }
+    }
+
+    #[test]
+    fn the_next_kernel_has_to_have_its_pages_too() {
+        let set = [("NEXT", "6.12-16k"), ("CPU", "cortex-a53")];
+        let read = |set: &[(&'static str, &'static str)]| {
+            let look_up =
+                |name: &str| set.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
+            Settings::read(&Values::read(Target::Kexec, [], look_up).unwrap())
+        };
+        assert_eq!(read(&set[..1]).unwrap().cpu, "neoverse-n1");
+        let wrong = read(&set).unwrap_err().to_string();
+        assert!(wrong.starts_with("CPU=cortex-a53 with NEXT=6.12-16k: this kernel has pages of 16 KiB"), "{wrong}");
     }
 
     #[test]

@@ -99,7 +99,12 @@ pub const VARIABLES: &[Variable] = &[
         "RAM (1G, of debian 2G); more than this workstation has will do",
         MACHINE,
     ),
-    variable("CPU", "a CPU model of QEMU, with its options", "the CPU (cortex-a57)", MACHINE),
+    variable(
+        "CPU",
+        "a CPU model of QEMU, with its options",
+        "the CPU (cortex-a57; with a kernel of 16 KiB pages neoverse-n1)",
+        MACHINE,
+    ),
     variable("GIC", "2 or 3", "the version of the interrupt controller (3)", MACHINE),
     variable(
         "KERNEL",

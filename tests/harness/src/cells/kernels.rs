@@ -123,6 +123,5 @@ pub(super) fn cells() -> Vec<Cell> {
         Cell::new("kernels/kdump-of-a-file", kdump_of_a_file).slow(true),
         Cell::new("kernels/module-for-a-file", module_for_a_file).slow(true),
         Cell::new("kernels/kexec-of-testing", |context| passes(context, "kexec", &[("KERNEL", "testing")])).slow(true),
-        Cell::new("kernels/kdump-of-testing", |context| passes(context, "kdump", &[("KERNEL", "testing")])).slow(true),
     ]
 }
