@@ -233,7 +233,7 @@ def command(function):
             raise gdb.GdbError(f"{self.name}: {trouble}") from None
         except (gdb.error, gdb.MemoryError) as error:
             raise gdb.GdbError(f"{self.name}: gdb says: {error}") from None
-        except (ValueError, KeyError, IndexError, struct.error, UnicodeDecodeError, AttributeError) as error:
+        except (ValueError, KeyError, IndexError, OverflowError, struct.error, AttributeError) as error:
             raise gdb.GdbError(f"{self.name}: the machine has something here that this script does not understand "
                                f"({type(error).__name__}: {error})") from None
     return run
@@ -327,10 +327,9 @@ def host_translation(address):
     inside = address & ((1 << shape.inputs) - 1)
     if (address & ((1 << 56) - 1)) >> shape.inputs != (((1 << (56 - shape.inputs)) - 1) if upper else 0):
         raise Trouble(f"{address:#x} lies outside of both halves of the host's virtual addresses")
-    steps, end = words.walk(shape, inside, read64)
+    _, end = words.walk(shape, inside, read64)
     if end.output is None:
         raise Trouble(f"the host's stage 1 does not map {address:#x}: {end.kind}")
-    del steps
     return end.output
 
 

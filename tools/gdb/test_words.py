@@ -7,6 +7,7 @@ import os
 import struct
 import tempfile
 import unittest
+from unittest import mock
 
 import words
 from words import Trouble
@@ -201,6 +202,9 @@ class Walks(unittest.TestCase):
         # 24 bits from level 2 on.
         found = words.ranges(words.stage2_shape(0x80023528, 0x1000), lambda _, count: [0x1003] * count)
         self.assertEqual((found[0].start, found[-1].end), (0, 1 << 24))
+        # 44 bits from level 0 on: 512 times 512 times 512 tables would be read.
+        with mock.patch.object(words, "MOST_TABLES", 100), self.assertRaisesRegex(Trouble, "leads back to itself"):
+            words.ranges(words.stage2_shape(VTCR_44, 0x1000), lambda _, count: [0x1003] * count)
 
     def test_registers_that_contradict_themselves(self):
         with self.assertRaisesRegex(Trouble, "cannot start at level"):
@@ -225,6 +229,9 @@ class Walks(unittest.TestCase):
         self.assertEqual(end.output, 0xC_0000_1000_0000)
         with self.assertRaisesRegex(Trouble, "turned off"):
             words.stage1_shape(1 << 7, 0, False)
+        for size in (0, 7, 52, 63):
+            with self.assertRaisesRegex(Trouble, "which no walk translates"):
+                words.stage1_shape(size << 16 | 2 << 30, 0x8000_0000, True)
 
     def test_attributes(self):
         found = {name: text for name, _, text in words.stage2_attributes(0x0040_0000_0000_0445)}
@@ -333,6 +340,12 @@ class BlackBoxes(unittest.TestCase):
             words.find_box(0x4020_0000, reader(memory_))
 
 
+class Texts(unittest.TestCase):
+    def test_nothing_in_a_box_acts_on_a_terminal(self):
+        self.assertEqual(words.text(b"\x1b[2J\xff\x9bm\0more"), "\ufffd[2J\ufffd\ufffdm")
+        self.assertEqual(words.text("a\u009bb\n\0".encode()), "a\ufffdb\ufffd")
+
+
 class Symbols(unittest.TestCase):
     def elf(self, symbols):
         """An ELF with nothing but a table of symbols."""
@@ -362,6 +375,29 @@ class Symbols(unittest.TestCase):
     def test_what_is_no_elf(self):
         with self.assertRaisesRegex(Trouble, "no ELF"):
             words.elf_symbols(__file__, ("_text",))
+        with self.assertRaisesRegex(Trouble, "/nowhere: No such file"):
+            words.elf_symbols("/nowhere", ("_text",))
+
+    def test_a_damaged_elf_is_said(self):
+        whole = self.elf({"_text": 1, "vectors": 2})
+        state = 1
+        damaged = 0
+        for number in range(400):
+            raw = bytearray(whole)
+            for _ in range(number % 5):
+                state = (state * 0x5851F42D4C957F2D + 1) & words.MASK
+                raw[(state >> 33) % len(raw)] = state >> 56
+            if number % 3 == 0:
+                state = (state * 0x5851F42D4C957F2D + 1) & words.MASK
+                del raw[(state >> 33) % len(raw):]
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(raw)
+                file.flush()
+                try:
+                    words.elf_symbols(file.name, ("vectors", "_text"))
+                except Trouble:
+                    damaged += 1
+        self.assertGreater(damaged, 50)
 
 
 if __name__ == "__main__":

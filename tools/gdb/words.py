@@ -10,6 +10,7 @@ Source of all layouts: Arm ARM (DDI 0487L.a), D24.2 for registers, D8.3 for desc
 import json
 import os
 import struct
+import unicodedata
 from collections import namedtuple
 
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "tables.json"), encoding="utf-8") as _file:
@@ -583,6 +584,8 @@ def stage1_shape(tcr, ttbr, upper):
     if granule is None:
         raise Trouble("TCR_EL1 has a granule that is reserved")
     inputs = 64 - size_field
+    if not granule < inputs <= 56:
+        raise Trouble(f"TCR_EL1 says that {half} addresses have {inputs} bits, which no walk translates")
     stride = granule - 3
     start = 3 - (inputs - 1 - granule) // stride
     lpa2 = bool(bits(tcr, 59, 59)) and granule != 16
@@ -688,15 +691,17 @@ def permissions(descriptor):
 
 # What the attributes of a leaf are; all else of it is its address.
 _ATTRIBUTES = 0xFFF0_0000_0000_0FFC
+# More tables than any host's map has here. In a damaged one a table leads to itself, and that map would have no end.
+MOST_TABLES = 1 << 14
 # A stretch of addresses with the same translation: from start to end (exclusive), how far away the output is, the
 # attributes (None where nothing is mapped), and the sizes of the blocks that it is made of, with how many of each.
 Range = namedtuple("Range", "start end offset attributes blocks")
 
 
 def ranges(shape, read_table):
-    """The whole map, in order of addresses. `read_table` gives so many descriptors from a physical address on. Tables
-    that lead back to themselves end by the level."""
+    """The whole map, in order of addresses. `read_table` gives so many descriptors from a physical address on."""
     found = []
+    seen = 0
 
     def add(start, length, output, descriptor, kind):
         offset = None if descriptor is None else output - start
@@ -710,6 +715,11 @@ def ranges(shape, read_table):
         found.append(Range(start, start + length, offset, attributes, {kind: 1}))
 
     def descend(table, level, first, width):
+        nonlocal seen
+        seen += 1
+        if seen > MOST_TABLES:
+            raise Trouble(f"there are more than {MOST_TABLES} tables: one leads back to itself; `s2 ADDRESS` walks "
+                          "for one address")
         shift = _entry_shift(shape, level)
         for index, descriptor in enumerate(read_table(table, 1 << width)):
             start = first + (index << shift)
@@ -762,8 +772,10 @@ def checksum(raw):
 
 
 def text(raw):
-    """Text that fills a field as far as it goes."""
-    return raw.split(b"\0")[0].decode("utf-8", "replace")
+    """Text that fills a field as far as it goes. What has died may have left anything there, and control characters would
+    act on the terminal."""
+    found = raw.split(b"\0")[0].decode("utf-8", "replace")
+    return "".join("\ufffd" if unicodedata.category(letter) == "Cc" else letter for letter in found)
 
 
 class BlackBox:
@@ -887,6 +899,15 @@ def trace_line(box, entry):
 def elf_symbols(path, wanted):
     """Addresses of some symbols of an ELF for AArch64, by name; without the debug information, which may have hundreds
     of megabytes."""
+    try:
+        return _elf_symbols(path, wanted)
+    except OSError as error:
+        raise Trouble(f"{path}: {error.strerror}") from None
+    except (struct.error, IndexError, ValueError, OverflowError):
+        raise Trouble(f"{path}: the ELF is damaged or cut off") from None
+
+
+def _elf_symbols(path, wanted):
     import mmap
 
     names = {name.encode(): None for name in wanted}

@@ -218,7 +218,7 @@ fn read(socket: &Path, facts: &str, places: Vec<Place>) -> Result<Map, String> {
     let black_box = black_box(&mut stub, exeunt)?;
     let pieces = walk::walk(shape, &mut |table, entries| {
         let bytes = stub.memory(table, 8 * entries)?;
-        Ok::<_, String>(bytes.chunks_exact(8).map(stub::number_of).collect())
+        Ok(bytes.chunks_exact(8).map(stub::number_of).collect())
     })?;
     let exeunt = (exeunt, exeunt + RESERVATION);
     Ok(Map { machine: facts.to_owned(), cpu, registers, shape, pieces, places, exeunt, black_box })

@@ -15,6 +15,8 @@
 pub mod calls;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
+#[cfg(test)]
+mod hostile;
 pub mod page;
 pub mod perfetto;
 pub mod report;

@@ -388,7 +388,7 @@ mod tests {
                 (0x3000, index) if index < 496 => 0,
                 (_, index) => (0x4020_0000 + (index << 12)) | 0x77f | XN,
             };
-            Ok::<_, String>((0..entries).map(of).collect())
+            Ok((0..entries).map(of).collect())
         };
         let shape = Shape { bits: 39, start: 1, root: 0x1000 };
         let place = |start, size, name: &str, is_ram| Place { start, end: start + size, name: name.to_owned(), is_ram };

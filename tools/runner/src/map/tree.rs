@@ -47,7 +47,7 @@ impl Bus {
     fn translate(&self, address: u64) -> Option<u64> {
         let Some(ranges) = &self.ranges else { return Some(address) };
         let range = ranges.iter().find(|&&(child, _, size)| address >= child && address - child < size)?;
-        Some(range.1 + (address - range.0))
+        range.1.checked_add(address - range.0)
     }
 }
 

@@ -6,12 +6,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use guest_abi::RESERVATION;
+
 /// log2 of the granule.
 const PAGE: u32 = 12;
 /// log2 of the descriptors in one table.
 const STRIDE: u32 = 9;
 /// Bits 47:12 of a descriptor: an address.
 const ADDRESS: u64 = 0xffff_ffff_f000;
+
+/// More tables than Exeunt's memory has room for, twice.
+const MOST_TABLES: u64 = 2 * (RESERVATION >> PAGE);
 
 /// `value<high:low>`.
 const fn bits(value: u64, high: u32, low: u32) -> u64 {
@@ -163,24 +168,34 @@ impl Piece {
     }
 }
 
-/// Reads all. `read` gives so many descriptors from a physical address on.
+/// What gives so many descriptors from a physical address on.
+type Read<'a> = &'a mut dyn FnMut(u64, usize) -> Result<Vec<u64>, String>;
+
+/// Reads all.
 ///
 /// # Errors
-/// Those of `read`.
-pub fn walk<E>(shape: Shape, read: &mut dyn FnMut(u64, usize) -> Result<Vec<u64>, E>) -> Result<Vec<Piece>, E> {
-    let mut pieces = Vec::new();
+/// Those of `read`, and when there are more tables than Exeunt has memory.
+pub fn walk(shape: Shape, read: Read<'_>) -> Result<Vec<Piece>, String> {
+    let (mut pieces, mut tables) = (Vec::new(), 0);
+    let read = &mut |table: u64, entries: usize| {
+        tables += 1;
+        if tables > MOST_TABLES {
+            return Err(format!("there are more than {MOST_TABLES} tables: one of them leads back to itself"));
+        }
+        read(table, entries)
+    };
     descend(shape.root, shape.first_entries(), shape.start, 0, read, &mut pieces)?;
     Ok(pieces)
 }
 
-fn descend<E>(
+fn descend(
     table: u64,
     entries: usize,
     level: u32,
     first: u64,
-    read: &mut dyn FnMut(u64, usize) -> Result<Vec<u64>, E>,
+    read: Read<'_>,
     pieces: &mut Vec<Piece>,
-) -> Result<(), E> {
+) -> Result<(), String> {
     let size = 1_u64 << entry_shift(level);
     for (index, descriptor) in (0_u64..).zip(read(table, entries)?) {
         let start = first + index * size;
@@ -213,8 +228,6 @@ fn descend<E>(
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use hypervisor::paging::TableMemory;
     use hypervisor::paging::registers::PaRange;
     use hypervisor::paging::stage2::{Attributes as Made, Layout, Stage2};
@@ -235,7 +248,7 @@ mod tests {
             let shape = Shape::of_registers(stage2.vtcr_el2(), stage2.vttbr_el2()).unwrap();
             let read = &mut |table: u64, entries: usize| {
                 let place = Self::place(table, 0);
-                Ok::<_, Infallible>(self.0[place..place + entries].to_vec())
+                Ok(self.0[place..place + entries].to_vec())
             };
             walk(shape, read).unwrap()
         }
@@ -312,11 +325,18 @@ mod tests {
     fn reserved_descriptors_translate_nothing() {
         // A block at level 0, and level 3 without bit 1.
         let level_0 = Shape { bits: 44, start: 0, root: 0 };
-        let pieces = walk(level_0, &mut |_, entries| Ok::<_, Infallible>(vec![0x7fd; entries])).unwrap();
+        let pieces = walk(level_0, &mut |_, entries| Ok(vec![0x7fd; entries])).unwrap();
         assert_eq!(shown(&pieces), [(0, 1 << 44, "hole".to_owned())]);
         let level_3 = Shape { bits: 20, start: 3, root: 0 };
-        let pieces = walk(level_3, &mut |_, entries| Ok::<_, Infallible>(vec![0x7fd; entries])).unwrap();
+        let pieces = walk(level_3, &mut |_, entries| Ok(vec![0x7fd; entries])).unwrap();
         assert_eq!(shown(&pieces), [(0, 1 << 20, "hole".to_owned())]);
+    }
+
+    #[test]
+    fn a_table_that_leads_to_itself_ends() {
+        let shape = Shape { bits: 44, start: 0, root: 0x1000 };
+        let error = walk(shape, &mut |_, entries| Ok(vec![0x1003; entries])).unwrap_err();
+        assert_eq!(error, "there are more than 1024 tables: one of them leads back to itself");
     }
 
     #[test]
