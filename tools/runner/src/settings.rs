@@ -29,7 +29,7 @@ const FIRMWARE_MOST: u32 = 32;
 /// The usual model.
 const USUAL_CPU: &str = "cortex-a57";
 /// QEMU's models that cannot have pages of 16 KiB: ID_AA64MMFR0_EL1.TGran16 is 0.
-const WITHOUT_16K: [&str; 3] = ["cortex-a53", USUAL_CPU, "cortex-a72"];
+const WITHOUT_16K: [&str; 4] = ["cortex-a53", USUAL_CPU, "cortex-a72", "a64fx"];
 /// The usual model for a kernel with such pages.
 const USUAL_CPU_FOR_16K: &str = "neoverse-n1";
 /// CPUs that a GICv2 has room for.
@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn the_next_kernel_has_to_have_its_pages_too() {
-        let set = [("NEXT", "6.12-16k"), ("CPU", "cortex-a53")];
+        let set = [("NEXT", "6.12-16k"), ("CPU", "a64fx")];
         let read = |set: &[(&'static str, &'static str)]| {
             let look_up =
                 |name: &str| set.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
@@ -406,7 +406,7 @@ mod tests {
         };
         assert_eq!(read(&set[..1]).unwrap().cpu, "neoverse-n1");
         let wrong = read(&set).unwrap_err().to_string();
-        assert!(wrong.starts_with("CPU=cortex-a53 with NEXT=6.12-16k: this kernel has pages of 16 KiB"), "{wrong}");
+        assert!(wrong.starts_with("CPU=a64fx with NEXT=6.12-16k: this kernel has pages of 16 KiB"), "{wrong}");
     }
 
     #[test]
