@@ -14,27 +14,35 @@ use serde::Serialize;
 use view::Report;
 use view::report::LAST_EXITS;
 
+/// The end of the help.
+const MORE: &str = "\
+A dump that makedumpfile has compressed is read by drgn; `scripts/setup drgn` installs it.
+
+Exit status:
+  0  the box was found, and all was written
+  1  there is none, or something could not be read or written
+  2  the command line is wrong";
+
 /// Says what Exeunt's black box in a dump of a machine's memory holds: what died, in which order the CPUs stopped, the
 /// last exits to EL2, Exeunt's log and life cycle.
 ///
 /// DUMP is an ELF (/proc/vmcore, `makedumpfile -E`, QEMU's `dump-guest-memory`), what makedumpfile has compressed, a
 /// file with memory as it is (QEMU's `pmemsave`), or a box alone (`exeunt trace save` in the guest).
 #[derive(Parser)]
-#[command(name = "exeunt-dump", version)]
+#[command(name = "exeunt-dump", version, after_help = MORE)]
 struct Arguments {
     /// The dump.
     dump: PathBuf,
-    /// Where the box is, if not the one that lies where it says itself: /reserved-memory/exeunt-box@ADDRESS in the
-    /// device tree.
+    /// Reads the box at this address, and looks for no other: /reserved-memory/exeunt-box@ADDRESS in the device tree.
     #[arg(long, value_parser = address)]
     address: Option<u64>,
-    /// Of a file with memory as it is: the address of its first byte. A box in it usually tells.
+    /// For a file with memory as it is: the address of its first byte. Without, the box in the file tells it.
     #[arg(long, value_parser = address)]
     base: Option<u64>,
-    /// Prints all as JSON, with what is otherwise said on stderr as `notes`.
+    /// Prints all as JSON; what the dump lacks is in its field `notes` too.
     #[arg(long)]
     json: bool,
-    /// Prints ten lines only.
+    /// Prints some ten lines only: what died, and how it ended.
     #[arg(long, conflicts_with = "json")]
     short: bool,
     /// How many of each CPU's last exits are printed.

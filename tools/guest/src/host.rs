@@ -73,7 +73,7 @@ pub fn list(numbers: &[u32]) -> String {
 /// Linux itself.
 #[derive(Debug)]
 pub struct Linux {
-    /// Where this program may run, as it was started.
+    /// Where this program may run.
     allowed: CpuSet,
 }
 
@@ -89,6 +89,10 @@ impl Linux {
     /// # Errors
     /// When it does not say on which CPUs.
     pub fn new() -> Result<Self, Trouble> {
+        // `taskset 1 exeunt` is about all CPUs, too. What a control group does not let it have, Linux leaves out.
+        let mut all = CpuSet::new();
+        (0..CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
+        let _ = sched_setaffinity(None, &all);
         let allowed = sched_getaffinity(None).map_err(|error| {
             Trouble::Linux("Linux does not say which CPUs this program may use".into(), error.into())
         })?;

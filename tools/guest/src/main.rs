@@ -57,13 +57,13 @@ enum Command {
         #[arg(short, long)]
         follow: bool,
     },
-    /// What came to EL2, by class and by register
+    /// How often something came from Linux to EL2: by class, by register, by CPU
     Exits {
-        /// What comes in each second, until Ctrl-C. Asking is by exits too
+        /// What comes in each second, until Ctrl-C. To ask takes exits, too: data aborts
         #[arg(long)]
         watch: bool,
     },
-    /// Trace exits
+    /// Record what comes to EL2, one by one
     Trace {
         #[command(subcommand)]
         what: Trace,
@@ -74,7 +74,7 @@ enum Command {
     Back,
     /// What becomes of Exeunt at a kexec and at a crash; with two words, change it
     Policy {
-        /// At which
+        /// At which of the two
         #[arg(requires = "to")]
         at: Option<At>,
         /// What is to become of it
@@ -88,17 +88,17 @@ enum Command {
     },
     /// The memory as Exeunt lets Linux have it
     Map,
-    /// What the start before this one has left
+    /// What Exeunt's start before this one has left in memory: whether it died, and the end of its log
     Crashes,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 enum Trace {
-    /// From now on
+    /// Record from now on
     Start,
-    /// No longer
+    /// Record no longer; what was recorded is kept
     Stop,
-    /// Write the black box to a file, which exeunt-dump reads
+    /// Write the black box, with all that was recorded, to a file for exeunt-dump on the workstation
     Save {
         /// The file, which must not be there yet
         #[arg(default_value = "exeunt.box")]
@@ -186,17 +186,22 @@ fn run(arguments: &Arguments) -> Result<u8, Trouble> {
         Some(Command::Map) => map::run(&context)?,
         Some(Command::Crashes) => crashes::run(&context)?,
     };
-    say(&said, arguments.json);
+    say(&said, arguments.json)?;
     Ok(said.status)
 }
 
 /// Says it, in the form that was asked for.
 #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
-fn say(said: &Said, json: bool) {
+fn say(said: &Said, json: bool) -> Result<(), Trouble> {
+    if json { put(&format!("{}\n", said.json)) } else { put(&said.text) }
+}
+
+/// Writes to standard output. A full disk is an error there, too.
+#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
+fn put(text: &str) -> Result<(), Trouble> {
     let mut out = io::stdout().lock();
-    // Whoever reads may be gone; then there is nobody to tell.
-    let _ = if json { writeln!(out, "{}", said.json) } else { write!(out, "{}", said.text) };
-    let _ = out.flush();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|error| Trouble::Linux("standard output cannot be written to".to_owned(), error))
 }
 
 #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
@@ -208,9 +213,9 @@ fn watch_status(context: &Context<'_>, json: bool) -> Result<u8, Trouble> {
         let said = status::run(context)?;
         if !json && io::stdout().is_terminal() {
             // To the top left corner, and nothing of the last one below.
-            let _ = write!(io::stdout(), "\x1b[H\x1b[J");
+            put("\x1b[H\x1b[J")?;
         }
-        say(&said, json);
+        say(&said, json)?;
         context.host.wait(SECOND);
     }
 }
@@ -221,7 +226,7 @@ fn watch_exits(context: &Context<'_>, json: bool) -> Result<u8, Trouble> {
     loop {
         context.host.wait(SECOND);
         let after = exits::counts(context)?;
-        say(&exits::between(&before, &after), json);
+        say(&exits::between(&before, &after), json)?;
         before = after;
     }
 }
@@ -236,13 +241,12 @@ fn follow(context: &Context<'_>, json: bool) -> Result<u8, Trouble> {
             return Err(Trouble::Left);
         }
         for line in follower.next(&*source)? {
-            let _ = if json {
-                writeln!(io::stdout(), "{}", serde_json::json!({ "line": line }))
+            if json {
+                put(&format!("{}\n", serde_json::json!({ "line": line })))?;
             } else {
-                writeln!(io::stdout(), "{line}")
-            };
+                put(&format!("{line}\n"))?;
+            }
         }
-        let _ = io::stdout().flush();
         context.host.wait(SECOND / 5);
     }
 }

@@ -604,7 +604,7 @@ impl Text<'_> {
         f.write_str(if *locked { "; it is locked" } else { "" })?;
         f.write_str(if *leaving { "; a LEAVE is under way" } else { "" })?;
         if *cpus_outside != 0 {
-            write!(f, "; it is not on {cpus_outside} CPUs")?;
+            write!(f, "; it is not on {cpus_outside} CPU{}", if *cpus_outside == 1 { "" } else { "s" })?;
         }
         if *ignored_stores != 0 {
             write!(f, "; {ignored_stores} stores of the host's into the box had no effect")?;

@@ -183,18 +183,25 @@ umount /proc
 ask exeunt status
 mount -t proc proc /proc
 ask exeunt log --sideways
+ask sh -c 'exeunt log >/dev/full'
+ask sh -c 'exeunt exits | head -n 1'
+ask taskset 1 exeunt
 mount -t securityfs none /sys/kernel/security
 echo integrity >/sys/kernel/security/lockdown
 ask exeunt"
     );
-    let ran = context.machine().with("RUN", script).run()?.ended_with(0)?;
+    let ran = context.machine().with("SMP", 4).with("RUN", script).run()?.ended_with(0)?;
     let said = Said::of(&ran.stdout);
     said.expect(0, "su nobody -c exeunt", CANNOT_ASK, &["only root can ask Exeunt", "sudo"])?;
     said.expect(1, "su nobody -c exeunt leave --json", CANNOT_ASK, &["{\"error\":{\"kind\":\"not-root\""])?;
     said.expect(2, "exeunt", CANNOT_ASK, &["there is no /dev/mem", "CONFIG_DEVMEM"])?;
     said.expect(3, "exeunt status", CANNOT_ASK, &["device tree cannot be read", "/proc"])?;
     said.expect(4, "exeunt log --sideways", "2", &["--sideways"])?;
-    said.expect(5, "exeunt", CANNOT_ASK, &["locked down", "/sys/kernel/security/lockdown"])?;
+    said.expect(5, "sh -c exeunt log >/dev/full", FAILED, &["standard output cannot be written to", "No space left"])?;
+    said.expect(6, "sh -c exeunt exits | head -n 1", "0", &["exits in"])?;
+    ensure!(!ran.stdout.contains("panicked"), "{}", ran.stdout);
+    said.expect(7, "taskset 1 exeunt", "0", &["on all 4 CPUs that are on"])?;
+    said.expect(8, "exeunt", CANNOT_ASK, &["locked down", "/sys/kernel/security/lockdown"])?;
     Ok(())
 }
 
