@@ -173,7 +173,8 @@ impl Control {
 }
 
 record! {
-    /// Why Exeunt itself has died: the first exception or panic. A second one in the report of it changes the cause only.
+    /// Why Exeunt itself has died: the first exception or panic. A second one in the report of it changes the cause
+    /// only.
     Death: 256 bytes;
     /// CNTPCT_EL0
     time: u64,
