@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{RAM, RAM_SIZE, directory, elf, flattened, kdump, look, memory, put};
+use common::{RAM, RAM_SIZE, directory, elf, flattened, kdump, kdump_of, look, memory, put};
 use dump::{Found, Options, python};
 use guest_abi::blackbox::SIZE;
 use view::Report;
@@ -77,6 +77,13 @@ fn in_what_makedumpfile_writes() {
     is_whole(&look(&directory.join("flattened"), &flattened(&dump), &options()).unwrap(), &builder);
     let at = Options { address: Some(ADDRESS), ..options() };
     is_whole(&look(&directory.join("dump"), &dump, &at).unwrap(), &builder);
+
+    // Linux may have larger pages, of which one is a whole box.
+    let larger = [kdump_of::<0x4000>(&memory(&builder), |_| true), kdump_of::<0x1_0000>(&memory(&builder), |_| true)];
+    for dump in larger {
+        is_whole(&look(&directory.join("larger"), &dump, &options()).unwrap(), &builder);
+        is_whole(&look(&directory.join("larger"), &flattened(&dump), &options()).unwrap(), &builder);
+    }
 
     // Without the CPUs' part, as a filter that knows nothing of it may leave it out.
     let filtered = kdump(&memory(&builder), |address| !(builder.header.start..ADDRESS).contains(&address));

@@ -65,10 +65,14 @@ pub fn elf(segments: &[(u64, &[u8])]) -> Vec<u8> {
     bytes
 }
 
-/// What makedumpfile writes for pages of 4 KiB, uncompressed: the memory from [`RAM`] on, without the pages that `keep`
-/// does not want (by their address). The format is that of makedumpfile's `diskdump_mod.h`.
+/// What makedumpfile writes for pages of 4 KiB.
 pub fn kdump(memory: &[u8], keep: impl Fn(u64) -> bool) -> Vec<u8> {
-    const PAGE: usize = 4096;
+    kdump_of::<4096>(memory, keep)
+}
+
+/// What makedumpfile writes for pages of this size, uncompressed: the memory from [`RAM`] on, without the pages that
+/// `keep` does not want (by their address). The format is that of makedumpfile's `diskdump_mod.h`.
+pub fn kdump_of<const PAGE: usize>(memory: &[u8], keep: impl Fn(u64) -> bool) -> Vec<u8> {
     let frames = (RAM as usize + memory.len()) / PAGE;
     let bitmap_blocks = frames.div_ceil(8).div_ceil(PAGE);
     let mut header = vec![0; PAGE];
@@ -83,11 +87,13 @@ pub fn kdump(memory: &[u8], keep: impl Fn(u64) -> bool) -> Vec<u8> {
     }
     let mut sub = vec![0; PAGE];
     // Without these drgn takes a dump for none of a Linux.
-    let information = "OSRELEASE=6.12.0\nPAGESIZE=4096\nSYMBOL(init_uts_ns)=ffff800081000000\n\
-                       SYMBOL(swapper_pg_dir)=ffff800081001000\nSYMBOL(_stext)=ffff800080010000\n\
-                       OFFSET(uts_namespace.name)=0\nKERNELOFFSET=0\nNUMBER(VA_BITS)=48\n\
-                       NUMBER(TCR_EL1_T1SZ)=0x10\nNUMBER(kimage_voffset)=0xffff800040000000\n\
-                       NUMBER(PHYS_OFFSET)=0x40000000\n";
+    let information = format!(
+        "OSRELEASE=6.12.0\nPAGESIZE={PAGE}\nSYMBOL(init_uts_ns)=ffff800081000000\n\
+         SYMBOL(swapper_pg_dir)=ffff800081001000\nSYMBOL(_stext)=ffff800080010000\n\
+         OFFSET(uts_namespace.name)=0\nKERNELOFFSET=0\nNUMBER(VA_BITS)=48\n\
+         NUMBER(TCR_EL1_T1SZ)=0x10\nNUMBER(kimage_voffset)=0xffff800040000000\n\
+         NUMBER(PHYS_OFFSET)=0x40000000\n"
+    );
     // As an ELF note: sizes of name and contents, a type, both padded to four bytes.
     let mut note = Vec::new();
     for number in [11, information.len() as u32, 0] {
