@@ -17,6 +17,12 @@ pub trait Host {
     /// In words.
     fn cpus(&self) -> Result<Vec<u32>, Trouble>;
 
+    /// The CPUs that are on, and on which this program may not run.
+    ///
+    /// # Errors
+    /// In words.
+    fn beyond(&self) -> Result<Vec<u32>, Trouble>;
+
     /// Goes to this CPU and stays there.
     ///
     /// # Errors
@@ -99,6 +105,21 @@ impl Linux {
         Ok(Self { allowed })
     }
 
+    /// The CPUs that are on.
+    fn online() -> Result<Vec<u32>, Trouble> {
+        let path = format!("{CPUS}/online");
+        let text = fs::read_to_string(&path).map_err(|error| {
+            Trouble::Linux(format!("{path} cannot be read, which names the CPUs. Is /sys mounted?"), error)
+        })?;
+        numbers(&text).ok_or_else(|| {
+            Trouble::Linux(format!("{path} has no list of CPUs: {text:?}"), io::ErrorKind::InvalidData.into())
+        })
+    }
+
+    fn may_run_on(&self, cpu: u32) -> bool {
+        (cpu as usize) < CpuSet::MAX_CPU && self.allowed.is_set(cpu as usize)
+    }
+
     /// Mounts debugfs for this process alone, if nobody has mounted it.
     fn see_psci() -> Result<(), String> {
         if fs::metadata(PSCI).is_ok() {
@@ -127,17 +148,11 @@ impl Linux {
 
 impl Host for Linux {
     fn cpus(&self) -> Result<Vec<u32>, Trouble> {
-        let path = format!("{CPUS}/online");
-        let text = fs::read_to_string(&path).map_err(|error| {
-            Trouble::Linux(format!("{path} cannot be read, which names the CPUs. Is /sys mounted?"), error)
-        })?;
-        let cpus = numbers(&text).ok_or_else(|| {
-            Trouble::Linux(format!("{path} has no list of CPUs: {text:?}"), io::ErrorKind::InvalidData.into())
-        })?;
-        Ok(cpus
-            .into_iter()
-            .filter(|&cpu| (cpu as usize) < CpuSet::MAX_CPU && self.allowed.is_set(cpu as usize))
-            .collect())
+        Ok(Self::online()?.into_iter().filter(|&cpu| self.may_run_on(cpu)).collect())
+    }
+
+    fn beyond(&self) -> Result<Vec<u32>, Trouble> {
+        Ok(Self::online()?.into_iter().filter(|&cpu| !self.may_run_on(cpu)).collect())
     }
 
     fn pin(&self, cpu: u32) -> Result<(), Trouble> {

@@ -207,10 +207,19 @@ fn put(text: &str) -> Result<(), Trouble> {
 #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Something that is asked again and again: not at the very moment at which Exeunt leaves.
+#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
+fn ask_again<T>(context: &Context<'_>, ask: impl Fn(&Context<'_>) -> Result<T, Trouble>) -> Result<T, Trouble> {
+    match ask(&context.again()?) {
+        Err(Trouble::Left) => ask(&context.again()?),
+        other => other,
+    }
+}
+
 #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
 fn watch_status(context: &Context<'_>, json: bool) -> Result<u8, Trouble> {
     loop {
-        let said = status::run(context)?;
+        let said = ask_again(context, status::run)?;
         if !json && io::stdout().is_terminal() {
             // To the top left corner, and nothing of the last one below.
             put("\x1b[H\x1b[J")?;
@@ -225,7 +234,7 @@ fn watch_exits(context: &Context<'_>, json: bool) -> Result<u8, Trouble> {
     let mut before = exits::counts(context)?;
     loop {
         context.host.wait(SECOND);
-        let after = exits::counts(context)?;
+        let after = ask_again(context, exits::counts)?;
         say(&exits::between(&before, &after), json)?;
         before = after;
     }

@@ -295,6 +295,77 @@ fn to_and_fro(context: &Context, entry: Entry, rounds: u32) -> Outcome {
     Ok(())
 }
 
+/// CPUs go off and come while Exeunt is there and while it is away, a program is held on one CPU, and others watch.
+const CPUS_COME_AND_GO: &str = r#"
+cpu() { echo $2 >/sys/devices/system/cpu/cpu$1/online; }
+ask taskset 1 exeunt
+ask taskset 2 exeunt leave
+ask taskset 2 exeunt back
+cpu 2 0
+ask exeunt
+ask exeunt leave
+ask exeunt back
+cpu 2 1
+ask exeunt
+cpu 3 0
+ask exeunt leave
+cpu 3 1
+ask exeunt back
+ask exeunt back
+eval "$(exeunt back | grep '^  for on in')"
+ask exeunt
+ask exeunt trace start
+mount -t debugfs debugfs /sys/kernel/debug
+cat /sys/kernel/debug/psci >/dev/null
+ask exeunt trace save
+ask exeunt trace stop
+exeunt status --watch >/tmp/status & status=$!
+exeunt exits --watch >/tmp/exits & exits=$!
+until grep -q 'on every CPU' /tmp/status && grep -q 'data abort' /tmp/exits; do usleep 100000; done
+ask exeunt leave
+until grep -q 'has left' /tmp/status && grep -q ': nothing' /tmp/exits; do usleep 100000; done
+ask exeunt back
+sed -n '$=' /tmp/status >/tmp/before
+until tail -n +$(cat /tmp/before) /tmp/status | grep -q 'on every CPU'; do usleep 100000; done
+kill $status $exits
+wait
+ask exeunt
+"#;
+
+fn cpus_come_and_go(context: &Context, entry: Entry) -> Outcome {
+    let script = ASK.to_owned() + CPUS_COME_AND_GO;
+    let ran = context.machine().entered(entry, "").with("SMP", 4).with("RUN", script).run()?.ended_with(0)?;
+    let said = Said::of(&ran.stdout);
+    let answers: [(&str, &str, &[&str]); 17] = [
+        ("taskset 1 exeunt", "0", &["on all 4 CPUs that are on"]),
+        ("taskset 2 exeunt leave", "0", &["has left all 4 CPUs"]),
+        ("taskset 2 exeunt back", "0", &["is back, on CPU 0-3."]),
+        ("exeunt", "0", &["on all 3 CPUs that are on"]),
+        ("exeunt leave", "0", &["has left all 3 CPUs"]),
+        ("exeunt back", "0", &["is back, on CPU 0-1, 3."]),
+        ("exeunt", "0", &["on all 4 CPUs that are on"]),
+        ("exeunt leave", "0", &["has left all 3 CPUs"]),
+        (
+            "exeunt back",
+            FAILED,
+            &["back on CPU 0-2, but not on all", "CPU 3: ", "while Exeunt was away", "Turn it off"],
+        ),
+        ("exeunt back", FAILED, &["on CPU 0-2, as before, but has not come back to CPU 3."]),
+        ("exeunt", "0", &["on all 4 CPUs that are on"]),
+        ("exeunt trace start", "0", &["on CPU 0-3"]),
+        ("exeunt trace save", "0", &["(0 older ones were written over)"]),
+        ("exeunt trace stop", "0", &["no longer traced"]),
+        ("exeunt leave", "0", &["has left all 4 CPUs"]),
+        ("exeunt back", "0", &["is back, on CPU 0-3."]),
+        ("exeunt", "0", &["on all 4 CPUs that are on"]),
+    ];
+    for (number, (command, status, words)) in answers.into_iter().enumerate() {
+        said.expect(number, command, status, words)?;
+    }
+    ensure!(!ran.console.contains("Unable to handle") && !ran.console.contains("Call trace"), "the kernel complains");
+    Ok(())
+}
+
 pub(super) fn cells() -> Vec<Cell> {
     let mut cells = vec![
         Cell::new("seen/cannot-ask", cannot_ask),
@@ -306,6 +377,9 @@ pub(super) fn cells() -> Vec<Cell> {
         let level = entry.name();
         let session = move |context: &Context| first_session(context, entry);
         cells.push(Cell::new(format!("seen/first-session-{level}"), session));
+        let come_and_go = move |context: &Context| cpus_come_and_go(context, entry);
+        let quick = entry == Entry::VirtualEl2;
+        cells.push(Cell::new(format!("seen/cpus-come-and-go-{level}"), come_and_go).slow(!quick));
         let to_and_fro = move |context: &Context| to_and_fro(context, entry, 30);
         cells.push(Cell::new(format!("seen/to-and-fro-{level}"), to_and_fro).slow(true));
         for (kernel, cpu) in [

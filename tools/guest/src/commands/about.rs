@@ -3,7 +3,7 @@
 use guest_abi::blackbox::EXIT_NAMES;
 use serde::Serialize;
 
-use super::status::{self, State};
+use super::status::{self, State, where_it_is};
 use super::{Context, Said};
 use crate::host::list;
 use crate::trouble::{self, Trouble};
@@ -54,6 +54,7 @@ fn left(way_back: bool) -> String {
 
 fn text(state: &State) -> String {
     let cpus = match (state.left.is_empty(), state.under.len()) {
+        _ if !state.beyond.is_empty() => where_it_is(state),
         (true, 1) => "on the one CPU that is on".to_owned(),
         (true, number) => format!("on all {number} CPUs that are on"),
         (false, _) => format!("on CPU {}. It has left CPU {}", list(&state.under), list(&state.left)),

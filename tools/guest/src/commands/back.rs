@@ -27,6 +27,19 @@ struct Report {
 struct Missing {
     cpu: u32,
     why: String,
+    #[serde(skip)]
+    remedy: Remedy,
+}
+
+/// What brings such a CPU back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    /// Off, and on by a CPU that is under Exeunt.
+    Restart,
+    /// Any call to firmware.
+    Call,
+    /// This command, without what holds it.
+    Allowance,
 }
 
 /// The mailbox's place, if there can be one. On a CPU that Exeunt has left.
@@ -61,6 +74,15 @@ pub fn round(page: &dyn Page) -> Result<Option<Mailbox>, Trouble> {
 pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
     let before = context.under.clone();
     let Some(&first) = context.left.first() else {
+        if !context.beyond.is_empty() {
+            let text = format!(
+                "Exeunt is there already, on CPU {}. Of CPU {} this program cannot tell, as it may not run there.\n",
+                list(&before),
+                list(&context.beyond)
+            );
+            let report = Report { back: Vec::new(), under_before: before, missing: Vec::new() };
+            return Ok(Said::new(text, report));
+        }
         let report = Report { back: Vec::new(), under_before: before, missing: Vec::new() };
         return Ok(Said::new("Exeunt is there already, on every CPU that is on.\n".to_owned(), report));
     };
@@ -87,11 +109,16 @@ pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
         match (door::presence(context.page)?, made) {
             (Presence::Present, _) => report.back.push(cpu),
             (Presence::Left, Ok(())) => {
-                let why = "it has made a call to firmware, which did not come to Exeunt".to_owned();
-                report.missing.push(Missing { cpu, why });
+                let why = "its call to firmware did not come to Exeunt. It was turned on while Exeunt was away, or a \
+                           kernel module has taken its EL2";
+                report.missing.push(Missing { cpu, why: why.to_owned(), remedy: Remedy::Restart });
             }
-            (Presence::Left, Err(why)) => report.missing.push(Missing { cpu, why }),
+            (Presence::Left, Err(why)) => report.missing.push(Missing { cpu, why, remedy: Remedy::Call }),
         }
+    }
+    for &cpu in &context.beyond {
+        let why = "this program may not run there, because of a cpuset of its container, service or session".to_owned();
+        report.missing.push(Missing { cpu, why, remedy: Remedy::Allowance });
     }
     let failed = if report.missing.is_empty() { 0 } else { status::FAILED };
     Ok(Said::new(text(&report), report).with_status(failed))
@@ -103,20 +130,55 @@ fn text(report: &Report) -> String {
         let _ = writeln!(out, "Exeunt is back, on CPU {}. Nothing has to be started again.", list(&report.back));
         return out;
     }
-    if report.back.is_empty() {
-        let _ = writeln!(out, "Exeunt has not come back to any CPU.");
-    } else {
-        let _ = writeln!(out, "Exeunt is back on CPU {}, but not on all.", list(&report.back));
-    }
-    for Missing { cpu, why } in &report.missing {
+    let missing: Vec<u32> = report.missing.iter().map(|missing| missing.cpu).collect();
+    let _ = match (report.back.as_slice(), report.under_before.as_slice()) {
+        ([], []) => writeln!(out, "Exeunt has not come back to any CPU."),
+        ([], before) => {
+            writeln!(
+                out,
+                "Exeunt is on CPU {}, as before, but has not come back to CPU {}.",
+                list(before),
+                list(&missing)
+            )
+        }
+        (back, _) => writeln!(out, "Exeunt is back on CPU {}, but not on all.", list(back)),
+    };
+    for Missing { cpu, why, .. } in &report.missing {
         let _ = writeln!(out, "CPU {cpu}: {why}.");
     }
-    let _ = writeln!(
-        out,
-        "Such a CPU comes back with its next call to firmware. To have it make one, turn it off and on:\n  \
-         echo 0 >/sys/devices/system/cpu/cpuN/online; echo 1 >/sys/devices/system/cpu/cpuN/online\n\
-         Or mount debugfs, if this kernel has it, and try again:\n  \
-         mount -t debugfs debugfs /sys/kernel/debug; exeunt back"
-    );
+    let of = |remedy| -> Vec<u32> {
+        report.missing.iter().filter(|missing| missing.remedy == remedy).map(|missing| missing.cpu).collect()
+    };
+    let restart = of(Remedy::Restart);
+    if !restart.is_empty() {
+        let _ =
+            writeln!(out, "Turn {} off and on, and Exeunt is there:\n  {}", words_for(&restart), off_and_on(&restart));
+    }
+    let call = of(Remedy::Call);
+    if !call.is_empty() {
+        let _ = writeln!(
+            out,
+            "{} back with the next call to firmware. Mount debugfs, if this kernel has it, and try again:\n  \
+             mount -t debugfs debugfs /sys/kernel/debug; exeunt back\n\
+             Or turn {} off and on:\n  {}",
+            if call.len() == 1 { "That CPU comes" } else { "Those CPUs come" },
+            words_for(&call),
+            off_and_on(&call)
+        );
+    }
+    if !of(Remedy::Allowance).is_empty() {
+        let _ = writeln!(out, "Call `exeunt back` where all CPUs may be used.");
+    }
     out
+}
+
+const fn words_for(cpus: &[u32]) -> &'static str {
+    if cpus.len() == 1 { "it" } else { "them" }
+}
+
+/// The command that turns these CPUs off, all of them before the first one on: a CPU comes up under Exeunt if that is
+/// on the one which turns it on.
+fn off_and_on(cpus: &[u32]) -> String {
+    let numbers = cpus.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+    format!("for on in 0 1; do for cpu in {numbers}; do echo $on >/sys/devices/system/cpu/cpu$cpu/online; done; done")
 }

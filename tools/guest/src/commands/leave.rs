@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Context, Said};
 use crate::door::{self, Answer};
+use crate::host::list;
 use crate::trouble::Trouble;
 use crate::words;
 
@@ -41,13 +42,13 @@ pub fn run(context: &Context<'_>) -> Result<Said, Trouble> {
     }
     let mailbox = super::back::round(context.page)?;
     let report = Report { state: "left", cpus: mailbox.map(|mailbox| mailbox.cpus), way_back: mailbox.is_some() };
-    let cpus = report.cpus.map_or_else(
-        || "the machine".to_owned(),
-        |cpus| match cpus {
-            1 => "its one CPU".to_owned(),
-            cpus => format!("all {}", words::count(cpus, "CPU")),
-        },
-    );
+    let cpus = match report.cpus {
+        None => "the machine".to_owned(),
+        // It had left others before, which no LEAVE counts.
+        Some(_) if !context.left.is_empty() => format!("CPU {} too, where it still was", list(&context.under)),
+        Some(1) => "its one CPU".to_owned(),
+        Some(cpus) => format!("all {}", words::count(cpus, "CPU")),
+    };
     let back = if report.way_back { "To get Exeunt back: exeunt back\n" } else { "It keeps no way back open.\n" };
     let text = format!(
         "Exeunt has left {cpus}, and Linux goes on where it was: nothing is between it and the hardware now.\n{back}"

@@ -66,6 +66,8 @@ pub struct Context<'a> {
     pub under: Vec<u32>,
     /// The CPUs that are on and that Exeunt has left.
     pub left: Vec<u32>,
+    /// The CPUs that are on and on which this program may not run, so that it cannot tell of them.
+    pub beyond: Vec<u32>,
 }
 
 impl<'a> Context<'a> {
@@ -86,7 +88,15 @@ impl<'a> Context<'a> {
         if let Some(&cpu) = under.first() {
             host.pin(cpu)?;
         }
-        Ok(Self { page, host, place, kcore, under, left })
+        Ok(Self { page, host, place, kcore, under, left, beyond: host.beyond()? })
+    }
+
+    /// The same, some time later: Exeunt may have left meanwhile, or come back.
+    ///
+    /// # Errors
+    /// As [`Context::new`].
+    pub fn again(&self) -> Result<Self, Trouble> {
+        Self::new(self.page, self.host, self.place, self.kcore.clone())
     }
 
     /// Whether Exeunt is on any CPU.
@@ -121,6 +131,11 @@ impl<'a> Context<'a> {
     /// # Errors
     /// As its source, and when it is damaged.
     pub fn snapshot(&self, wanted: Wanted) -> Result<Snapshot, Trouble> {
-        Snapshot::take(&*self.source()?, wanted)
+        let snapshot = self.source().and_then(|source| Snapshot::take(&*source, wanted));
+        // If Exeunt has left while this was read, then it was not the mirror any more, and may be anything.
+        if self.is_there() && door::presence(self.page)? == Presence::Left {
+            return Err(Trouble::Left);
+        }
+        snapshot
     }
 }

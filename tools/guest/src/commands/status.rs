@@ -45,6 +45,8 @@ pub struct State {
     pub under: Vec<u32>,
     /// Those that are on and that Exeunt has left.
     pub left: Vec<u32>,
+    /// Those that are on and of which this program cannot tell, since it may not run there.
+    pub beyond: Vec<u32>,
     /// All exits since the start.
     pub exits: u64,
     /// Exits since the start by class: those that there were.
@@ -123,6 +125,7 @@ pub fn state(context: &Context<'_>) -> Result<State, Trouble> {
         cpus: header.cpus,
         under: context.under.clone(),
         left: context.left.clone(),
+        beyond: context.beyond.clone(),
         exits: Count::sum(&classes),
         classes,
         ignored_stores: live.ignored_stores,
@@ -177,8 +180,15 @@ fn text(state: &State) -> String {
 pub fn where_it_is(state: &State) -> String {
     use crate::host::list;
     match (state.under.is_empty(), state.left.is_empty()) {
-        (false, true) => "on every CPU that is on".to_owned(),
-        (false, false) => format!("on CPU {}, no longer on CPU {}", list(&state.under), list(&state.left)),
         (true, _) => "has left".to_owned(),
+        (false, true) if state.beyond.is_empty() => "on every CPU that is on".to_owned(),
+        (false, none_left) => {
+            let left = if none_left { String::new() } else { format!(", no longer on CPU {}", list(&state.left)) };
+            let beyond = match state.beyond.as_slice() {
+                [] => String::new(),
+                beyond => format!("; of CPU {} this program cannot tell, as it may not run there", list(beyond)),
+            };
+            format!("on CPU {}{left}{beyond}", list(&state.under))
+        }
     }
 }

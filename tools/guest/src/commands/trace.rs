@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-use guest_abi::vendor::{TRACE, TRACE_START, TRACE_STOP};
+use guest_abi::vendor::{TRACE, TRACE_QUERY, TRACE_START, TRACE_STOP};
 use serde_json::json;
 
 use super::{Context, Said};
@@ -45,7 +45,22 @@ pub fn switch(context: &Context<'_>, on: bool) -> Result<Said, Trouble> {
     Ok(Said::new(text, json!({ "tracing": on, "cpus": context.under, "kept": kept })).with_status(failed))
 }
 
-/// Saves the box.
+/// Has the exits of these CPUs traced, or no longer, and gives those on which that was otherwise.
+fn change(context: &Context<'_>, cpus: &[u32], on: bool) -> Result<Vec<u32>, Trouble> {
+    let mut changed = Vec::new();
+    for &cpu in cpus {
+        context.host.pin(cpu)?;
+        let ask = |what: u32| door::ask(context.page, "to trace exits", TRACE, [what.into(), 0, 0]);
+        if (ask(TRACE_QUERY)?[0] != 0) != on {
+            ask(if on { TRACE_START } else { TRACE_STOP })?;
+            changed.push(cpu);
+        }
+    }
+    Ok(changed)
+}
+
+/// Saves the box. What is read of it by the doorbell is an exit for each doubleword, and these would take the places of
+/// what is to be saved: meanwhile no exit is traced.
 ///
 /// # Errors
 /// As the box, and when the file is there or cannot be written.
@@ -55,7 +70,17 @@ pub fn save(context: &Context<'_>, path: &Path) -> Result<Said, Trouble> {
         ErrorKind::AlreadyExists => Trouble::Exists(path.to_owned()),
         _ => Trouble::File(path.to_owned(), error),
     })?;
-    let written = context.snapshot(Wanted { all: true, ..Wanted::default() }).and_then(|snapshot| {
+    let saved = change(context, &context.under, false).and_then(|paused| {
+        let snapshot = context.snapshot(Wanted { all: true, ..Wanted::default() });
+        // If Exeunt has left meanwhile, nothing is traced any more.
+        if let Err(trouble) = change(context, &paused, true)
+            && !matches!(trouble, Trouble::Left)
+        {
+            return Err(trouble);
+        }
+        snapshot
+    });
+    let written = saved.and_then(|snapshot| {
         file.write_all(snapshot.bytes()).map_err(|error| Trouble::File(path.to_owned(), error))?;
         Ok(snapshot)
     });

@@ -208,6 +208,14 @@ fn a_cpu_that_does_not_come_back_is_named() {
         assert_eq!(said.status, trouble::status::FAILED);
         assert!(said.text.contains("back on CPU 0, but not on all") && said.text.contains("CPU 1: "), "{}", said.text);
         assert_eq!(said.json["missing"][0]["cpu"], 1);
+        let off_and_on = "for cpu in 1; do echo $on >/sys/devices/system/cpu/cpu$cpu/online";
+        assert!(said.text.contains(off_and_on), "{}", said.text);
+        assert_eq!(said.text.contains("Mount debugfs"), !deaf, "{}", said.text);
+        // Once more: it is where it was.
+        let said = back::run(&fake.context().unwrap()).unwrap();
+        assert!(said.text.contains("on CPU 0, as before, but has not come back to CPU 1"), "{}", said.text);
+        let said = leave::run(&fake.context().unwrap()).unwrap();
+        assert!(said.text.contains("has left CPU 0 too, where it still was"), "{}", said.text);
     }
 }
 
@@ -280,6 +288,9 @@ fn a_trace_is_saved_as_the_box_is_and_never_over_a_file() {
     let path = scratch("box");
     let said = trace::save(&context, &path).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), builder.build());
+    // Nothing of the trace was lost to the reading, and it goes on.
+    assert_eq!(fake.traced_loads.get(), 0);
+    assert_eq!(fake.tracing.borrow().values().filter(|&&on| on).count(), 2);
     assert!(said.json["records"].as_u64().unwrap() > 0);
     let trouble = trace::save(&context, &path).unwrap_err();
     assert!(matches!(trouble, Trouble::Exists(_)), "{trouble}");
@@ -287,6 +298,44 @@ fn a_trace_is_saved_as_the_box_is_and_never_over_a_file() {
     // One that cannot be read leaves no file.
     fake.bytes.borrow_mut().fill(0);
     assert!(trace::save(&context, &path).is_err() && !path.exists());
+    assert_eq!(fake.tracing.borrow().values().filter(|&&on| on).count(), 2);
+    // What was not traced is not traced afterwards.
+    *fake.bytes.borrow_mut() = builder.build();
+    trace::switch(&context, false).unwrap();
+    trace::save(&context, &path).unwrap();
+    assert_eq!(fake.tracing.borrow().values().filter(|&&on| on).count(), 0);
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn where_the_program_may_not_run_it_cannot_tell() {
+    let fake = fake();
+    *fake.beyond.borrow_mut() = vec![2, 3];
+    let said = about::run(&fake.context().unwrap()).unwrap();
+    let words = "on CPU 0-1; of CPU 2-3 this program cannot tell, as it may not run there.";
+    assert!(said.text.contains(words), "{}", said.text);
+    let said = back::run(&fake.context().unwrap()).unwrap();
+    assert!(said.text.contains("on CPU 0-1. Of CPU 2-3 this program cannot tell"), "{}", said.text);
+    fake.leave(9);
+    let said = back::run(&fake.context().unwrap()).unwrap();
+    assert_eq!(said.status, trouble::status::FAILED);
+    assert!(said.text.contains("back on CPU 0-1, but not on all.\nCPU 2: this program may not run"), "{}", said.text);
+}
+
+#[test]
+fn exeunt_may_leave_while_it_is_read_and_between_two_looks() {
+    let fake = fake();
+    let context = fake.context().unwrap();
+    for at in 0..200 {
+        fake.under.borrow_mut().values_mut().for_each(|under| *under = true);
+        *fake.at_access.borrow_mut() = Some((fake.accesses.get() + at, Box::new(|fake: &Fake| fake.leave(4))));
+        match status::run(&context) {
+            Ok(_) => *fake.at_access.borrow_mut() = None,
+            Err(trouble) => assert!(matches!(trouble, Trouble::Left), "{at}: {trouble}"),
+        }
+    }
+    fake.leave(4);
+    assert!(!context.again().unwrap().is_there());
 }
 
 #[test]

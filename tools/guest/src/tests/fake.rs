@@ -12,7 +12,9 @@ use guest_abi::doorbell::{
     self, A0, BOX_SIZE, BOX_START, CHANNEL, CHANNEL_SIZE, CHANNELS, DONE, GO, LEFT, MAGIC, MAILBOX, MIRROR, Mailbox,
     OPEN, PRESENT, R0, TICKET,
 };
-use guest_abi::vendor::{CALLS, Error, LEAVE, LOCK, RESTART_POLICY, STAGE2_RANGE, STATUS, TRACE, TRACE_START};
+use guest_abi::vendor::{
+    CALLS, Error, LEAVE, LOCK, RESTART_POLICY, STAGE2_RANGE, STATUS, TRACE, TRACE_QUERY, TRACE_START,
+};
 use view::fixture::{ADDRESS, Builder, EXEUNT};
 
 use crate::commands::Context;
@@ -62,12 +64,16 @@ pub struct Fake {
     pub at_access: RefCell<Option<(u64, Intruder)>>,
     /// So many accesses in all that have reached memory and were stores below the mailbox.
     pub spilled: Cell<u64>,
+    /// Loads of the mirror that went into a trace.
+    pub traced_loads: Cell<u64>,
     /// Waits that were made.
     pub waits: Cell<u32>,
     /// No SMC can be made on this CPU.
     pub without_smc: Cell<Option<u32>>,
     /// An SMC on this CPU goes past Exeunt.
     pub deaf: Cell<Option<u32>>,
+    /// CPUs on which the program may not run.
+    pub beyond: RefCell<Vec<u32>>,
     /// Nobody answers.
     pub silent: Cell<bool>,
     /// What nobody has stored to is zeros in memory.
@@ -105,9 +111,11 @@ impl Fake {
             disturbs: Cell::new(0),
             at_access: RefCell::new(None),
             spilled: Cell::new(0),
+            traced_loads: Cell::new(0),
             waits: Cell::new(0),
             without_smc: Cell::new(None),
             deaf: Cell::new(None),
+            beyond: RefCell::default(),
             silent: Cell::new(false),
             zeros: Cell::new(false),
             round: Cell::new(5),
@@ -209,8 +217,12 @@ impl Fake {
                 refused(Error::InvalidParameter)
             }
             TRACE => {
-                let on = x1 == u64::from(TRACE_START);
-                self.tracing.borrow_mut().insert(self.at.get(), on);
+                let mut tracing = self.tracing.borrow_mut();
+                let on = tracing.entry(self.at.get()).or_default();
+                if x1 != u64::from(TRACE_QUERY) {
+                    *on = x1 == u64::from(TRACE_START);
+                }
+                let on = *on;
                 Some([0, on.into(), 128, x3])
             }
             other => {
@@ -271,6 +283,8 @@ impl Page for Fake {
                     };
                 }
                 let place = offset.checked_sub(MIRROR).ok_or(Failed::Aborted)? as usize;
+                let traced = *self.tracing.borrow().get(&self.at.get()).unwrap_or(&false);
+                self.traced_loads.set(self.traced_loads.get() + u64::from(traced));
                 let word = bytes.get(place..place + 8).ok_or(Failed::Aborted)?;
                 Ok(u64::from_le_bytes(word.try_into().unwrap()))
             }
@@ -299,6 +313,10 @@ impl Page for Fake {
 impl Host for Fake {
     fn cpus(&self) -> Result<Vec<u32>, Trouble> {
         Ok(self.under.borrow().keys().copied().collect())
+    }
+
+    fn beyond(&self) -> Result<Vec<u32>, Trouble> {
+        Ok(self.beyond.borrow().clone())
     }
 
     fn pin(&self, cpu: u32) -> Result<(), Trouble> {
