@@ -2,10 +2,15 @@
 //!
 //! Owns what a page has to have drawn. The screenshots stay in target/screenshots, for people to look at.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+
+use serde_json::Value;
+use view::Report;
+use view::report::Count;
 
 use crate::cell::{Cell, Context, Missed, Outcome};
 use crate::machine::run_script;
@@ -14,6 +19,9 @@ use crate::{ensure, paths};
 
 /// For a browser on a busy workstation. A page takes a second.
 const PATIENCE: Duration = Duration::from_mins(3);
+
+/// The file for Perfetto has microseconds as decimal fractions.
+const ROUNDED: Duration = Duration::from_nanos(10);
 
 /// What a boot does that no trace of it can lack.
 const IN_A_BOOT: [&str; 7] = [
@@ -42,6 +50,65 @@ fn says(file: &Path, option: &str) -> Result<String, Missed> {
     Ok(ended.stdout)
 }
 
+/// The box and its forms agree with each other: every exit that was counted was traced, and is in the file for
+/// Perfetto; the row of each CPU goes from the start to the end of the run without a gap.
+fn agrees(directory: &Path) -> Result<Report, Missed> {
+    let json = says(&directory.join("exeunt.box"), "--json")?;
+    let report: Report = serde_json::from_str(&json).map_err(|error| format!("--json: {error}"))?;
+    let perfetto = fs::read_to_string(directory.join("trace.json"))?;
+    let perfetto: Value = serde_json::from_str(&perfetto).map_err(|error| format!("trace.json: {error}"))?;
+    consistent(&report, &perfetto)?;
+    Ok(report)
+}
+
+fn consistent(report: &Report, perfetto: &Value) -> Outcome {
+    let events = perfetto["traceEvents"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // By track, each in the order of time: begin and end.
+    let mut tracks: BTreeMap<u64, Vec<(Duration, Duration)>> = BTreeMap::new();
+    for event in events.iter().filter(|event| event["ph"] == "X") {
+        let time = |name| Duration::try_from_secs_f64(event[name].as_f64()? / 1e6).ok();
+        let (Some(track), Some(begin), Some(length)) = (event["tid"].as_u64(), time("ts"), time("dur")) else {
+            return Err(Missed::Failed(format!("no slice: {event}")));
+        };
+        tracks.entry(track).or_default().push((begin, begin + length));
+    }
+    let end = tracks.values().flatten().map(|slice| slice.1).max().unwrap_or_default();
+    ensure!(end > Duration::from_secs(1), "the run has taken {end:?}");
+    for cpu in &report.cpus {
+        let number = cpu.cpu;
+        let counted: u64 = cpu.classes.iter().map(|class| class.count).sum();
+        ensure!(counted == cpu.traced, "CPU {number}: {counted} exits counted, {} traced", cpu.traced);
+        let kept = cpu.exits.len() as u64;
+        ensure!(kept + cpu.lost == cpu.traced, "CPU {number}: {kept} and {} lost of {}", cpu.lost, cpu.traced);
+        let [host, exits] = [1, 2].map(|track| tracks.get(&(u64::from(number) * 2 + track)));
+        let Some((host, exits)) = host.zip(exits) else {
+            return Err(Missed::Failed(format!("trace.json has no CPU {number}")));
+        };
+        ensure!(exits.len() as u64 == kept, "CPU {number}: trace.json has {} of {kept} exits", exits.len());
+        for slices in [host, exits] {
+            let crossing = slices.windows(2).find(|pair| pair[1].0 + ROUNDED < pair[0].1);
+            ensure!(crossing.is_none(), "CPU {number}: slices cross: {crossing:?}");
+        }
+        // What the row leaves out is time in which the CPU is off: here that is before it starts, and at the end.
+        let gap = host.windows(2).find(|pair| pair[1].0 > pair[0].1 + ROUNDED);
+        ensure!(gap.is_none(), "CPU {number} is nowhere between {gap:?}");
+        ensure!(number != 0 || host[0].0.is_zero(), "CPU 0 begins at {:?}", host[0].0);
+        let ends = host[host.len() - 1].1;
+        let goes_off = report.life.iter().filter(|life| life.cpu == number && life.words.contains("off"));
+        let mut goes_off = goes_off.filter_map(|life| Duration::try_from_secs_f64(life.seconds).ok());
+        ensure!(
+            end <= ends + ROUNDED || goes_off.any(|at| at <= ends + ROUNDED),
+            "CPU {number} is on at the last, and its row ends at {ends:?} of {end:?}"
+        );
+        let outside = exits.iter().find(|exit| exit.0 + ROUNDED < host[0].0 || ends + ROUNDED < exit.1);
+        ensure!(outside.is_none(), "CPU {number} has an exit while it is off: {outside:?}");
+    }
+    let sum = |classes: &[Count]| classes.iter().map(|class| class.count).sum::<u64>();
+    let by_cpu: u64 = report.cpus.iter().map(|cpu| sum(&cpu.classes)).sum();
+    ensure!(sum(&report.classes) == by_cpu, "{:?} are not {by_cpu} exits", report.classes);
+    Ok(())
+}
+
 /// Every exit of a boot is in the trace, from the first instruction to the power-off, and none is lost.
 fn boot(context: &Context) -> Outcome {
     let directory = context.directory()?.join("boot");
@@ -52,6 +119,7 @@ fn boot(context: &Context) -> Outcome {
     }
     ensure!(text.contains("0 older ones are lost"), "some are lost");
     ensure!(text.contains("the host turns the machine off"), "the life cycle does not end");
+    agrees(&directory)?;
     let perfetto = fs::read_to_string(directory.join("trace.json"))?;
     for words in ["\"traceEvents\":[", "CPU 3: EL2", "\"name\":\"CPU_ON\"", "\"name\":\"virtual EL2\""] {
         ensure!(perfetto.contains(words), "trace.json has no {words}");
@@ -104,13 +172,31 @@ fn browser(context: &Context) -> Outcome {
     for what in ["boot", "kexec", "crash"] {
         let run = directory.join(what);
         trace(&run, &[("WHAT", what)])?;
+        let report = agrees(&run)?;
         for (name, size) in [("desktop", "1280,900"), ("phone", "390,844")] {
             let picture = pictures.join(format!("trace-{what}-{name}.png"));
             let document = look(&run.join("trace.html"), &directory.join("profile"), size, &picture)?;
             let about = |missed: Missed| missed.about(&format!("{what} on a {name}"));
             drawn(&document, what).map_err(about)?;
+            whole(&document, &report).map_err(about)?;
             ensure!(fs::metadata(&picture)?.len() > 20_000, "{} is hardly a picture", picture.display());
         }
+    }
+    Ok(())
+}
+
+/// Whether the page's text and table have the numbers of the box.
+fn whole(document: &str, report: &Report) -> Outcome {
+    let kept: usize = report.cpus.iter().map(|cpu| cpu.exits.len()).sum();
+    let lost: u64 = report.cpus.iter().map(|cpu| cpu.lost).sum();
+    let words = match lost {
+        0 => format!("All {kept} exits since tracing began are here; none is lost."),
+        lost => format!("{kept} exits are here; {lost} older ones are lost"),
+    };
+    ensure!(document.contains(&words), "it does not say {words:?}");
+    for class in &report.classes {
+        let row = format!("<td class=\"\">{}</td><td class=\"n\">{}</td>", class.name, class.count);
+        ensure!(document.contains(&row), "the table of classes has no row {row:?}");
     }
     Ok(())
 }
