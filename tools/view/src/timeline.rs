@@ -175,7 +175,13 @@ fn spans(level: u8, complete: bool, events: &[Event], exits: &[TraceRecord], beg
         _ => {}
     };
     let mut since = begin;
-    let mut state = if complete { State::Off } else { State::Unknown };
+    let is_first = events.first().is_some_and(|event| Kind::of(event.kind) == Some(Kind::Started));
+    let mut state = match complete {
+        // The event is written when there is a box to write it into, some time after the first instruction.
+        true if is_first => State::Start,
+        true => State::Off,
+        false => State::Unknown,
+    };
     for (time, point) in points {
         let next = match point {
             Point::Begin(exit) => {

@@ -94,10 +94,10 @@ fn consistent(report: &Report, perfetto: &Value) -> Outcome {
         ensure!(gap.is_none(), "CPU {number} is nowhere between {gap:?}");
         ensure!(number != 0 || host[0].0.is_zero(), "CPU 0 begins at {:?}", host[0].0);
         let ends = host[host.len() - 1].1;
-        let goes_off = report.life.iter().filter(|life| life.cpu == number && life.words.contains("off"));
-        let mut goes_off = goes_off.filter_map(|life| Duration::try_from_secs_f64(life.seconds).ok());
+        let goes_off =
+            report.life.iter().rfind(|life| life.cpu == number).is_some_and(|life| life.words.contains("off"));
         ensure!(
-            end <= ends + ROUNDED || goes_off.any(|at| at <= ends + ROUNDED),
+            end <= ends + ROUNDED || goes_off,
             "CPU {number} is on at the last, and its row ends at {ends:?} of {end:?}"
         );
         let outside = exits.iter().find(|exit| exit.0 + ROUNDED < host[0].0 || ends + ROUNDED < exit.1);
