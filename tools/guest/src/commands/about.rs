@@ -80,13 +80,18 @@ fn text(state: &State) -> String {
     most.sort_by_key(|class| std::cmp::Reverse(class.count));
     let most: Vec<String> = most.iter().take(3).map(|class| format!("{} {}", class.count, class.name)).collect();
     let most = if most.is_empty() { String::new() } else { format!(" ({})", most.join(", ")) };
+    let can = if state.locked {
+        "It refuses to leave while Linux runs."
+    } else {
+        "It can leave while Linux runs, and come back: exeunt leave, exeunt back."
+    };
     let tracing = if state.tracing { "It is tracing them.\n" } else { "" };
     format!(
         "Exeunt {}{debug} is below this Linux, {cpus}.\n\
          {entry}, {} ago. {restart}\n\
          Linux came to it {} so far{most}, and {asking} times to ask as you do now.\n\
          {tracing}\
-         It can leave while Linux runs, and come back: exeunt leave, exeunt back. What else it can: exeunt help\n",
+         {can} What else it can: exeunt help\n",
         state.version,
         words::span(state.seconds),
         words::count(state.exits.saturating_sub(asking), "time"),

@@ -458,4 +458,7 @@ fn the_state_in_the_box_is_read_by_its_bits() {
         (&true.into(), &"leave".into(), &"resident".into())
     );
     assert!(text.contains("locked    yes"), "{text}");
+    // What it then refuses is not offered.
+    let said = about::run(&fake.context().unwrap()).unwrap();
+    assert!(said.text.contains("It is locked") && !said.text.contains("exeunt leave"), "{}", said.text);
 }
