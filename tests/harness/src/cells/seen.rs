@@ -275,7 +275,11 @@ for round in $(seq ROUNDS); do
     if [ $((round % 3)) = 0 ]; then
         for state in 0 1; do echo $state >/sys/devices/system/cpu/cpu$((round % 2 + 1))/online; done
     fi
-    said=$(exeunt back 2>&1) || wrong back: $said
+    if ! said=$(exeunt back 2>&1); then
+        # The CPU that was turned on meanwhile has to be turned off and on once more, as the program says.
+        [ $((round % 3)) = 0 ] || wrong back: $said
+        eval "$(echo "$said" | grep '^  for on in')"
+    fi
     said=$(exeunt 2>&1) || wrong $said
     case $said in *"on all 4 CPUs"*) ;; *) wrong round $round: $said ;; esac
 done
