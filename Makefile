@@ -50,7 +50,7 @@ help:
 	@echo 'make test-all  the same with the slow ones: every kernel, CPU model and QEMU (hours)'
 	@echo 'make lint      formatting, width, clippy for workstation, EL2 and guest programs, shellcheck, documentation (2 min)'
 	@echo 'make check     lint, the tests that need no QEMU, Miri (20 min and more; scripts/check names the steps)'
-	@echo "make bench     figures: instructions, exits, image size, RAM (15 min): BENCH='start calls ...' for some"
+	@echo "make bench     figures: instructions, exits, image size, RAM (5 min): BENCH='start calls ...' for some"
 	@echo 'make clean     remove what builds and runs have made; make clean-all: also what was fetched. Disks of yours stay'
 
 setup:

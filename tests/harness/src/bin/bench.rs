@@ -354,7 +354,8 @@ fn kexec(name: &str, line: &str, before: &str, after: &str) -> Result<Machine, M
     let load = format!("kexec -l /next/vmlinuz --initrd=/next/initrd --command-line='{NEXT_LINE} {line}'");
     let script =
         format!("echo first $(/tests/ticks)\n{load} || exit\n{before}\necho left $(/tests/ticks)\nkexec -e\nfalse");
-    Ok(Machine::new(directory)
+    // Beside the overlay: a run takes a directory for itself.
+    Ok(Machine::new(directory.join("run"))
         .with("OVERLAY", overlay.display())
         .with("APPEND", line)
         .with("RUN", script)

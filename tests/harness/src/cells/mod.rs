@@ -2,6 +2,7 @@
 
 mod after_kexec;
 mod bad_input;
+mod bench;
 mod black_box;
 mod boards;
 mod boot;
@@ -61,6 +62,7 @@ pub fn all() -> Vec<Cell> {
         failures::cells(),
         firmware::cells(),
         bad_input::cells(),
+        bench::cells(),
         traces::cells(),
         trees::cells(),
         people::cells(),
