@@ -273,7 +273,7 @@ pub fn begin_trace(cpu: &'static PerCpu, record: &Beginning) -> Open<'static> {
     // SAFETY: what `make_block` has said of this CPU, which it has done before the host's first entry, and only exits
     // of the host's are traced. Atomics may hold whatever is there.
     let ring = unsafe { core::slice::from_raw_parts(start, records) };
-    // SAFETY: likewise.
+    // SAFETY: this is an exit of the host's, so the host runs on this CPU.
     let block = unsafe { cpu.block_of_running_host() };
     Trace { block, written: &cpu.traced, ring }.begin(record)
 }

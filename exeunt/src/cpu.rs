@@ -94,7 +94,8 @@ pub struct PerCpu {
     pub lent: AtomicBool,
     /// The host is in virtual EL2: as [`VirtualEl2`] has it, for other CPUs to read and for a quick look.
     in_window: AtomicBool,
-    /// The instruction that virtual EL2 has read last, to execute it in the host's stead.
+    /// The instruction that virtual EL2 has read last, to execute it in the host's stead: for the record of a traced
+    /// exit, which makes it 0 before. That is no instruction which is executed so.
     pub instruction: AtomicU32,
     /// How often Exeunt left it.
     pub departures: AtomicU32,

@@ -9,7 +9,7 @@ use aarch64_cpu::registers::{
     CNTPCT_EL0, ELR_EL2, ESR_EL2, FAR_EL2, HCR_EL2, HPFAR_EL2, ReadWriteable, Readable, VBAR_EL1,
 };
 use guest_abi::blackbox::{IN_VIRTUAL_EL2, INJECTED, WENT_NATIVE};
-use hypervisor::blackbox::trace::instruction;
+use hypervisor::blackbox::trace;
 use hypervisor::blackbox::{Beginning, Kind, Open};
 use hypervisor::counters::{self, Counters, Exit};
 use hypervisor::paging::stage2::Hidden;
@@ -122,8 +122,7 @@ fn traced_other(frame: &mut HostFrame, cpu: &'static PerCpu, esr: Esr) {
     if in_window {
         cpu.instruction.store(0, Ordering::Relaxed);
         sync(frame, cpu);
-        let executed = instruction(cpu.instruction.load(Ordering::Relaxed));
-        let esr = executed.map_or(esr, |executed| Esr::new(executed.esr.into()));
+        let esr = trace::syndrome(cpu.instruction.load(Ordering::Relaxed)).unwrap_or(esr);
         open.set_esr(esr.bits() as u32);
         end_trace(open, frame, esr, if cpu.in_window() { 0 } else { WENT_NATIVE });
     } else {

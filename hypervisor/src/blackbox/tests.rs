@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use guest_abi::blackbox::{BlackBox, Core, EVENTS, INJECTED, LOG_SIZE, text};
 
-use super::trace::instruction;
+use super::trace::syndrome;
 use super::*;
 use crate::devicetree::Region;
 use crate::syndrome::Esr;
@@ -212,20 +212,17 @@ fn a_ring_keeps_the_last_records() {
 #[test]
 fn instructions_of_virtual_el2_have_the_syndrome_of_el1() {
     // msr hcr_el2, x7; mrs x19, currentel; dc ivac, x3; eret; hvc #1; smc #0; nop.
-    let found = instruction(0xd51c_1107).unwrap();
-    assert_eq!((found.rt, found.is_read), (Some(7), false));
-    let access = Esr::new(found.esr.into()).system_access().unwrap();
+    let access = syndrome(0xd51c_1107).unwrap().system_access().unwrap();
     assert_eq!((access.encoding(), access.register()), (Encoding::new(3, 4, 1, 1, 0), 7));
     assert!(!access.is_read());
-    let found = instruction(0xd538_4253).unwrap();
-    let access = Esr::new(found.esr.into()).system_access().unwrap();
+    let access = syndrome(0xd538_4253).unwrap().system_access().unwrap();
     assert_eq!((access.encoding(), access.register(), access.is_read()), (Encoding::new(3, 0, 4, 2, 2), 19, true));
-    let access = Esr::new(instruction(0xd508_7623).unwrap().esr.into()).system_access().unwrap();
+    let access = syndrome(0xd508_7623).unwrap().system_access().unwrap();
     assert_eq!(access.encoding(), Encoding::new(1, 0, 7, 6, 1));
-    let class = |word| instruction(word).and_then(|found| Esr::new(found.esr.into()).class());
+    let class = |word| syndrome(word).and_then(Esr::class);
     assert_eq!(class(0xd69f_03e0), Some(crate::syndrome::ExceptionClass::Eret));
     assert_eq!(class(0xd400_0022), Some(crate::syndrome::ExceptionClass::Hvc64));
-    assert_eq!(Esr::new(instruction(0xd400_0022).unwrap().esr.into()).immediate(), 1);
+    assert_eq!(syndrome(0xd400_0022).unwrap().immediate(), 1);
     assert_eq!(class(0xd400_0003), Some(crate::syndrome::ExceptionClass::Smc64));
     assert_eq!(class(0xd503_201f), None);
 }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use guest_abi::blackbox::{self, Live};
 use guest_abi::record::{EXIT_NAMES, StatusCpu, StatusHeader};
 use guest_abi::vendor::{CpuState, Failure, Summary, is_exeunt, results};
 use proptest::prelude::*;
@@ -531,6 +532,23 @@ proptest! {
         prop_assert_eq!(read.next, start + read.copied);
         prop_assert_eq!(&got, &all[start as usize..read.next as usize]);
     }
+}
+
+#[test]
+fn who_reads_the_black_box_finds_the_control_words_bits() {
+    let bits = |control: &Control| {
+        let read = blackbox::Control::of(&Live { control: control.bits(), ..Live::default() });
+        (read.locked, read.kexec_resident, read.crash_resident, read.leaving, read.outside)
+    };
+    assert_eq!(bits(&Control::new(Policy::Resident, Policy::Leave)), (false, true, false, false, 0));
+    let control = Control::new(Policy::Leave, Policy::Resident);
+    assert_eq!((control.set_out(), control.set_out()), (Ok(()), Ok(())));
+    assert_eq!(bits(&control), (false, false, true, false, 2));
+    assert!(control.begin_leave().is_ok());
+    assert_eq!(bits(&control), (false, false, true, true, 2));
+    let control = Control::new(Policy::Leave, Policy::Leave);
+    assert_eq!(control.lock(), Ok(()));
+    assert_eq!(bits(&control), (true, true, true, false, 0));
 }
 
 #[test]
