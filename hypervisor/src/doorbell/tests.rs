@@ -35,18 +35,25 @@ fn store_and_call(doorbell: &Doorbell, offset: u64, value: u64) {
     }
 }
 
-/// The protocol, once. Nothing: it is to be begun again.
-fn try_call(doorbell: &Doorbell, arguments: [u64; 4]) -> Option<[u64; 4]> {
+/// The protocol, once, with what `between` does before each of its steps. Nothing: it is to be begun again.
+fn try_call(doorbell: &Doorbell, arguments: [u64; 4], mut between: impl FnMut()) -> Option<[u64; 4]> {
     let ticket = load(doorbell, OPEN);
     let channel = channel(ticket);
     for (index, argument) in (0..).zip(arguments) {
+        between();
         store_and_call(doorbell, channel + A0 + 8 * index, argument);
     }
+    between();
     store_and_call(doorbell, channel + GO, seal(ticket, arguments));
+    between();
     if load(doorbell, channel + DONE) != ticket {
         return None;
     }
-    let results = [0, 1, 2, 3].map(|index| load(doorbell, channel + R0 + 8 * index));
+    let results = [0, 1, 2, 3].map(|index| {
+        between();
+        load(doorbell, channel + R0 + 8 * index)
+    });
+    between();
     (load(doorbell, channel + DONE) == ticket).then_some(results)
 }
 
@@ -154,7 +161,7 @@ fn a_cpu_that_dies_while_it_answers_takes_one_channel_with_it() {
     let ticket = load(&doorbell, OPEN);
     let dead = (ticket % CHANNELS) as usize;
     doorbell.channels[dead].state.store(State::new(ticket, Phase::Answering).0, Ordering::Relaxed);
-    let served = (0..4 * CHANNELS).filter_map(|index| try_call(&doorbell, [index; 4])).count();
+    let served = (0..4 * CHANNELS).filter_map(|index| try_call(&doorbell, [index; 4], || ())).count();
     assert_eq!(served, 4 * (CHANNELS as usize - 1));
 }
 
@@ -179,7 +186,7 @@ fn only_registers_answer() {
 #[test]
 fn a_store_to_what_is_for_loads_changes_nothing() {
     let doorbell = Doorbell::new();
-    let results = try_call(&doorbell, [1, 2, 3, 4]).expect("nobody else is there");
+    let results = try_call(&doorbell, [1, 2, 3, 4], || ()).expect("nobody else is there");
     let ticket = CHANNELS;
     for register in [DONE, TICKET, R0, R0 + 8, R0 + 16, R0 + 24] {
         assert_eq!(store(&doorbell, channel(ticket) + register, 77), None);
@@ -338,11 +345,17 @@ fn whoever_keeps_to_the_protocol_never_takes_a_wrong_answer() {
             .map(|seed| {
                 let (doorbell, begun_again) = (&doorbell, &begun_again);
                 scope.spawn(move || {
-                    let mut random = Random(seed);
+                    let (mut random, mut strays, mut opened) = (Random(seed), Random(!seed), 0);
+                    // The other threads may not run while this one does, so that this one disturbs itself as well.
+                    let mut between = || {
+                        if strays.next().is_multiple_of(4) {
+                            stray_access(doorbell, &mut strays, &mut opened);
+                        }
+                    };
                     for _ in 0..wanted {
                         let arguments = [0; 4].map(|_| random.next());
                         let results = loop {
-                            if let Some(results) = try_call(doorbell, arguments) {
+                            if let Some(results) = try_call(doorbell, arguments, &mut between) {
                                 break results;
                             }
                             begun_again.fetch_add(1, Ordering::Relaxed);
