@@ -159,6 +159,31 @@ guarded! {
     /// As for [`send8`].
     send32(text, length, status, data, mask, room) sending!("ldr", "str");
 
+    /// Looks for the eight bytes `word` from `start`, a multiple of 16, to below `end`, another one. The value of the
+    /// access is where they are for the first time, or all ones.
+    ///
+    /// # Safety
+    /// Reading there changes nothing that Exeunt relies on.
+    find64(start, end, word) concat!(
+        "mov x9, x1\n",
+        guarded_asm!(
+            "1: cmp x0, x9",
+            "b.hs 3f",
+            "ldp x10, x12, [x0], #16",
+            "cmp x10, x2",
+            "ccmp x12, x2, #4, ne",
+            "b.ne 1b",
+            "cmp x10, x2",
+            "mov x12, #8",
+            "csel x12, xzr, x12, eq",
+            "sub x0, x0, #16",
+            "add x0, x0, x12",
+            "ret",
+            "3: mov x0, #-1",
+            "ret",
+        )
+    );
+
     /// Copies `length` bytes, one by one.
     ///
     /// # Safety

@@ -23,7 +23,7 @@ use spin::Once;
 
 use crate::cpu::{self, PerCpu};
 use crate::stage2::Stage2;
-use crate::{blackbox, firmware, selftest};
+use crate::{blackbox, firmware, guard, selftest};
 
 /// What all CPUs share while the host runs.
 pub struct Machine {
@@ -121,6 +121,10 @@ impl Environment for Machine {
 
     fn suspends(&self, _cpu: usize) {
         blackbox::event(Kind::Suspends, [0; 2]);
+    }
+
+    fn begins(&self, _cpu: usize) {
+        guard::kernel_begins(&self.ram);
     }
 
     fn ends(&self, resets: bool) {

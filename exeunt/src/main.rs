@@ -30,6 +30,8 @@ mod frame;
 #[cfg(target_os = "none")]
 mod gic;
 #[cfg(target_os = "none")]
+mod guard;
+#[cfg(target_os = "none")]
 mod guarded;
 #[cfg(target_os = "none")]
 mod last_words;

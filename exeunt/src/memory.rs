@@ -499,6 +499,27 @@ pub unsafe fn read_host(cpu: &PerCpu, address: u64) -> Result<u64, Esr> {
     unsafe { with_host_page(cpu, address, Attributes::Rodata, read) }
 }
 
+/// Looks for eight bytes of the host's RAM that are `word`, from `start`, a multiple of 16, to the end of its page.
+/// Returns the address of the first.
+///
+/// # Errors
+/// As for [`fetch`].
+///
+/// # Safety
+/// As for [`fetch`].
+#[cold]
+#[inline(never)]
+pub unsafe fn find_in_host(cpu: &PerCpu, start: u64, word: u64) -> Result<Option<u64>, Esr> {
+    let find = |place: u64| {
+        let end = (place & !(PAGE - 1)) + PAGE;
+        // SAFETY: mapped while this runs.
+        let found = unsafe { guarded::find64(place, end, word) }.result()?;
+        Ok(found.checked_sub(place).filter(|&offset| offset < PAGE).map(|offset| start + offset))
+    };
+    // SAFETY: promised by the caller.
+    unsafe { with_host_page(cpu, start, Attributes::Rodata, find) }
+}
+
 /// Lets `fill` write to a piece of the host's RAM, and cleans what it has written to the point of coherency.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, MPIDR_EL1, Readable};
 use boot::CpuBoot;
 use hypervisor::devicetree::{self, Edits, Platform, Region, TreeError};
 use hypervisor::features::Gic;
+use hypervisor::guard::asks_for_crash_kernel;
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::options::{GicTaken, Kvm, Options};
 use hypervisor::placement::{AddressMap, DeviceError, HostRam};
@@ -24,7 +25,7 @@ use crate::machine::{self, Machine};
 use crate::memory::TablePages;
 use crate::panic::cannot_start;
 use crate::stage2::Stage2;
-use crate::{blackbox, console, enter, firmware, gic, guarded, memory, registers, resident, selftest, vectors};
+use crate::{blackbox, console, enter, firmware, gic, guard, guarded, memory, registers, resident, selftest, vectors};
 
 /// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware
 /// alone, since nobody traps the host's SMC any longer. It is entered at real EL2, and where the others are there
@@ -151,6 +152,8 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     }
     let (kernel, kernel_header) = find_kernel(platform, map).unwrap_or_else(|error| cannot_start(error));
     let machine = prepare(platform, map, kernel, &options);
+    let arguments = platform.kernel.and_then(|kernel| kernel.bootargs(tree)).unwrap_or_default();
+    guard::set_up(asks_for_crash_kernel(arguments));
     blackbox::publish(platform.cpus.len(), machine.entry, platform.options(tree));
     if let Some(starts) = blackbox::last_starts() {
         info!(

@@ -11,6 +11,7 @@ pub mod counters;
 pub mod devicetree;
 pub mod doorbell;
 pub mod features;
+pub mod guard;
 pub mod image;
 pub mod inject;
 pub mod leave;

@@ -49,6 +49,19 @@ impl<'a> HostRam<'a> {
             && !(self.has_others && self.is_anothers(page))
     }
 
+    /// Whether all of `region` is RAM of the host's, and nothing of it is kept for others. It may lie in several banks
+    /// that the tree names one after the other.
+    #[must_use]
+    pub fn has(&self, region: Region) -> bool {
+        let mut at = region.start;
+        while at < region.end {
+            // Ends: a bank that has an address ends after it.
+            let Some(bank) = self.memory.iter().find(|bank| bank.has(at)) else { return false };
+            at = bank.end;
+        }
+        !(self.exeunt.overlaps(region) || self.has_others && self.is_anothers(region))
+    }
+
     #[cold]
     #[inline(never)]
     fn is_anothers(&self, page: Region) -> bool {

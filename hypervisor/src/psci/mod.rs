@@ -91,6 +91,9 @@ pub trait Environment {
 
     /// The host is about to suspend the machine, on this CPU.
     fn suspends(&self, _cpu: usize) {}
+
+    /// A kernel begins, on this CPU: it asks which version of PSCI there is, as each does before it uses any.
+    fn begins(&self, _cpu: usize) {}
 }
 
 /// Why the list of CPUs in the device tree cannot be used.
@@ -121,6 +124,7 @@ impl core::fmt::Display for InitError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proxy {
     Forward,
+    Version,
     End,
     CpuOn,
     CpuOff,
@@ -135,8 +139,8 @@ enum Proxy {
 const fn proxy(function: FunctionId) -> Proxy {
     use FunctionId as F;
     match function {
-        F::PsciVersion
-        | F::AffinityInfo32
+        F::PsciVersion => Proxy::Version,
+        F::AffinityInfo32
         | F::AffinityInfo64
         | F::Migrate32
         | F::Migrate64
@@ -325,6 +329,10 @@ impl Psci {
         // Wherever Exeunt's entry is substituted, firmware gets the 64-bit function: the entry may be above 4 GiB.
         match proxy(function) {
             Proxy::Forward => Ok(firmware.forward(function.into(), registers)),
+            Proxy::Version => {
+                env.begins(cpu);
+                Ok(firmware.forward(function.into(), registers))
+            }
             Proxy::End => {
                 env.ends(function != FunctionId::SystemOff);
                 Ok(firmware.forward(function.into(), registers))
