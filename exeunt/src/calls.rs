@@ -20,7 +20,7 @@ use hypervisor::own_calls::status::{self, Machine as Facts};
 use hypervisor::own_calls::{self, Buffer, Outcome, Services, Sink};
 use hypervisor::paging::stage2::Attributes;
 use hypervisor::psci::Environment;
-use hypervisor::restart::{self, Restart};
+use hypervisor::restart::{self, Restart, Restarts};
 use hypervisor::smccc;
 use hypervisor::stub::{self, Answer};
 use hypervisor::syndrome::Esr;
@@ -33,7 +33,7 @@ use crate::leaving::All;
 use crate::machine::{Below, Kvm, Machine, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, console, depart, enter, leaving, memory};
+use crate::{blackbox, console, depart, enter, guard, leaving, memory};
 
 /// Answers the stub call in x0 to x4.
 #[inline(never)]
@@ -95,7 +95,11 @@ fn reset_vectors(trap: &mut Trap) {
 #[cold]
 #[inline(never)]
 fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
-    let why = why_restart(trap, arguments[0]);
+    let restart = why_restart(trap, entry, arguments[0]);
+    if restart.has_crashed() && leaving::stop_others(trap).is_none() {
+        return leaving::wait_for_leave(trap);
+    }
+    let why = restart.why;
     match FAST.control.restart(why) {
         Ok(policy) => {
             info!("CPU {}: SOFT_RESTART to {entry:#x} ({why:?}, {})", trap.cpu.index(), policy.words());
@@ -126,15 +130,16 @@ fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
     }
 }
 
-/// Whether a SOFT_RESTART with this x2 is a kexec or a crash.
-fn why_restart(trap: &Trap, x2: u64) -> Restart {
+/// Whether a SOFT_RESTART to `entry` with this x2 is a kexec or a crash.
+fn why_restart(trap: &Trap, entry: u64, x2: u64) -> Restarts {
     let (cpu, machine) = (trap.cpu, trap.machine);
     let word = |address| {
         // SAFETY: this CPU, and the host's RAM.
         machine.is_host_ram(address).then(|| unsafe { memory::fetch(cpu, address) })?.ok()
     };
     let has_vectors = cpu.with_virtual_el2(|virtual_el2| virtual_el2.installed()).is_some();
-    let why = Restart::of(&restart::Signs { x2, has_vectors, word: &word });
+    let why =
+        Restart::of(&restart::Signs { in_crash_kernel: guard::is_crash_kernel(entry), x2, has_vectors, word: &word });
     // SAFETY: this CPU.
     unsafe { memory::hide_all(cpu) };
     why

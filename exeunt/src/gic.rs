@@ -1,5 +1,6 @@
 //! What Exeunt does with the GIC: on a GICv2 the priority mask, by which interrupts are held while the host is in
-//! virtual EL2, and on either the interrupt that wakes CPUs for a LEAVE.
+//! virtual EL2; on either the interrupt that wakes CPUs for a LEAVE, and that a CPU which is caught after a crash drops
+//! what is pending for it.
 //!
 //! Owns the accesses. Both frames of a GICv2 are mapped at EL2 by [`map`]; all else in them is the host's, which has
 //! them in its stage 2 too. A GICv3 has its CPU interface in system registers.
@@ -118,5 +119,85 @@ pub fn set_priority_mask(gic: Gicv2, value: u32) {
     // nothing to be done about it.
     let _ = unsafe { guarded::write_device(gic.cpu_interface + GICC_PMR, value) };
     let _ = priority_mask(gic);
+    barrier::dsb(barrier::SY);
+}
+
+/// How many interrupts [`drop_interrupts`] drops. A CPU has 16 SGIs and 16 PPIs, and of what else is pending for it one
+/// at a time is taken out of the way.
+const DROPPED: usize = 64;
+
+/// Drops what the host has left pending for this CPU in a GICv3: interrupts of Group 1 that are enabled, by
+/// acknowledging them. The stop that a dying Linux sends to its CPUs is such a one, and the next kernel would take it
+/// for its own. Those below 32 are deactivated; others stay active, so that one whose line is still up does not come
+/// again, and are for the next kernel to deactivate, as Linux does with all.
+///
+/// What is active already it leaves to the next kernel, too: the register for that is in the memory of a redistributor.
+///
+/// # Safety
+/// The GIC's CPU interface is in system registers, and this CPU goes off next: the interface is not as it was.
+pub unsafe fn drop_interrupts() {
+    /// ICC_CTLR_EL1.EOImode: the end of an interrupt does not deactivate it.
+    const EOI_MODE: u64 = 1 << 1;
+    /// From here to 1023 INTIDs are none: there is no more.
+    const SPECIAL: u64 = 1020;
+    let control: u64;
+    // SAFETY: promised by the caller. Interrupts are masked at EL2, so that none is taken by its group going on.
+    unsafe { asm!("mrs {}, S3_0_C12_C12_4", out(reg) control, options(nostack, preserves_flags)) };
+    // ICC_CTLR_EL1.PRIbits, minus 1: for each bit of preemption past the fifth there are more registers of active
+    // priorities (IHI 0069H, ICC_AP1R<n>_EL1).
+    let priority_bits = (control >> 8 & 7) + 1;
+    // SAFETY: as above; the registers of active priorities are those that there are.
+    unsafe {
+        asm!(
+            "msr S3_0_C12_C12_4, {control}", // ICC_CTLR_EL1
+            "msr S3_0_C4_C6_0, {all}",       // ICC_PMR_EL1
+            "msr S3_0_C12_C9_0, xzr",        // ICC_AP1R0_EL1
+            "msr S3_0_C12_C12_7, {one}",     // ICC_IGRPEN1_EL1
+            control = in(reg) control | EOI_MODE,
+            all = in(reg) 0xff_u64,
+            one = in(reg) 1_u64,
+            options(nostack, preserves_flags)
+        );
+        if priority_bits > 5 {
+            asm!("msr S3_0_C12_C9_1, xzr", options(nostack, preserves_flags));
+        }
+        if priority_bits > 6 {
+            asm!("msr S3_0_C12_C9_2, xzr", "msr S3_0_C12_C9_3, xzr", options(nostack, preserves_flags));
+        }
+    }
+    for _ in 0..DROPPED {
+        let interrupt: u64;
+        // SAFETY: as above. ICC_IAR1_EL1 acknowledges, which takes effect when it is read.
+        unsafe {
+            asm!("isb", "mrs {}, S3_0_C12_C12_0", "dsb sy", out(reg) interrupt, options(nostack, preserves_flags));
+        }
+        let number = interrupt & 0xff_ffff;
+        if (SPECIAL..1024).contains(&number) {
+            break;
+        }
+        // SAFETY: as above: ICC_EOIR1_EL1 and ICC_DIR_EL1 of what was acknowledged.
+        unsafe {
+            asm!("msr S3_0_C12_C12_1, {}", "isb", in(reg) interrupt, options(nostack, preserves_flags));
+            if number < 32 {
+                asm!("msr S3_0_C12_C11_1, {}", "isb", in(reg) interrupt, options(nostack, preserves_flags));
+            }
+        }
+    }
+}
+
+/// The same for a GICv2, which has registers for it: this CPU's own interrupts are neither enabled nor pending nor
+/// active afterwards (IHI 0048B, 4.3.6, 4.3.8, 4.3.10, 4.3.16, 4.4.11).
+pub fn drop_interrupts_v2(gic: Gicv2) {
+    /// GICD_ICENABLER0, GICD_ICPENDR0, GICD_ICACTIVER0, and GICD_CPENDSGIR0 to 3: those of the CPU that writes them.
+    const CLEARS: [u64; 7] = [0x180, 0x280, 0x380, 0xf10, 0xf14, 0xf18, 0xf1c];
+    /// GICC_APR0: the active priorities.
+    const GICC_APR0: u64 = 0xd0;
+    for register in CLEARS {
+        // SAFETY: mapped by `map`; this CPU's interrupts change nothing at EL2. Nothing can be done if it does not
+        // answer.
+        let _ = unsafe { guarded::write_device(gic.distributor + register, u32::MAX) };
+    }
+    // SAFETY: as above.
+    let _ = unsafe { guarded::write_device(gic.cpu_interface + GICC_APR0, 0) };
     barrier::dsb(barrier::SY);
 }

@@ -97,7 +97,6 @@ pub fn crash_regions() -> [Option<Region>; 2] {
 }
 
 /// Whether there is crash kernel at `entry`, or what runs before it.
-#[allow(dead_code, reason = "for who stops the other CPUs")]
 pub fn is_crash_kernel(entry: u64) -> bool {
     crash_regions().iter().flatten().any(|region| region.has(entry))
 }

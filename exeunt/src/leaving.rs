@@ -6,13 +6,15 @@
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, ESR_EL2, HCR_EL2, Readable, SPSR_EL2, Writeable};
+use aarch64_cpu::registers::{
+    CNTFRQ_EL0, CNTP_CTL_EL0, CNTPCT_EL0, CNTV_CTL_EL0, ELR_EL2, ESR_EL2, HCR_EL2, Readable, SPSR_EL2, Writeable,
+};
 use guest_abi::stub::STUB_ERR;
-use guest_abi::vendor::Error;
+use guest_abi::vendor::{CpuState, Error};
 use hypervisor::blackbox::{Kind, Stop};
 use hypervisor::features::{self, Gic, Units, hcr};
 use hypervisor::inject;
-use hypervisor::leave::{self, Cpus, Fate, Leaver, Patience, Room, World};
+use hypervisor::leave::{self, AtomicCpuSet, CpuSet, Cpus, Fate, Leaver, Patience, Room, World};
 use hypervisor::lifecycle::{EntryLevel, LifeCycle};
 use hypervisor::own_calls;
 use hypervisor::own_calls::control::Verdict;
@@ -26,7 +28,7 @@ use log::{info, warn};
 use crate::cpu::PerCpu;
 use crate::enter::{self, Keep};
 use crate::frame::HostFrame;
-use crate::machine::{LeaveTest, Machine, machine, psci};
+use crate::machine::{Below, LeaveTest, Machine, machine, psci};
 use crate::resident::{self, FAST};
 use crate::trap::Trap;
 use crate::{blackbox, depart, firmware, gic, registers, selftest};
@@ -144,8 +146,13 @@ pub fn interrupted(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'stati
 fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
     let mut patience = Patience::default();
     loop {
-        match leave::held(&cpu.life, &FAST.control, !cpu.in_window()) {
+        let keep = || {
+            blackbox::keep(cpu, Stop::Caught);
+            CAUGHT.insert(cpu.index());
+        };
+        match leave::held(&cpu.life, &FAST.control, !cpu.in_window(), keep) {
             Fate::Again => {}
+            Fate::Off => go_off(cpu, machine),
             Fate::Wait(seen) if patience.is_over(seen.round, CNTPCT_EL0.get(), ticks(leave::HELD_PATIENCE_MS)) => {
                 if leave::give_up(&FAST.control, &Stage2::of(machine), seen) {
                     let index = cpu.index();
@@ -156,6 +163,94 @@ fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) 
             Fate::Stay => return,
             Fate::Leave { open } => go(frame, cpu, open),
         }
+    }
+}
+
+/// Those that the last stop has caught.
+static CAUGHT: AtomicCpuSet = AtomicCpuSet::new();
+
+/// What has come of a stop: the CPUs that were running, of which the leader knew.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stopped {
+    /// They were caught, and their registers are in the black box.
+    #[allow(dead_code, reason = "for who completes their crash notes")]
+    pub caught: CpuSet,
+    /// They never came, and may still run.
+    pub missing: CpuSet,
+}
+
+/// The host has crashed: stops all other CPUs that run under Exeunt, wherever they are, and has them go off. It takes
+/// at most twice [`leave::PATIENCE_MS`] and one more; nothing if no other CPU runs, as after a Linux that has stopped
+/// them itself.
+///
+/// Nothing: another CPU's stop or LEAVE came first. This one is to be held for it, and to come again.
+#[cold]
+#[inline(never)]
+pub fn stop_others(trap: &Trap) -> Option<Stopped> {
+    let (this, machine) = (trap.cpu.index(), trap.machine);
+    let all = All(machine);
+    let runs = |&cpu: &usize| {
+        let is_left = all.life(cpu).is_none_or(|life| life.state().is_left());
+        cpu != this && (all.is_starting(cpu) || all.is_on(cpu) && !is_left)
+    };
+    let running: CpuSet = (0..all.count()).filter(runs).collect();
+    if running.is_empty() {
+        return Some(Stopped::default());
+    }
+    warn!(
+        "CPU {this}: the host has crashed while {running} still {}",
+        if running.count() == 1 { "runs" } else { "run" }
+    );
+    CAUGHT.clear();
+    let room = Stage2::of(machine);
+    let world = World { control: &FAST.control, cpus: &all, room: &room, verdict: Verdict::Off };
+    let mut leaver = Leaver::Begin;
+    // With an error it ends when a CPU that was held has taken this one for dead, after more than its patience.
+    while !matches!(leaver, Leaver::Over(_)) {
+        leaver = leaver.step(this, &trap.cpu.life, false, &world);
+        if leaver == Leaver::Overtaken {
+            return None;
+        }
+    }
+    // Off is who has executed its last instruction: the next kernel's CPU_ON finds it so.
+    room.begin_patience();
+    while running.iter().any(|cpu| !psci().is_off(cpu, &Below)) && room.wait(&|_| false) {}
+    let caught = CAUGHT.get();
+    let (mut stopped, mut stubborn) = (Stopped { caught, ..Stopped::default() }, CpuSet::default());
+    for cpu in running.iter().filter(|&cpu| !psci().is_off(cpu, &Below)) {
+        (if caught.has(cpu) { &mut stubborn } else { &mut stopped.missing }).insert(cpu);
+    }
+    if !caught.is_empty() {
+        warn!("CPU {this}: {caught} caught and switched off; the registers are in the black box");
+    }
+    if !stubborn.is_empty() {
+        warn!("CPU {this}: firmware has not switched off {stubborn}, caught in EL2; the next kernel cannot start it");
+    }
+    if !stopped.missing.is_empty() {
+        let patience = leave::PATIENCE_MS;
+        warn!("CPU {this}: {} did not come within {patience} ms, and may still run", stopped.missing);
+    }
+    blackbox::event(Kind::Stopped, [caught.count().into(), stopped.missing.count().into()]);
+    Some(stopped)
+}
+
+/// A CPU that was caught in a stop goes off. What its dead host has left pending must not come to the next kernel.
+#[cold]
+#[inline(never)]
+fn go_off(cpu: &PerCpu, machine: &Machine) -> ! {
+    CNTP_CTL_EL0.set(0);
+    CNTV_CTL_EL0.set(0);
+    match (machine.gic, machine.gicv2) {
+        // SAFETY: that is what this kind of GIC means.
+        (Gic::V3, _) => unsafe { gic::drop_interrupts() },
+        (_, Some(frames)) => gic::drop_interrupts_v2(frames),
+        _ => {}
+    }
+    blackbox::crumb_as(cpu, *b"caught  ", CpuState::Off);
+    psci().turn_off(cpu.index(), &Below);
+    // The leader says so. It is not the host's any longer, and EL2 is a place where it does no harm.
+    loop {
+        aarch64_cpu::asm::wfi();
     }
 }
 

@@ -381,6 +381,7 @@ kinds! {
     FoundBox = 18, "the black box of the last start is kept [its starts]";
     Tracing = 19, "exits are traced, or no longer [1 or 0]";
     Left = 20, "Exeunt has left a CPU along with others [vectors]";
+    Stopped = 21, "the host has crashed, and all other CPUs are stopped [how many were caught, how many never came]";
 }
 
 kinds! {
@@ -392,6 +393,7 @@ kinds! {
     Left = 3, "Exeunt left it";
     Died = 4, "Exeunt died on it";
     PowerOff = 5, "it turned the machine off, or reset it";
+    Caught = 6, "it was caught while it ran";
 }
 
 kinds! {

@@ -71,7 +71,7 @@ pub struct Round(u16);
 
 impl Round {
     /// Bits of the number.
-    pub const BITS: u32 = 10;
+    pub const BITS: u32 = 9;
     /// How many there are.
     pub const COUNT: u32 = 1 << Self::BITS;
 

@@ -20,11 +20,15 @@
 //! a crash stops them by CPU_OFF too and asks nobody; but with one CPU, or with the others taken off before, both look
 //! the same, and a kexec whose firmware is slow goes on without the answer.
 //!
-//! The signs are asked in the order head, tree, vectors: the first two come with the call and cannot be stale.
+//! An entry in the memory that the host keeps for a crash kernel says that it is one, where Exeunt knows that memory
+//! ([`crate::guard`]).
+//!
+//! The signs are asked in the order entry, head, tree, vectors: all but the last come with the call and cannot be stale.
 //! SET_VECTORS can, if a host has called it for something else and not put its own stub back; [`crate::virtual_el2`]
 //! knows those that do put it back (hibernation). So with kexec_load a host from 5.16 on that leaves other vectors
 //! behind, and then dies, is taken for one that restarts on purpose; no such Linux is known. A host that is no Linux,
-//! and passes none of this, has crashed unless it has called SET_VECTORS.
+//! and passes none of this, has crashed unless it has called SET_VECTORS. That is a guess, and enough to choose what
+//! becomes of Exeunt on one CPU. It is not enough to stop the others ([`Restarts::is_sure`]).
 
 use crate::devicetree;
 
@@ -47,9 +51,31 @@ const FLAGS: u64 = 0xfff;
 /// Where Linux tells a crash kernel the address of the dying kernel's core header, and no other kernel.
 const ELF_CORE_HEADER: &str = "linux,elfcorehdr";
 
+/// Why, and how surely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restarts {
+    /// Why.
+    pub why: Restart,
+    /// Something has said so. Else there was just no sign of the other.
+    pub is_sure: bool,
+}
+
+impl Restarts {
+    /// The host has crashed, and nobody needs to guess it.
+    pub const CRASHED: Self = Self { why: Restart::Crash, is_sure: true };
+
+    /// Whether that is so.
+    #[must_use]
+    pub fn has_crashed(self) -> bool {
+        self == Self::CRASHED
+    }
+}
+
 /// What is known when SOFT_RESTART is called.
 #[derive(Clone, Copy)]
 pub struct Signs<'a> {
+    /// The entry is in the memory that the host keeps for a crash kernel.
+    pub in_crash_kernel: bool,
     /// x2 of the call.
     pub x2: u64,
     /// The host has installed vectors by SET_VECTORS on this CPU, and they are not its own stub's.
@@ -61,12 +87,11 @@ pub struct Signs<'a> {
 impl Restart {
     /// Takes a SOFT_RESTART for one or the other.
     #[must_use]
-    pub fn of(signs: &Signs) -> Self {
-        Self::of_head(signs.x2).or_else(|| Self::of_tree(signs.x2, signs.word)).unwrap_or(if signs.has_vectors {
-            Self::Kexec
-        } else {
-            Self::Crash
-        })
+    pub fn of(signs: &Signs) -> Restarts {
+        let shown = signs.in_crash_kernel.then_some(Self::Crash).or_else(|| Self::of_head(signs.x2));
+        let shown = shown.or_else(|| Self::of_tree(signs.x2, signs.word));
+        let shown = shown.or_else(|| signs.has_vectors.then_some(Self::Kexec));
+        Restarts { why: shown.unwrap_or(Self::Crash), is_sure: shown.is_some() }
     }
 
     /// By x2 as `kimage->head`, if it can be that.

@@ -20,6 +20,19 @@
 //!
 //! A LEAVE by the doorbell has a verdict of its own, so that all that are held know that they keep the way back open.
 //!
+//! # A stop
+//!
+//! The same protocol brings all CPUs to a stand when the host has crashed, so that none of them runs on in the memory
+//! of a dead kernel: *a stop*. What is otherwise in it:
+//!
+//! - The control word says from the start that it is a stop, and so each CPU that is held knows: it keeps its host's
+//!   registers first. Virtual EL2 is no reason to object, nor is a lock, since Exeunt stays.
+//! - The leader, here the CPU that dies, does not give up when a CPU does not come in time. Its verdict is for those
+//!   that have come, and the others are named.
+//! - The verdict is `Off`: who is held goes off, by the PSCI proxy. Or there is none, and all go on: then the stop was
+//!   for their registers alone.
+//! - The leader is `Live` again in the end, whatever has come of it, and goes on with what it came for.
+//!
 //! # Who dies on the way
 //!
 //! Nobody waits without limit, so that no CPU that breaks at EL2 takes the others' crash dump with it.
@@ -68,10 +81,13 @@
 //! *A CPU that was left before* does not concern the LEAVE. If it calls REENTER meanwhile, it gets Busy and stays
 //! outside.
 
+mod cpu_set;
 #[cfg(test)]
 mod tests;
 
 use guest_abi::vendor::Error;
+
+pub use cpu_set::{AtomicCpuSet, CpuSet};
 
 use crate::lifecycle::{LifeCycle, Round, State};
 use crate::own_calls::control::{Control, UnderWay, Verdict};
@@ -123,14 +139,21 @@ pub struct World<'a, C, R> {
     pub cpus: &'a C,
     /// Stage 2, and time.
     pub room: &'a R,
-    /// How Exeunt leaves if it does: `Leave` or `LeaveOpen`. Of interest to a leaver.
+    /// How Exeunt leaves if it does: `Leave` or `LeaveOpen`. Or how a stop ends: `Off`, or `Stop` if all go on. Of
+    /// interest to a leaver.
     pub verdict: Verdict,
+}
+
+impl<C, R> World<'_, C, R> {
+    fn begin(&self) -> Result<Round, Error> {
+        if self.verdict.stops() { self.control.begin_stop() } else { self.control.begin_leave() }
+    }
 }
 
 /// How a LEAVE ends: how many CPUs Exeunt leaves, or why it stays.
 type End = Result<u16, Error>;
 
-/// A LEAVE, between two steps.
+/// A LEAVE or a stop, between two steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Leaver {
     /// Its own state becomes `Leaving`.
@@ -162,11 +185,11 @@ pub enum Leaver {
     Depart(u16),
     /// Stage 2 comes back, because this LEAVE was ended by another CPU and that may have been too early for it.
     Deposed,
-    /// Its own state becomes `Live` again.
-    Stay(Error),
+    /// Its own state becomes `Live` again: why, or after a stop how many CPUs stood still.
+    Stay(End),
     /// Another LEAVE was announced first: this CPU is held, as if it had come with any other call.
     Overtaken,
-    /// It is over. With an error the CPU is `Live` again, otherwise it has to go.
+    /// It is over. With an error and after a stop the CPU is `Live` again, otherwise it has to go.
     Over(End),
 }
 
@@ -180,10 +203,10 @@ impl Leaver {
                 Ok(()) => Self::Announce,
                 Err(_) => Self::Over(Err(Error::WrongState)),
             },
-            Self::Announce => match world.control.begin_leave() {
+            Self::Announce => match world.begin() {
                 Ok(round) => Self::Hide(round),
                 Err(Error::Busy) => Self::Overtaken,
-                Err(error) => Self::Stay(error),
+                Err(error) => Self::Stay(Err(error)),
             },
             Self::Hide(round) => {
                 world.room.hide();
@@ -207,8 +230,8 @@ impl Leaver {
             Self::Show(round, end) => {
                 world.room.show();
                 match end {
-                    Ok(held) => Self::Judge(round, held),
-                    Err(_) => Self::End(round, end),
+                    Ok(held) if world.verdict != Verdict::Stop => Self::Judge(round, held),
+                    _ => Self::End(round, end),
                 }
             }
             Self::Judge(round, held) => match world.control.judge(round, world.verdict) {
@@ -225,12 +248,19 @@ impl Leaver {
                     Self::End(round, Ok(held))
                 }
             }
+            Self::End(round, end) if world.verdict.stops() => {
+                if world.control.end_leave(round, false) {
+                    Self::Stay(end)
+                } else {
+                    Self::Deposed
+                }
+            }
             Self::End(round, end) => match (world.control.end_leave(round, end.is_ok()), end) {
                 (true, Ok(held)) => Self::Depart(held),
                 // The others have gone by the verdict.
                 (false, Ok(held)) if world.control.set_out().is_ok() => Self::Depart(held),
-                (false, Ok(_)) => Self::Stay(Error::TimedOut),
-                (true, Err(error)) => Self::Stay(error),
+                (false, Ok(_)) => Self::Stay(Err(Error::TimedOut)),
+                (true, Err(_)) => Self::Stay(end),
                 (false, Err(_)) => Self::Deposed,
             },
             Self::Depart(held) => {
@@ -239,13 +269,13 @@ impl Leaver {
             }
             Self::Deposed => {
                 world.room.show();
-                Self::Stay(Error::TimedOut)
+                Self::Stay(Err(Error::TimedOut))
             }
-            Self::Stay(error) => {
+            Self::Stay(end) => {
                 // It is `Leaving`, and nobody but this CPU changes that.
                 let stays = life.stay();
                 debug_assert!(stays.is_ok());
-                Self::Over(Err(error))
+                Self::Over(end)
             }
             Self::Over(_) | Self::Overtaken => self,
         }
@@ -285,6 +315,11 @@ fn wait<C: Cpus, R: Room>(this: usize, round: Round, world: &World<C, R>) -> Lea
     match world.control.under_way() {
         Some(UnderWay { verdict: Verdict::Objection, .. }) => Leaver::Show(round, Err(Error::Busy)),
         _ if world.room.wait(&awaited) => Leaver::Catch(round),
+        // Those that have come.
+        _ if world.verdict.stops() => {
+            let held = |&cpu: &usize| world.cpus.life(cpu).is_some_and(|life| life.held_for() == Some(round));
+            Leaver::Show(round, Ok(1 + others(this, world.cpus).filter(held).count() as u16))
+        }
         _ => Leaver::Show(round, Err(Error::TimedOut)),
     }
 }
@@ -301,16 +336,19 @@ pub enum Fate {
         /// A way back is kept open.
         open: bool,
     },
+    /// It goes off; it is `Live` again.
+    Off,
     /// It is `Live` again and goes on.
     Stay,
 }
 
-/// One step of a CPU that has come to EL2 while a LEAVE is under way; the first one, too. It is `Live` or `Leaving`;
-/// with any other state, which nothing gives a CPU that has a host, it waits and goes on.
+/// One step of a CPU that has come to EL2 while a LEAVE or a stop is under way; the first one, too. It is `Live` or
+/// `Leaving`; with any other state, which nothing gives a CPU that has a host, it waits and goes on. In a stop
+/// `keep` keeps its host's registers, before the leader can see that it is held.
 ///
-/// One that is in virtual EL2 cannot be left (`can_be_left` is false). It objects and waits, and is never `Leaving`: a
-/// leaver that does not hear of it in time does not count it either.
-pub fn held(life: &LifeCycle, control: &Control, can_be_left: bool) -> Fate {
+/// One that is in virtual EL2 cannot be left (`can_be_left` is false). It objects to a LEAVE and waits, and is never
+/// `Leaving` then: a leaver that does not hear of it in time does not count it either.
+pub fn held(life: &LifeCycle, control: &Control, can_be_left: bool, keep: impl FnOnce()) -> Fate {
     let Some(under_way) = control.under_way() else {
         // Refused by one that is `Live`.
         let _ = life.stay();
@@ -319,7 +357,10 @@ pub fn held(life: &LifeCycle, control: &Control, can_be_left: bool) -> Fate {
     let UnderWay { round, verdict } = under_way;
     match (verdict, can_be_left) {
         (Verdict::None, false) => control.object(round),
-        (_, true) if life.held_for() != Some(round) => {
+        _ if (can_be_left || verdict.stops()) && life.held_for() != Some(round) => {
+            if verdict.stops() {
+                keep();
+            }
             if life.be_held(round).is_err() {
                 return Fate::Wait(under_way);
             }
@@ -327,6 +368,7 @@ pub fn held(life: &LifeCycle, control: &Control, can_be_left: bool) -> Fate {
         (Verdict::Leave | Verdict::LeaveOpen, true) if control.go_along(under_way) => {
             return Fate::Leave { open: verdict == Verdict::LeaveOpen };
         }
+        (Verdict::Off, _) if life.stay().is_ok() => return Fate::Off,
         _ => return Fate::Wait(under_way),
     }
     Fate::Again

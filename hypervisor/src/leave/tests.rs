@@ -33,6 +33,8 @@ enum At {
     Native,
     /// In EL2: the leaver.
     Leaver(Leaver),
+    /// In EL2: the leader of a stop.
+    Stopper(Leaver),
     /// In EL2: comes with something, and has not looked whether a LEAVE is under way.
     Trapped(Call),
     /// In EL2: held, from the host or from virtual EL2.
@@ -44,6 +46,10 @@ enum At {
     Going,
     /// In EL2: CPU_OFF, before firmware is asked.
     GoingOff,
+    /// In EL2: the same for a CPU that a stop has caught.
+    Caught,
+    /// In EL2 for good: firmware did not turn it off.
+    Parked,
     /// In EL2: CPU_ON of this CPU, granted by the proxy; about to ask firmware.
     Starting(usize),
     /// In EL2 from the REENTER table.
@@ -58,6 +64,8 @@ enum Call {
     Leave,
     ResetVectors,
     SoftRestart,
+    /// A SOFT_RESTART that stops all others first.
+    Crash,
     Lock,
     CpuOff,
     CpuOn(usize),
@@ -78,6 +86,7 @@ struct Cpu {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one fact")]
 struct Machine {
     cpus: [Cpu; CPUS],
     /// With round 0: the rounds of all else are relative to it.
@@ -89,6 +98,8 @@ struct Machine {
     dead: Option<usize>,
     /// Whether a CPU may die. The host makes the calls then that concern leaving, and no others.
     mortal: bool,
+    /// Whether the host may crash.
+    stops: bool,
 }
 
 impl Cpu {
@@ -98,8 +109,7 @@ impl Cpu {
 
     /// Held for the LEAVE that is under way.
     fn is_held(&self) -> bool {
-        matches!(self.at, At::Held { window: false } | At::GivingUp { window: false, .. })
-            && self.held_for == Some(Round::new(0))
+        matches!(self.at, At::Held { .. } | At::GivingUp { .. }) && self.held_for == Some(Round::new(0))
     }
 }
 
@@ -115,20 +125,22 @@ impl At {
     /// The same with other rounds.
     fn map(self, change: impl Fn(Round) -> Round) -> Self {
         use Leaver::{Catch, End, Hide, Judge, Look, Release, Show};
+        let changed = |leaver| match leaver {
+            Hide(round) => Hide(change(round)),
+            Catch(round) => Catch(change(round)),
+            Look { round, cpu, held } => Look { round: change(round), cpu, held },
+            Show(round, end) => Show(change(round), end),
+            Judge(round, held) => Judge(change(round), held),
+            Release(round, held) => Release(change(round), held),
+            End(round, end) => End(change(round), end),
+            other => other,
+        };
         match self {
             Self::GivingUp { window, seen } => {
                 Self::GivingUp { window, seen: UnderWay { round: change(seen.round), ..seen } }
             }
-            Self::Leaver(leaver) => Self::Leaver(match leaver {
-                Hide(round) => Hide(change(round)),
-                Catch(round) => Catch(change(round)),
-                Look { round, cpu, held } => Look { round: change(round), cpu, held },
-                Show(round, end) => Show(change(round), end),
-                Judge(round, held) => Judge(change(round), held),
-                Release(round, held) => Release(change(round), held),
-                End(round, end) => End(change(round), end),
-                other => other,
-            }),
+            Self::Leaver(leaver) => Self::Leaver(changed(leaver)),
+            Self::Stopper(leaver) => Self::Stopper(changed(leaver)),
             other => other,
         }
     }
@@ -136,27 +148,27 @@ impl At {
     /// The round that it leads, if it does.
     fn leads(self) -> Option<Round> {
         use Leaver::{Catch, End, Hide, Judge, Look, Release, Show};
-        match self {
-            Self::Leaver(
-                Hide(round)
-                | Catch(round)
-                | Look { round, .. }
-                | Show(round, _)
-                | Judge(round, _)
-                | Release(round, _)
-                | End(round, _),
-            ) => Some(round),
+        let (Self::Leaver(leaver) | Self::Stopper(leaver)) = self else { return None };
+        match leaver {
+            Hide(round)
+            | Catch(round)
+            | Look { round, .. }
+            | Show(round, _)
+            | Judge(round, _)
+            | Release(round, _)
+            | End(round, _) => Some(round),
             _ => None,
         }
     }
 
     fn is_in_el2(self) -> bool {
-        !matches!(self, Self::Off | Self::Host | Self::Window | Self::Native)
+        !matches!(self, Self::Off | Self::Host | Self::Window | Self::Native | Self::Parked)
     }
 
     /// Has to do with a LEAVE, or with leaving.
     fn concerns_leaving(self) -> bool {
-        matches!(self, Self::Leaver(_) | Self::Held { .. } | Self::GivingUp { .. } | Self::Going)
+        let held = matches!(self, Self::Held { .. } | Self::GivingUp { .. } | Self::Caught);
+        held || matches!(self, Self::Leaver(_) | Self::Stopper(_) | Self::Going)
     }
 }
 
@@ -276,7 +288,7 @@ impl Machine {
         let real = self.real(true);
         let life = &real.lives[this];
         match me.at {
-            At::Off => vec![],
+            At::Off | At::Parked => vec![],
             At::Arriving => {
                 if life.state().is_left() {
                     real.control.come_up();
@@ -296,8 +308,14 @@ impl Machine {
                 }
                 self.answer(this, call)
             }
-            At::Held { window } => match held(life, &real.control, !window) {
+            At::Held { window } => match held(life, &real.control, !window, || self.keeps(this)) {
                 Fate::Again => vec![self.take(this, &real)],
+                Fate::Off => {
+                    assert_eq!(real.control.under_way().map(|it| it.verdict), Some(Verdict::Off));
+                    let mut next = self.take(this, &real).at(this, At::Caught);
+                    next.cpus[this].on = false;
+                    vec![next]
+                }
                 Fate::Wait(seen) => {
                     real.show();
                     vec![self.take(this, &real).at(this, At::GivingUp { window, seen })]
@@ -316,6 +334,7 @@ impl Machine {
                 let ended = real.control.give_up(seen);
                 // A verdict that was given is followed by whoever can.
                 assert!(!(ended && verdict.is_some_and(Verdict::leaves)) || window, "{self:?}");
+                assert!(!(ended && verdict == Some(Verdict::Off)), "{self:?}");
                 vec![self.take(this, &real).at(this, At::Held { window })]
             }
             At::Going => vec![self.gone(this)],
@@ -325,6 +344,7 @@ impl Machine {
                 denied.cpus[this].refused = real.control.is_leaving();
                 vec![self.at(this, At::Off), denied]
             }
+            At::Caught => vec![self.at(this, At::Off), self.at(this, At::Parked)],
             At::Starting(target) => {
                 let mut next = self.at(this, At::Host);
                 if self.cpus[target].at == At::Off {
@@ -350,22 +370,47 @@ impl Machine {
                 Ok(_) => vec![self.at(this, At::Native)],
                 Err(_) => vec![self.at(this, At::Host)],
             },
-            At::Leaver(Leaver::Overtaken) => vec![self.at(this, At::Held { window: false })],
-            At::Leaver(leaver) => [true, false]
-                .into_iter()
-                .map(|patient| {
-                    let real = self.real(patient);
-                    // One of them always calls by the doorbell.
-                    let verdict = if this == 0 { Verdict::LeaveOpen } else { Verdict::Leave };
-                    let world = World { control: &real.control, cpus: &real, room: &real, verdict };
-                    let next = leaver.step(this, &real.lives[this], false, &world);
-                    if let (Leaver::Judge(..), Leaver::Release(_, count)) = (leaver, next) {
-                        self.all_are_held(this, count);
-                    }
-                    self.take(this, &real).at(this, At::Leaver(next))
-                })
-                .collect(),
+            // One of them always wants the registers only. The others do their SOFT_RESTART, whatever has come of it.
+            At::Stopper(Leaver::Over(_)) if this == 0 => vec![self.at(this, At::Host)],
+            At::Stopper(Leaver::Over(_)) => vec![self.at(this, At::Trapped(Call::SoftRestart))],
+            At::Leaver(Leaver::Overtaken) | At::Stopper(Leaver::Overtaken) => {
+                vec![self.at(this, At::Held { window: false })]
+            }
+            At::Leaver(leaver) => self.lead(this, leaver, if this == 0 { Verdict::LeaveOpen } else { Verdict::Leave }),
+            At::Stopper(leaver) => self.lead(this, leaver, if this == 0 { Verdict::Stop } else { Verdict::Off }),
         }
+    }
+
+    /// A step of the leader. One CPU always calls LEAVE by the doorbell.
+    fn lead(self, this: usize, leaver: Leaver, verdict: Verdict) -> Vec<Self> {
+        let step = |patient| {
+            let real = self.real(patient);
+            let world = World { control: &real.control, cpus: &real, room: &real, verdict };
+            let next = leaver.step(this, &real.lives[this], false, &world);
+            match (leaver, next) {
+                (Leaver::Judge(..), Leaver::Release(_, count)) if !verdict.stops() => self.all_are_held(this, count),
+                // Once there is a verdict it is for whom it may concern.
+                (Leaver::Look { round, .. }, Leaver::Show(_, Ok(count)))
+                    if patient && real.control.is_under_way(round) =>
+                {
+                    self.all_are_held(this, count);
+                }
+                // By then each has followed it.
+                (Leaver::Release(round, _), Leaver::End(..)) if patient && real.control.is_under_way(round) => {
+                    assert!(!self.cpus.iter().any(Cpu::is_held), "{self:?}");
+                }
+                _ => {}
+            }
+            self.take(this, &real).at(this, if verdict.stops() { At::Stopper(next) } else { At::Leaver(next) })
+        };
+        vec![step(true), step(false)]
+    }
+
+    /// A CPU's registers are kept: in a stop, by itself, while nobody takes it for one that is held.
+    fn keeps(&self, this: usize) {
+        let control = Control::from_word(self.control);
+        assert!(control.under_way().is_some_and(|it| it.verdict.stops()), "{self:?}");
+        assert!(!self.cpus[this].is_held(), "{self:?}");
     }
 
     /// The same for a CPU that runs the host.
@@ -375,10 +420,23 @@ impl Machine {
             At::Host if self.hidden => vec![self.at(this, At::Trapped(Call::Fault))],
             At::Window if self.hidden => vec![self.fault(this, true)],
             At::Host => {
-                let mut calls = vec![Call::Leave, Call::SoftRestart];
-                if !self.mortal {
-                    calls.extend([Call::ResetVectors, Call::Lock, Call::CpuOff]);
-                    calls.extend((0..CPUS).filter(|&cpu| cpu != this).map(Call::CpuOn));
+                let others = (0..CPUS).filter(|&cpu| cpu != this).map(Call::CpuOn);
+                let mut calls = vec![];
+                if !self.stops || this == 1 {
+                    calls.push(Call::Leave);
+                }
+                match (self.stops, self.mortal) {
+                    (false, false) => {
+                        calls.extend([Call::SoftRestart, Call::ResetVectors, Call::Lock, Call::CpuOff]);
+                        calls.extend(others);
+                    }
+                    (false, true) => calls.push(Call::SoftRestart),
+                    // Fewer of the others, so that there are not too many states.
+                    (true, false) => {
+                        calls.extend([Call::Crash, Call::CpuOff]);
+                        calls.extend(others.filter(|_| this == 0));
+                    }
+                    (true, true) => calls.push(Call::Crash),
                 }
                 calls.into_iter().map(|call| self.at(this, At::Trapped(call))).collect()
             }
@@ -403,6 +461,7 @@ impl Machine {
         match call {
             Call::Fault => vec![self.fault(this, false)],
             Call::Leave => vec![self.at(this, At::Leaver(Leaver::Begin))],
+            Call::Crash => vec![self.at(this, At::Stopper(Leaver::Begin))],
             Call::ResetVectors => match real.control.set_out() {
                 Ok(()) => vec![self.take(this, &real).at(this, At::Going)],
                 Err(_) => vec![back],
@@ -462,7 +521,8 @@ impl Machine {
         let refused = self.cpus.iter().filter(|cpu| cpu.is_held() && cpu.refused).count();
         assert!((held + 1..=held + 1 + refused).contains(&usize::from(count)), "{count} of {self:?}");
         for (number, cpu) in self.cpus.iter().enumerate() {
-            let elsewhere = cpu.life.is_left() || matches!(cpu.at, At::Off | At::Native | At::Returning | At::GoingOff);
+            let gone = matches!(cpu.at, At::Off | At::GoingOff | At::Caught | At::Parked);
+            let elsewhere = cpu.life.is_left() || gone || matches!(cpu.at, At::Native | At::Returning);
             assert!(number == leaver || cpu.is_held() || elsewhere || cpu.refused, "{self:?}");
         }
     }
@@ -600,7 +660,7 @@ const RUNNING: Cpu = Cpu { at: At::Host, life: State::Live, on: true, ..OFF };
 
 fn machine(cpus: [Cpu; CPUS], mortal: bool) -> Machine {
     let control = Control::new(Policy::Leave, Policy::Leave).word();
-    Machine { cpus, control, hidden: false, starts: false, dead: None, mortal }
+    Machine { cpus, control, hidden: false, starts: false, dead: None, mortal, stops: false }
 }
 
 #[test]
@@ -616,6 +676,20 @@ fn every_order_of_steps_of_three_cpus_is_defined() {
 #[cfg_attr(miri, ignore = "hundreds of thousands of states")]
 fn whoever_dies_at_el2_keeps_nobody_waiting() {
     let states = explore(machine([RUNNING; CPUS], true));
+    assert!(states > 10_000, "{states}");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of thousands of states")]
+fn every_order_of_steps_with_stops_is_defined() {
+    let states = explore(Machine { stops: true, ..machine([RUNNING, RUNNING, OFF], false) });
+    assert!(states > 10_000, "{states}");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of thousands of states")]
+fn whoever_dies_in_a_stop_keeps_nobody_waiting() {
+    let states = explore(Machine { stops: true, ..machine([RUNNING; CPUS], true) });
     assert!(states > 10_000, "{states}");
 }
 

@@ -8,6 +8,7 @@
 //! |---|---|---|---|---|
 //! | LOCK | locked | Busy | WrongState | locked, as before |
 //! | LEAVE | under way | Busy | under way, for the others | Locked |
+//! | a stop of all CPUs | under way | Busy | under way, for the others | under way |
 //! | one CPU sets out | one more outside | Busy | one more outside | Locked |
 //! | one CPU comes back by REENTER | - | Busy | one fewer outside | - |
 //! | one CPU comes up under Exeunt that was outside | - | one fewer outside | one fewer outside | - |
@@ -17,6 +18,9 @@
 //!
 //! A LEAVE has its number and its verdict in the word too. So whoever acts in a LEAVE does so in the one that it means,
 //! or finds that it is over: its leader, the CPUs that are held, and the one of these that takes a leader for dead.
+//!
+//! A stop of all CPUs is a LEAVE to all others: who may not leave meanwhile may not leave in a stop either. Exeunt stays
+//! in it, so that a lock does not forbid it.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -35,11 +39,11 @@ const CRASH_RESIDENT: u32 = 1 << 2;
 const LEAVING: u32 = 1 << LEAVING_BIT;
 /// The number of that bit, for code that looks at the word in memory.
 pub const LEAVING_BIT: u32 = 3;
-/// Bits \[5:4\]: what has been decided in it ([`Verdict`]); 0 without one.
+/// Bits \[6:4\]: what has been decided in it ([`Verdict`]); 0 without one.
 const VERDICT_SHIFT: u32 = 4;
-const VERDICT: u32 = 3 << VERDICT_SHIFT;
-/// Bits \[15:6\]: its [`Round`]; without one, that of the next.
-const ROUND_SHIFT: u32 = 6;
+const VERDICT: u32 = 7 << VERDICT_SHIFT;
+/// Bits \[15:7\]: its [`Round`]; without one, that of the next.
+const ROUND_SHIFT: u32 = 7;
 const ROUND: u32 = (Round::COUNT - 1) << ROUND_SHIFT;
 /// Bits \[31:16\]: CPUs that Exeunt has left or is about to leave by themselves.
 const OUTSIDE_SHIFT: u32 = 16;
@@ -59,6 +63,10 @@ pub enum Verdict {
     Objection = 2,
     /// As `Leave`, and each CPU keeps a way back open ([`guest_abi::doorbell`]).
     LeaveOpen = 3,
+    /// Nothing, in a stop: Exeunt will stay. A CPU in virtual EL2 has no reason to object.
+    Stop = 4,
+    /// The end of a stop: every CPU that is held goes off.
+    Off = 5,
 }
 
 impl Verdict {
@@ -66,6 +74,16 @@ impl Verdict {
     #[must_use]
     pub const fn leaves(self) -> bool {
         matches!(self, Self::Leave | Self::LeaveOpen)
+    }
+
+    /// Whether it is one of a stop's.
+    #[must_use]
+    pub const fn stops(self) -> bool {
+        matches!(self, Self::Stop | Self::Off)
+    }
+
+    const fn bits(self) -> u32 {
+        (self as u32) << VERDICT_SHIFT
     }
 }
 
@@ -204,21 +222,35 @@ impl Control {
         .map(round)
     }
 
+    /// The calling CPU begins a stop of all CPUs, whose round this gives.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`: a LEAVE or another stop is under way.
+    pub fn begin_stop(&self) -> Result<Round, Error> {
+        self.update(|word| match word {
+            _ if word & LEAVING != 0 => Err(Error::Busy),
+            _ => Ok(word | LEAVING | Verdict::Stop.bits()),
+        })
+        .map(round)
+    }
+
     /// The calling CPU is held and cannot be left. It changes nothing in a LEAVE that is decided or over.
     pub fn object(&self, round: Round) {
         let open = UnderWay { round, verdict: Verdict::None };
-        let _ = self.update(|word| at(word, open).map(|word| word | (Verdict::Objection as u32) << VERDICT_SHIFT));
+        let _ = self.update(|word| at(word, open).map(|word| word | Verdict::Objection.bits()));
     }
 
-    /// Every CPU is held: Exeunt leaves them, in the way that `verdict` says.
+    /// Every CPU is held: Exeunt leaves them, or they go off, as `verdict` says.
     ///
     /// # Errors
     ///
     /// `Busy`: one has objected. `TimedOut`: the LEAVE is over, since a CPU that was held has waited too long.
     pub fn judge(&self, round: Round, verdict: Verdict) -> Result<(), Error> {
+        let open = if verdict.stops() { Verdict::Stop } else { Verdict::None };
         self.update(|word| match under_way(word) {
             Some(UnderWay { round: current, .. }) if current != round => Err(Error::TimedOut),
-            Some(UnderWay { verdict: Verdict::None, .. }) => Ok(word | (verdict as u32) << VERDICT_SHIFT),
+            Some(UnderWay { verdict: current, .. }) if current == open => Ok(word & !VERDICT | verdict.bits()),
             Some(_) => Err(Error::Busy),
             None => Err(Error::TimedOut),
         })
@@ -232,7 +264,8 @@ impl Control {
         self.update(|word| more_outside(at(word, decided)?, 1)).is_ok()
     }
 
-    /// The LEAVE that the calling CPU has begun is over, and this CPU goes outside, or stays because it failed. False:
+    /// The LEAVE that the calling CPU has begun is over, and this CPU goes outside, or stays because it failed or was a
+    /// stop. False:
     /// it was over before.
     #[must_use]
     pub fn end_leave(&self, round: Round, succeeded: bool) -> bool {
@@ -327,6 +360,8 @@ fn under_way(word: u32) -> Option<UnderWay> {
         1 => Verdict::Leave,
         2 => Verdict::Objection,
         3 => Verdict::LeaveOpen,
+        4 => Verdict::Stop,
+        5 => Verdict::Off,
         _ => Verdict::None,
     };
     (word & LEAVING != 0).then_some(UnderWay { round: round(word), verdict })

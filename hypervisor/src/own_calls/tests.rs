@@ -388,10 +388,10 @@ proptest! {
     }
 
     #[test]
-    fn a_lock_and_a_departure_exclude_each_other(steps in prop::collection::vec(0u8..12, 1..40)) {
+    fn a_lock_and_a_departure_exclude_each_other(steps in prop::collection::vec(0u8..13, 1..40)) {
         let control = Control::new(Policy::Leave, Policy::Resident);
         let (mut locked, mut leaving, mut outside) = (false, false, 0u16);
-        let (mut round, mut objected) = (Round::new(0), false);
+        let (mut round, mut objected, mut stop) = (Round::new(0), false, false);
         for step in steps {
             match step {
                 0 => {
@@ -438,7 +438,25 @@ proptest! {
                     prop_assert_eq!(control.begin_leave(), expected);
                     leaving |= expected.is_ok();
                 }
+                12 => {
+                    let expected = if leaving { Err(Error::Busy) } else { Ok(round) };
+                    prop_assert_eq!(control.begin_stop(), expected);
+                    stop |= expected.is_ok();
+                    leaving = true;
+                }
+                6 if stop => {
+                    // It has one end, and nobody is outside after it.
+                    for verdict in [Verdict::Leave, Verdict::LeaveOpen] {
+                        prop_assert_eq!(control.judge(round, verdict), Err(Error::Busy));
+                    }
+                    prop_assert_eq!(control.judge(round, Verdict::Off), Ok(()));
+                    prop_assert_eq!(control.judge(round, Verdict::Off), Err(Error::Busy));
+                    prop_assert_eq!(control.under_way(), Some(UnderWay { round, verdict: Verdict::Off }));
+                    prop_assert!(control.end_leave(round, false));
+                    (leaving, stop, round) = (false, false, round.next());
+                }
                 6 if leaving => {
+                    prop_assert_eq!(control.judge(round, Verdict::Off), Err(Error::Busy));
                     let expected = if objected { Err(Error::Busy) } else { Ok(()) };
                     // Either way to leave, as it comes.
                     let verdict = if outside % 2 == 0 { Verdict::Leave } else { Verdict::LeaveOpen };
@@ -454,17 +472,18 @@ proptest! {
                 }
                 10 if leaving => {
                     control.object(round);
-                    objected = true;
+                    objected = !stop;
                 }
                 11 if leaving => {
                     // Another CPU ends it, if it is as that one has seen it.
                     let seen = control.under_way().expect("one is under way");
-                    for verdict in [Verdict::None, Verdict::Leave, Verdict::LeaveOpen, Verdict::Objection] {
+                    let (waits, decided) = ([Verdict::None, Verdict::Objection], [Verdict::Leave, Verdict::LeaveOpen]);
+                    for verdict in [Verdict::Off].into_iter().chain(decided).chain(waits).chain([Verdict::Stop]) {
                         let as_it_is = verdict == seen.verdict;
                         prop_assert_eq!(control.give_up(UnderWay { verdict, ..seen }), as_it_is && leaving);
                         leaving &= !as_it_is;
                     }
-                    (round, objected) = (round.next(), false);
+                    (round, objected, stop) = (round.next(), false, false);
                 }
                 9 => {
                     control.come_up();
@@ -472,7 +491,7 @@ proptest! {
                 }
                 7 if leaving => {
                     prop_assert!(control.end_leave(round, false));
-                    (leaving, round, objected) = (false, round.next(), false);
+                    (leaving, round, objected, stop) = (false, round.next(), false, false);
                 }
                 _ => {
                     let expected = if locked { Err(Error::Locked) } else { Ok([Policy::Leave, Policy::Resident]) };
@@ -482,7 +501,11 @@ proptest! {
             prop_assert_eq!(control.is_locked(), locked);
             prop_assert_eq!(control.is_leaving(), leaving);
             prop_assert_eq!(control.outside(), outside);
-            let verdict = if objected { Verdict::Objection } else { Verdict::None };
+            let verdict = match (stop, objected) {
+                (true, _) => Verdict::Stop,
+                (_, true) => Verdict::Objection,
+                _ => Verdict::None,
+            };
             prop_assert_eq!(control.under_way(), leaving.then_some(UnderWay { round, verdict }));
             // Who means a LEAVE that is over, or comes, changes nothing.
             let word = control.word();
@@ -495,7 +518,7 @@ proptest! {
                 prop_assert!(!control.give_up(seen) && !control.is_under_way(other));
             }
             prop_assert_eq!(control.word(), word);
-            prop_assert!(!(locked && (leaving || outside > 0)));
+            prop_assert!(!(locked && (leaving && !stop || outside > 0)));
         }
     }
 

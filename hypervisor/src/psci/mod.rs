@@ -292,6 +292,20 @@ impl Psci {
         self.cpus.get(cpu).is_some_and(cpus::Cpu::is_claimed)
     }
 
+    /// Turns CPU number `cpu` off, which calls this itself, and not because its host has asked for it. Returns if
+    /// firmware refuses; to a host it is off all the same, and it must not go back to one.
+    pub fn turn_off(&self, cpu: usize, firmware: &impl Firmware) {
+        if let Some(this) = self.cpus.get(cpu) {
+            this.go_off();
+        }
+        firmware.forward(FunctionId::CpuOff.into(), &[0; 18]);
+    }
+
+    /// Whether CPU number `cpu` is off, by firmware's word: its last instruction has been executed.
+    pub fn is_off(&self, cpu: usize, firmware: &impl Firmware) -> bool {
+        self.affinity(cpu).is_none_or(|affinity| is_off(firmware, affinity))
+    }
+
     /// CPU number `cpu`, which calls this itself, is under Exeunt again after it was left.
     pub fn come_back(&self, cpu: usize) {
         if let Some(cpu) = self.cpus.get(cpu) {

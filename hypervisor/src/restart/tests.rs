@@ -13,7 +13,14 @@ fn restart(x2: u64, has_vectors: bool, tree: &[u8]) -> Restart {
         let at = usize::try_from(address.checked_sub(TREE)?).ok()?;
         tree.get(at..)?.first_chunk().copied().map(u32::from_le_bytes)
     };
-    Restart::of(&Signs { x2, has_vectors, word: &word })
+    let found = Restart::of(&Signs { in_crash_kernel: false, x2, has_vectors, word: &word });
+    // An entry in the memory of the crash kernel is above all else, and needs nothing else.
+    let there = Restart::of(&Signs { in_crash_kernel: true, x2, has_vectors, word: &|_| panic!("no look") });
+    assert!(there.has_crashed());
+    // Who is not sure takes it for a crash, without any sign.
+    assert!(found.is_sure || found.why == Restart::Crash && !has_vectors);
+    assert_eq!(found.has_crashed(), found.is_sure && found.why == Restart::Crash);
+    found.why
 }
 
 /// A flattened tree: the nodes and properties of `/chosen`, put between a node before and one after it.
@@ -155,4 +162,18 @@ proptest! {
         tree[at..at + 4].copy_from_slice(&word.to_be_bytes());
         restart(TREE, vectors, &tree);
     }
+}
+
+#[test]
+fn a_crash_is_sure_if_something_says_so() {
+    let tree = tree(&[ELF_CORE_HEADER]);
+    let word = |address: u64| {
+        let at = usize::try_from(address.checked_sub(TREE)?).ok()?;
+        tree.get(at..)?.first_chunk().copied().map(u32::from_le_bytes)
+    };
+    let of = |x2| Restart::of(&Signs { in_crash_kernel: false, x2, has_vectors: false, word: &word });
+    // Linux up to 5.15, kexec_file_load, and kexec_load from 5.16 on, which a host that is no Linux looks like.
+    assert!(of(IND_DONE).has_crashed());
+    assert!(of(TREE).has_crashed());
+    assert_eq!(of(0), Restarts { why: Restart::Crash, is_sure: false });
 }

@@ -357,6 +357,10 @@ pub fn event_words(event: &Event) -> String {
         Kind::Tracing if first == 0 => "exits are no longer traced".to_owned(),
         Kind::Tracing => "exits are traced from here on".to_owned(),
         Kind::Left => format!("Exeunt has left this CPU along with others; its vectors are at {first:#x}"),
+        Kind::Stopped => {
+            let missing = if second == 0 { String::new() } else { format!(", and {second} never came") };
+            format!("the host has crashed, and all other CPUs are stopped: {first} caught and switched off{missing}")
+        }
         _ => kind.words().to_owned(),
     }
 }
@@ -465,6 +469,9 @@ mod tests {
             "the host leaves virtual EL2; it goes on at 0x41080000, EL1h, PSTATE 0x3c5"
         );
         assert_eq!(event(Kind::SoftRestart, 0x4000, 3), "SOFT_RESTART to 0x4000, after a crash; Exeunt stays");
+        let stopped = "the host has crashed, and all other CPUs are stopped: 3 caught and switched off";
+        assert_eq!(event(Kind::Stopped, 3, 0), stopped);
+        assert_eq!(event(Kind::Stopped, 3, 1), format!("{stopped}, and 1 never came"));
         assert_eq!(event(Kind::LeaveFailed, Error::Busy.to_register(), 0), "LEAVE failed: BUSY");
         assert_eq!(event(Kind::Policy, 0, 1), "RESTART_POLICY: leave for a kexec, resident for a crash");
         assert_eq!(event_words(&Event { kind: 999, ..Event::default() }), "event 999 [0x0, 0x0]");
