@@ -192,6 +192,14 @@ pub fn count_ignored_store() -> u64 {
     core().count_ignored_store()
 }
 
+/// Notes a wild access of the host's at `pc`, to `address`, and says how many there are with this one.
+#[cold]
+#[inline(never)]
+pub fn count_wild(pc: u64, address: u64) -> u64 {
+    event(Kind::Wild, [pc, address]);
+    core().count_wild()
+}
+
 /// The host's registers at the exit that this CPU handles: its stack was empty while the host ran, and the vectors have
 /// put them at its top.
 fn frame_of_host(cpu: &PerCpu) -> &'static HostFrame {

@@ -111,6 +111,8 @@ fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
             match policy {
                 Policy::Resident => {
                     blackbox::crumb(trap.cpu, *b"restart ");
+                    // With `leave` this CPU has no stage 2, and to those that still have one it goes on.
+                    guard::lift(trap.cpu, &trap.machine.ram, trap.machine.stage2);
                     enter::restart(trap.frame, entry);
                 }
                 Policy::Leave => {

@@ -12,8 +12,9 @@ use guest_abi::blackbox::{IN_VIRTUAL_EL2, INJECTED, WENT_NATIVE};
 use hypervisor::blackbox::trace;
 use hypervisor::blackbox::{Beginning, Kind, Open};
 use hypervisor::counters::{self, Counters, Exit};
+use hypervisor::guard::Verdict;
 use hypervisor::paging::stage2::Hidden;
-use hypervisor::syndrome::{EC_SHIFT, Esr, ExceptionClass, FaultKind};
+use hypervisor::syndrome::{Abort, EC_SHIFT, Esr, ExceptionClass, FaultKind};
 use hypervisor::trap::{self, Next};
 use hypervisor::virtual_el2::Outcome;
 use hypervisor::virtual_el2::interrupts::Held;
@@ -24,7 +25,7 @@ use crate::frame::HostFrame;
 use crate::machine::{self, Machine};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, calls, doorbell, leaving, memory, serror};
+use crate::{blackbox, calls, doorbell, guard, leaving, memory, serror};
 
 /// The counters of a CPU that has come from the host.
 #[inline]
@@ -205,11 +206,54 @@ fn abort(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine,
     if is_from_a_leave(machine, esr) {
         return;
     }
-    if cpu.in_window() {
+    let in_window = cpu.in_window();
+    if !in_window && doorbell::answer(&mut Trap { frame, cpu, machine }, esr) {
+        return;
+    }
+    if guard::is_active() && guarded(frame, cpu, machine, esr) {
+        return;
+    }
+    if in_window {
         virtual_el2(frame, cpu, machine, esr);
-    } else if !doorbell::answer(&mut Trap { frame, cpu, machine }, esr) {
+    } else {
         dispatch(frame, cpu, machine, esr);
     }
+}
+
+/// Has the guard of the crash kernel answer an abort. True: the host tries again.
+#[cold]
+#[inline(never)]
+fn guarded(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) -> bool {
+    let Some(abort) = esr.abort() else { return false };
+    match guard::fault(cpu, &machine.ram, machine.stage2, frame.x[29], abort) {
+        Verdict::Again => true,
+        Verdict::CrashBegins => {
+            leaving::crash_begins(&mut Trap { frame, cpu, machine });
+            true
+        }
+        Verdict::Others => false,
+        // Whoever answers an abort that is not allowed says where the host was.
+        Verdict::Wild => {
+            tell_wild(frame, cpu, machine, abort);
+            false
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn tell_wild(frame: &HostFrame, cpu: &PerCpu, machine: &Machine, abort: Abort) {
+    let (pc, far, index) = (ELR_EL2.get(), FAR_EL2.get(), cpu.index());
+    let number = blackbox::count_wild(pc, far);
+    let register = abort.access().map(|access| usize::from(access.register));
+    trap::limited(machine, || match register.filter(|_| !abort.is_cache_maintenance()) {
+        _ if abort.is_instruction() => warn!("guard: CPU {index} at {pc:#x} executes crash kernel memory ({number})"),
+        Some(register) => {
+            let value = frame.x.get(register).copied().unwrap_or_default();
+            warn!("guard: CPU {index} at {pc:#x} writes {value:#x} to {far:#x}, crash kernel memory ({number})");
+        }
+        None => warn!("guard: CPU {index} at {pc:#x} writes to {far:#x}, crash kernel memory ({number})"),
+    });
 }
 
 #[inline(never)]

@@ -1,37 +1,56 @@
-//! The guard of the host's crash kernel: where its memory is.
+//! The guard of the host's crash kernel, with stage 2.
 //!
-//! Owns what is known of that memory. How a Linux's data say where it is, is in `hypervisor::guard::linux`.
+//! Owns the one [`Guard`], and what is known of the memory for whoever must not wait. What becomes of a fault, and how a
+//! Linux's data say where the memory is, is decided in `hypervisor::guard`.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use aarch64_cpu::registers::{CNTPCT_EL0, Readable, VBAR_EL1};
+use aarch64_cpu::registers::{
+    CNTPCT_EL0, ELR_EL2, FAR_EL2, HPFAR_EL2, Readable, SCTLR_EL1, SPSR_EL2, TTBR1_EL1, VBAR_EL1,
+};
 use hypervisor::devicetree::Region;
 use hypervisor::guard::linux::{CrashKernel, Kernel};
-use hypervisor::guard::{self, Ram};
+use hypervisor::guard::{self, Caller, Fault, Guard, Note, Ram, Verdict, Wild, World};
+use hypervisor::inject;
+use hypervisor::options;
+use hypervisor::paging::Error;
+use hypervisor::paging::stage2::Attributes;
 use hypervisor::placement::HostRam;
-use log::{debug, info};
+use hypervisor::syndrome::{Abort, FaultKind};
+use hypervisor::trap;
+use log::{debug, info, warn};
 use spin::mutex::SpinMutex;
 
 use crate::cpu::{self, PerCpu};
-use crate::{memory, stage2};
+use crate::memory;
+use crate::stage2::{self, Stage2};
 
 /// A kernel that begins is looked at. The first one is not if its command line has no `crashkernel=`; what those after
 /// it are started with nobody has told Exeunt.
 static LOOKS: AtomicBool = AtomicBool::new(false);
 
+/// `guard=off`.
+static IS_OFF: AtomicBool = AtomicBool::new(false);
+
+/// It has guarded something, now or before.
+static IS_ACTIVE: AtomicBool = AtomicBool::new(false);
+
 /// The regions of the crash kernel's memory, packed, for whoever must not wait.
 static REGIONS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
-/// What was found.
-static FOUND: SpinMutex<Option<CrashKernel>> = SpinMutex::new(None);
+/// Locked in [`stage2::changing`] only, so that nobody waits for it.
+static GUARD: SpinMutex<Guard> = SpinMutex::new(Guard::new());
 
-/// The host's RAM, as this CPU reads it.
-struct HostMemory<'a> {
+/// The host's RAM and translation, as this CPU sees them.
+struct Host<'a> {
     cpu: &'static PerCpu,
     ram: &'a HostRam<'static>,
+    stage2: Stage2,
+    /// The host's x29.
+    frame: u64,
 }
 
-impl Ram for HostMemory<'_> {
+impl Ram for Host<'_> {
     fn word(&self, address: u64) -> Option<u64> {
         if !address.is_multiple_of(8) || !self.ram.is_open(address) {
             return None;
@@ -53,45 +72,176 @@ impl Ram for HostMemory<'_> {
     }
 }
 
-/// Says whether the first kernel asks for memory for a crash kernel. Before the host runs.
-pub fn set_up(first_asks: bool) {
+impl World for Host<'_> {
+    fn set(&mut self, region: Region, attributes: Attributes) -> Result<(), Error> {
+        self.stage2.set(region.start..region.end, attributes)
+    }
+
+    fn leaf(&self, address: u64) -> Option<(Region, Attributes)> {
+        let (range, attributes) = self.stage2.leaf(address)?;
+        Some((Region { start: range.start, end: range.end }, attributes))
+    }
+
+    fn caller(&self) -> Caller {
+        let word = |address| self.word(stage2::host_ipa(address)?);
+        match guard::caller::loads(self.frame, word) {
+            Some(returns_to) => Caller::Loads(stage2::user_ipa(returns_to)),
+            None => Caller::Other,
+        }
+    }
+}
+
+/// Says what the guard is to do, and whether the first kernel asks for memory for a crash kernel. Before the host runs.
+pub fn set_up(option: options::Guard, first_asks: bool) {
     LOOKS.store(first_asks, Ordering::Relaxed);
+    IS_OFF.store(option == options::Guard::Off, Ordering::Relaxed);
+    if option == options::Guard::Count {
+        GUARD.lock().set_wild(Wild::Allow);
+    }
+}
+
+/// Whether there is anything to ask it at a fault.
+pub fn is_active() -> bool {
+    IS_ACTIVE.load(Ordering::Relaxed)
+}
+
+/// Does something with the guard, and tells everybody what it guards afterwards. Nothing while the tables are hidden.
+fn with_guard<T>(change: impl FnOnce(&mut Guard) -> T) -> Option<T> {
+    stage2::changing(|| {
+        let mut guard = GUARD.lock();
+        let result = change(&mut guard);
+        for (place, region) in REGIONS.iter().zip(guard.regions()) {
+            place.store(guard::pack(region), Ordering::Release);
+        }
+        result
+    })
 }
 
 /// A kernel begins on this CPU. It has the memory for its crash kernel already, if it is a Linux.
 #[cold]
 #[inline(never)]
-pub fn kernel_begins(ram: &HostRam<'static>) {
-    let looks = LOOKS.swap(true, Ordering::Relaxed);
+pub fn kernel_begins(ram: &HostRam<'static>, stage2: Stage2) {
+    if IS_OFF.load(Ordering::Relaxed) || !LOOKS.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    look_and_guard(&mut Host { cpu: cpu::current(), ram, stage2, frame: 0 });
+}
+
+/// Looks where the kernel that runs has its crash kernel, and guards that.
+#[cold]
+#[inline(never)]
+fn look_and_guard(host: &mut Host) {
     let started = CNTPCT_EL0.get();
-    let found = if looks { look(cpu::current(), ram) } else { None };
-    let (crash_kernel, regions) = found.unzip();
-    let regions = regions.unwrap_or_default();
-    *FOUND.lock() = crash_kernel;
-    for (place, region) in REGIONS.iter().zip(regions) {
-        place.store(guard::pack(region), Ordering::Release);
-    }
+    let found = look(host);
     let ticks = CNTPCT_EL0.get().wrapping_sub(started);
-    for region in regions.iter().flatten() {
-        info!("the host keeps {region} for a crash kernel (found in {ticks} ticks)");
+    let ttbr1 = TTBR1_EL1.get();
+    let result = with_guard(|guard| {
+        let Some(kernel) = found else {
+            guard.lift(host);
+            return Ok(());
+        };
+        IS_ACTIVE.store(true, Ordering::Relaxed);
+        guard.begin(kernel, ttbr1, host)
+    });
+    if let Some(Err(error)) = result {
+        warn!("guard: {error}: the memory of the host's crash kernel is not guarded");
     }
-    if looks && regions == [None; 2] {
-        debug!("the host keeps no memory for a crash kernel (looked for it for {ticks} ticks)");
+    let regions = crash_regions();
+    for region in regions.iter().flatten() {
+        info!("guard: {region}, which the host keeps for a crash kernel (found in {ticks} ticks)");
+    }
+    if regions == [None; 2] {
+        debug!("guard: the host keeps no memory for a crash kernel ({ticks} ticks)");
     }
 }
 
 /// Where the kernel that runs on this CPU has its crash kernel. VBAR_EL1 is an address in its text.
-fn look(cpu: &'static PerCpu, ram: &HostRam<'static>) -> Option<(CrashKernel, [Option<Region>; 2])> {
+#[inline(never)]
+fn look(host: &Host) -> Option<CrashKernel> {
     let vectors = VBAR_EL1.get();
-    let address = stage2::host_ipa(vectors)?;
-    let memory = HostMemory { cpu, ram };
-    let found = Kernel::around(address, vectors, &memory)?.crash_kernel(&memory)?;
-    let regions = found.regions(&memory)?;
-    Some((found, regions))
+    Kernel::around(stage2::host_ipa(vectors)?, vectors, host)?.crash_kernel(host)
 }
 
-/// The memory that the host keeps for its crash kernel, as far as is known: at most two regions, the second below 4 GiB
-/// for devices that reach no further.
+/// This CPU is under Exeunt again, with its registers of EL1 as they were: what is guarded has to be so still.
+#[cold]
+#[inline(never)]
+pub fn come_back(cpu: &'static PerCpu, ram: &HostRam<'static>, stage2: Stage2) {
+    if IS_OFF.load(Ordering::Relaxed) || !is_active() {
+        return;
+    }
+    let host = &mut Host { cpu, ram, stage2, frame: 0 };
+    let guards = crash_regions() != [None; 2];
+    let ttbr1 = TTBR1_EL1.get();
+    if guards && with_guard(|guard| guard.come_back(ttbr1, host)) != Some(false) {
+        return;
+    }
+    look_and_guard(host);
+}
+
+/// Nothing is guarded any more: another kernel begins.
+#[cold]
+#[inline(never)]
+pub fn lift(cpu: &'static PerCpu, ram: &HostRam<'static>, stage2: Stage2) {
+    if is_active() {
+        with_guard(|guard| guard.lift(&mut Host { cpu, ram, stage2, frame: 0 }));
+    }
+}
+
+/// Decides what becomes of an abort of the host's that nobody else has answered; `frame` is its x29.
+#[cold]
+#[inline(never)]
+pub fn fault(cpu: &'static PerCpu, ram: &HostRam<'static>, stage2: Stage2, frame: u64, abort: Abort) -> Verdict {
+    let far = FAR_EL2.get();
+    let host = &mut Host { cpu, ram, stage2, frame };
+    let walks = abort.on_stage1_walk();
+    match abort.fault().kind {
+        // Of a descriptor that was about to change when the host came by: it has changed when the lock is there.
+        FaultKind::Translation => {
+            let ipa = trap::fault_ipa(HPFAR_EL2.get());
+            let is_there = stage2::changing(|| stage2.leaf(ipa).is_some());
+            return if is_there == Some(false) { Verdict::Others } else { Verdict::Again };
+        }
+        FaultKind::Permission if walks || abort.is_instruction() || abort.is_write() => {}
+        _ => return Verdict::Others,
+    }
+    let address = if walks {
+        Some(trap::fault_ipa(HPFAR_EL2.get()))
+    } else if cpu.in_window() {
+        Some(far)
+    } else {
+        stage2::host_ipa(far).or_else(|| stage2::user_ipa(far))
+    };
+    // Stage 1 has changed, or a walk of it has met a descriptor that is about to change.
+    let Some(address) = address else { return Verdict::Again };
+    let fault = Fault {
+        cpu: cpu.index() as u16,
+        address,
+        fetches: abort.is_instruction() && !walks,
+        el0: inject::is_el0(SPSR_EL2.get()) && !cpu.in_window(),
+        native: !cpu.in_window(),
+        stage1: SCTLR_EL1.is_set(SCTLR_EL1::M),
+        ttbr1: TTBR1_EL1.get(),
+    };
+    let Some((verdict, note)) = with_guard(|guard| guard.fault(&fault, host)) else { return Verdict::Again };
+    if let Some(note) = note {
+        tell(cpu, note);
+    }
+    verdict
+}
+
+#[cold]
+#[inline(never)]
+fn tell(cpu: &PerCpu, note: Note) {
+    let (index, pc) = (cpu.index(), ELR_EL2.get());
+    match note {
+        Note::NoTables(_) | Note::Allowed(_) => warn!("guard: CPU {index} at {pc:#x}: {note}"),
+        note if note.is_usual() => debug!("guard: CPU {index} at {pc:#x}: {note}"),
+        _ => info!("guard: CPU {index} at {pc:#x}: {note}"),
+    }
+}
+
+/// The memory that the host keeps for its crash kernel, as far as is known: at most two regions, of which one is below 4
+/// GiB for devices that reach no further. None once the crash kernel runs.
 pub fn crash_regions() -> [Option<Region>; 2] {
     REGIONS.each_ref().map(|region| guard::unpack(region.load(Ordering::Acquire)))
 }

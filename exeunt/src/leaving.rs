@@ -31,7 +31,7 @@ use crate::frame::HostFrame;
 use crate::machine::{Below, LeaveTest, Machine, machine, psci};
 use crate::resident::{self, FAST};
 use crate::trap::Trap;
-use crate::{blackbox, depart, firmware, gic, registers, selftest};
+use crate::{blackbox, depart, firmware, gic, guard, registers, selftest};
 
 /// How long `selftest=slow-leave` holds a LEAVE before each of its steps, in milliseconds.
 const SLOW_STEP_MS: u64 = 20;
@@ -365,6 +365,7 @@ pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     if machine.entry == EntryLevel::VirtualEl2 {
         HCR_EL2.set(machine.settings(cpu.ids()).native_hcr());
     }
+    guard::come_back(cpu, &machine.ram, machine.stage2);
     psci().come_back(cpu.index());
     cpu.returns.fetch_add(1, Ordering::Relaxed);
     blackbox::event(Kind::CameBack, [0; 2]);
@@ -377,6 +378,12 @@ pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
         info!("CPU {}: REENTER; under Exeunt again", cpu.index());
     }
 }
+
+/// A host at EL1 has just gone over to its crash kernel, on this CPU: what comes next is the first instruction of that,
+/// or of what runs before it. Nothing has to be done for it.
+#[cold]
+#[inline(never)]
+pub fn crash_begins(_trap: &mut Trap) {}
 
 /// Goes on in the host as before: REENTER has been refused with `refusal`, an SMC is passed on.
 fn stay_outside(frame: &mut HostFrame, cpu: &PerCpu, by_smc: bool, refusal: u64) -> ! {

@@ -124,7 +124,7 @@ impl Environment for Machine {
     }
 
     fn begins(&self, _cpu: usize) {
-        guard::kernel_begins(&self.ram);
+        guard::kernel_begins(&self.ram, self.stage2);
     }
 
     fn ends(&self, resets: bool) {

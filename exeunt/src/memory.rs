@@ -156,10 +156,26 @@ fn descriptor_at(table: u64, index: usize) -> &'static AtomicU64 {
     unsafe { AtomicU64::from_ptr(entry) }
 }
 
-/// `size` bytes of the heap at a multiple of `align` (a power of two), or nothing when it is full. Never given back.
+/// `size` bytes of the heap at a multiple of `align` (a power of two), or nothing when it is full. Only tables are given back.
 pub fn allocate(size: u64, align: u64) -> Option<u64> {
     let layout = Layout::from_size_align(size as usize, align as usize).ok()?;
     HEAP.lock().alloc(layout).ok().map(|block| block.expose_provenance().get() as u64)
+}
+
+/// Gives a table of [`TablePages`] back to the heap. The few that the image itself has stay what they are.
+///
+/// # Safety
+/// One page that [`TablePages`] has given away, and nobody reads or writes it any more.
+pub unsafe fn free_table(table: u64) {
+    if table < address!(__heap_start) {
+        return;
+    }
+    let place = core::ptr::with_exposed_provenance_mut::<u8>(table as usize);
+    let layout = Layout::from_size_align(PAGE as usize, PAGE as usize);
+    if let (Some(place), Ok(layout)) = (core::ptr::NonNull::new(place), layout) {
+        // SAFETY: promised by the caller; the heap has given it away with this layout.
+        unsafe { HEAP.lock().dealloc(place, layout) };
+    }
 }
 
 /// Builds EL2's stage 1 as far as it is needed to turn the MMU on, and says what to turn it on with. Runs with the MMU

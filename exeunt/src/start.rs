@@ -153,7 +153,7 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     let (kernel, kernel_header) = find_kernel(platform, map).unwrap_or_else(|error| cannot_start(error));
     let machine = prepare(platform, map, kernel, &options);
     let arguments = platform.kernel.and_then(|kernel| kernel.bootargs(tree)).unwrap_or_default();
-    guard::set_up(asks_for_crash_kernel(arguments));
+    guard::set_up(options.guard, asks_for_crash_kernel(arguments));
     blackbox::publish(platform.cpus.len(), machine.entry, platform.options(tree));
     if let Some(starts) = blackbox::last_starts() {
         info!(

@@ -18,7 +18,7 @@ use log::{debug, info, warn};
 use crate::cpu::PerCpu;
 use crate::frame::HostFrame;
 use crate::machine::Machine;
-use crate::{blackbox, memory, registers, stage2};
+use crate::{blackbox, guard, memory, registers, stage2};
 
 /// A CPU that has trapped.
 pub struct Trap<'a> {
@@ -165,7 +165,7 @@ impl Vcpu for Trap<'_> {
 
     fn allow_execution(&mut self) -> bool {
         let Some(ipa) = stage2::host_ipa(FAR_EL2.get()) else { return true };
-        if blackbox::region().has(ipa) {
+        if blackbox::region().has(ipa) || guard::is_crash_kernel(ipa) {
             return false;
         }
         self.machine.stage2.allow_execution(ipa);

@@ -138,8 +138,10 @@ record! {
     control: u32,
     /// stores of the host's into the box that had no effect
     ignored_stores: u64,
+    /// wild accesses of the host's to the memory of its crash kernel
+    wild_accesses: u64,
     /// 0
-    reserved: [u64; 27],
+    reserved: [u64; 26],
 }
 
 /// What [`Live::control`] says.
@@ -382,6 +384,7 @@ kinds! {
     Tracing = 19, "exits are traced, or no longer [1 or 0]";
     Left = 20, "Exeunt has left a CPU along with others [vectors]";
     Stopped = 21, "the host has crashed, and all other CPUs are stopped [how many were caught, how many never came]";
+    Wild = 30, "the host accesses the memory of its crash kernel [PC, address]";
 }
 
 kinds! {

@@ -62,6 +62,18 @@ pub enum Kvm {
     Lend,
 }
 
+/// What becomes of writes into the memory of the host's crash kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Guard {
+    /// They get an abort.
+    #[default]
+    On,
+    /// They are counted.
+    Count,
+    /// Nothing.
+    Off,
+}
+
 /// For what the interrupt controller is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum GicTaken {
@@ -85,6 +97,8 @@ pub struct Options {
     pub restart: Policy,
     /// `kvm=`
     pub kvm: Kvm,
+    /// `guard=`
+    pub guard: Guard,
     /// `trace`: keep a trace of the exits from the start on, and as long a one as there is room for.
     pub trace: bool,
     /// `stats`: print how often the host left to EL2, by cause, when it powers off.
@@ -188,6 +202,29 @@ pub const OPTIONS: &[OptionDoc] = &[
                 help: "each CPU on which it asks for EL2 is given up to it; `kvm-arm.mode=nvhe` is put in front of the \
                        host's command line, for CPUs that come up afterwards",
                 set: |o| o.kvm = Kvm::Lend,
+            },
+        ],
+        set: nothing,
+    },
+    OptionDoc {
+        name: "guard",
+        help: "what becomes of a write of the host's into the memory that it keeps for its crash kernel, except by those \
+               who load it",
+        values: &[
+            ValueDoc {
+                name: "on",
+                help: "it has no effect, and the host gets an abort that names the instruction (the default)",
+                set: |o| o.guard = Guard::On,
+            },
+            ValueDoc {
+                name: "count",
+                help: "it is counted and has a line in the log, and from then on its page is as any other",
+                set: |o| o.guard = Guard::Count,
+            },
+            ValueDoc {
+                name: "off",
+                help: "nothing: Exeunt does not look where that memory is",
+                set: |o| o.guard = Guard::Off,
             },
         ],
         set: nothing,
@@ -456,7 +493,7 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named_beside_what_would_be() {
         let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident \
-                     kvm=hide|lend stats trace \
+                     kvm=hide|lend guard=on|count|off stats trace \
                      selftest=write-text|write-rodata|run-data|read-host|stack-overflow|lost-stack|\
                      lost-cpu|dead-lock|double-fault|triple-fault|dead-report|slow-leave|dead-leave|unknown-gic|\
                      gic-holds-nothing|panic late";

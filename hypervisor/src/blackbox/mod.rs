@@ -43,7 +43,8 @@ pub struct Memory {
     tracing: AtomicU32,
     control: AtomicU32,
     ignored_stores: AtomicU64,
-    live: [AtomicU64; Live::SIZE / 8 - 5],
+    wild_accesses: AtomicU64,
+    live: [AtomicU64; Live::SIZE / 8 - 6],
     death: [AtomicU64; Death::SIZE / 8],
     between: [AtomicU64; (HISTORY - DEATH - Death::SIZE) / 8],
     history: [[AtomicU64; Event::SIZE / 8]; EVENTS],
@@ -62,6 +63,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Memory, tracing) == LIVE + core::mem::offset_of!(Live, tracing));
     assert!(core::mem::offset_of!(Memory, control) == LIVE + core::mem::offset_of!(Live, control));
     assert!(core::mem::offset_of!(Memory, ignored_stores) == LIVE + core::mem::offset_of!(Live, ignored_stores));
+    assert!(core::mem::offset_of!(Memory, wild_accesses) == LIVE + core::mem::offset_of!(Live, wild_accesses));
     assert!(core::mem::offset_of!(Memory, death) == DEATH);
     assert!(core::mem::offset_of!(Memory, history) == HISTORY);
     assert!(core::mem::offset_of!(Memory, keys) == REGISTER_KEYS);
@@ -226,6 +228,11 @@ impl Memory {
     /// Counts a store of the host's into the box that had no effect, and says how many there were before.
     pub fn count_ignored_store(&self) -> u64 {
         self.ignored_stores.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Counts a wild access of the host's, and says how many there are with this one.
+    pub fn count_wild(&self) -> u64 {
+        self.wild_accesses.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
     /// Notes whether exits are traced.

@@ -48,6 +48,7 @@ fn what_is_written_can_be_read() {
     memory.publish(ADDRESS, &facts(Place::new(EXEUNT, EXEUNT.start + 0x8_0000, 4, false).unwrap()));
     memory.event(5, 3, Kind::CpuUp, [0x4100_0000, 0]);
     memory.count_ignored_store();
+    assert_eq!((memory.count_wild(), memory.count_wild()), (1, 2));
     memory.set_control(0x1_0002);
     memory.set_tracing(true);
     memory.name_registers(&keys(&[Encoding::new(3, 4, 1, 1, 0), Encoding::new(3, 4, 12, 0, 0)]));
@@ -61,7 +62,7 @@ fn what_is_written_can_be_read() {
     assert_eq!(text(&header.options), "log=debug stats");
     assert_eq!(header.trace_records, 128);
     let live = core.live();
-    assert_eq!((live.tracing, live.control, live.ignored_stores), (1, 0x1_0002, 1));
+    assert_eq!((live.tracing, live.control, live.ignored_stores, live.wild_accesses), (1, 0x1_0002, 1, 2));
     let events: Vec<_> = core.events().collect();
     assert_eq!(events.len(), 1);
     assert_eq!((events[0].time, events[0].cpu, events[0].kind), (5, 3, Kind::CpuUp as u16));

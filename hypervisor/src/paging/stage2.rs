@@ -204,6 +204,17 @@ impl Stage2 {
         Some(Mapping { output, level, attributes: Attributes::decode(attributes) })
     }
 
+    /// The block or page that translates `ipa`, also while it is hidden, and what it says; nothing past the last address
+    /// that it translates, and in a hole.
+    #[must_use]
+    pub fn leaf<M: TableMemory>(&self, memory: &M, ipa: u64) -> Option<(Range<u64>, Attributes)> {
+        if ipa >> self.layout.ipa_bits() != 0 {
+            return None;
+        }
+        let (range, attributes) = self.tables.decided(memory, ipa);
+        Some((range, Attributes::decode(attributes?)))
+    }
+
     /// The range around `ipa` in which it says the same, also while it is hidden, and what that is; nothing past the
     /// last address that it translates.
     #[must_use]

@@ -114,6 +114,9 @@ pub struct Exeunt {
     pub cpus_outside: u16,
     /// Stores of the host's into the box.
     pub ignored_stores: u64,
+    /// Wild accesses of the host's to the memory of its crash kernel. Versions before it have not written it.
+    #[serde(default)]
+    pub wild_accesses: u64,
 }
 
 /// Why Exeunt itself has died.
@@ -362,6 +365,7 @@ impl Report {
                 leaving: control.leaving,
                 cpus_outside: control.outside,
                 ignored_stores: live.ignored_stores,
+                wild_accesses: live.wild_accesses,
             },
             death: core.death().map(|death| death_of(&death, &clock)),
             stops: Vec::new(),
@@ -594,8 +598,8 @@ impl Text<'_> {
         for event in &self.report.life {
             writeln!(f, "{} CPU {}: {}", at(event.seconds), event.cpu, event.words)?;
         }
-        let Exeunt { locked, stays_at_kexec, stays_after_crash, leaving, cpus_outside, ignored_stores, .. } =
-            &self.report.exeunt;
+        let Exeunt { locked, stays_at_kexec, stays_after_crash, leaving, cpus_outside, .. } = &self.report.exeunt;
+        let Exeunt { ignored_stores, wild_accesses, .. } = &self.report.exeunt;
         let does = |stays: bool| if stays { "stays" } else { "leaves" };
         match (does(*stays_at_kexec), does(*stays_after_crash)) {
             (kexec, crash) if kexec == crash => write!(f, "Exeunt {kexec} at a kexec and after a crash")?,
@@ -608,6 +612,9 @@ impl Text<'_> {
         }
         if *ignored_stores != 0 {
             write!(f, "; {ignored_stores} stores of the host's into the box had no effect")?;
+        }
+        if *wild_accesses != 0 {
+            write!(f, "; {wild_accesses} wild accesses of the host's to its crash kernel's memory")?;
         }
         writeln!(f, ".")
     }

@@ -357,6 +357,7 @@ pub fn event_words(event: &Event) -> String {
         Kind::Tracing if first == 0 => "exits are no longer traced".to_owned(),
         Kind::Tracing => "exits are traced from here on".to_owned(),
         Kind::Left => format!("Exeunt has left this CPU along with others; its vectors are at {first:#x}"),
+        Kind::Wild => format!("at {first:#x} the host accesses its crash kernel's memory, at {second:#x}"),
         Kind::Stopped => {
             let missing = if second == 0 { String::new() } else { format!(", and {second} never came") };
             format!("the host has crashed, and all other CPUs are stopped: {first} caught and switched off{missing}")
@@ -469,6 +470,8 @@ mod tests {
             "the host leaves virtual EL2; it goes on at 0x41080000, EL1h, PSTATE 0x3c5"
         );
         assert_eq!(event(Kind::SoftRestart, 0x4000, 3), "SOFT_RESTART to 0x4000, after a crash; Exeunt stays");
+        let wild = "at 0xffff800008001234 the host accesses its crash kernel's memory, at 0xffff00002ac00000";
+        assert_eq!(event(Kind::Wild, 0xffff_8000_0800_1234, 0xffff_0000_2ac0_0000), wild);
         let stopped = "the host has crashed, and all other CPUs are stopped: 3 caught and switched off";
         assert_eq!(event(Kind::Stopped, 3, 0), stopped);
         assert_eq!(event(Kind::Stopped, 3, 1), format!("{stopped}, and 1 never came"));

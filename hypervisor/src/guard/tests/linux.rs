@@ -9,20 +9,20 @@ use crate::guard::Ram;
 use crate::guard::linux::{CrashKernel, Kernel};
 use crate::tests::cases;
 
-const BASE: u64 = 0x4020_0000;
+pub const BASE: u64 = 0x4020_0000;
 const SIZE: u64 = 0x3f_0000;
-const OFFSET: u64 = 0xffff_a000_0000_0000;
-const TEXT: u64 = BASE + 0x21_0800;
+pub const OFFSET: u64 = 0xffff_a000_0000_0000;
+pub const TEXT: u64 = BASE + 0x21_0800;
 const NAME: u64 = BASE + 0x31_2345;
 const FLAGS: u64 = 0x8100_0200;
 
 const MEMORY: Region = Region { start: 0x4000_0000, end: 0x6000_0000 };
-const HIGH: Region = Region { start: 0x5000_0000, end: 0x5400_0000 };
-const LOW: Region = Region { start: 0x4800_0000, end: 0x4880_0000 };
+pub const HIGH: Region = Region { start: 0x5000_0000, end: 0x5400_0000 };
+pub const LOW: Region = Region { start: 0x4800_0000, end: 0x4880_0000 };
 
 /// RAM by its words; the rest is zero.
-struct Fake {
-    words: BTreeMap<u64, u64>,
+pub struct Fake {
+    pub words: BTreeMap<u64, u64>,
     memory: Region,
     /// What cannot be read.
     dead: Option<Region>,
@@ -48,7 +48,7 @@ impl Ram for Fake {
 }
 
 impl Fake {
-    fn text(&mut self, at: u64, text: &[u8]) {
+    pub fn text(&mut self, at: u64, text: &[u8]) {
         for (at, &byte) in (at..).zip(text) {
             let word = self.words.entry(at & !7).or_default();
             *word &= !(0xff << (8 * (at & 7)));
@@ -56,14 +56,14 @@ impl Fake {
         }
     }
 
-    fn resource(&mut self, at: u64, region: Option<Region>) {
+    pub fn resource(&mut self, at: u64, region: Option<Region>) {
         let (start, end) = region.map_or((0, 0), |region| (region.start, region.end - 1));
         for (index, value) in [start, end, NAME.wrapping_add(OFFSET), FLAGS, 1, 0x1234].into_iter().enumerate() {
             self.words.insert(at + 8 * index as u64, value);
         }
     }
 
-    fn linux(at: [u64; 2]) -> Self {
+    pub fn linux(at: [u64; 2]) -> Self {
         let mut ram = Self { words: BTreeMap::new(), memory: MEMORY, dead: None };
         ram.words.insert(BASE + 16, SIZE);
         ram.text(BASE + 56, b"ARM\x64");
@@ -86,7 +86,7 @@ impl Fake {
     }
 }
 
-const TWO: [u64; 2] = [BASE + 0x38_0908, BASE + 0x38_0948];
+pub const TWO: [u64; 2] = [BASE + 0x38_0908, BASE + 0x38_0948];
 
 #[test]
 fn the_image_is_found_from_an_address_in_its_text() {

@@ -1,6 +1,8 @@
 //! The guard against made-up Linuxes.
 
+mod caller;
 mod linux;
+mod state;
 
 use proptest::prelude::*;
 

@@ -3,6 +3,8 @@
 //! Checks on the way that the engine keeps to the contract: only pages that were given out are touched, nothing is
 //! freed twice.
 
+use std::cell::RefCell;
+
 use crate::paging::TableMemory;
 
 /// What the engine did, in order.
@@ -12,6 +14,7 @@ pub(crate) enum Event {
     Free { table: u64 },
     Write { table: u64, index: usize, descriptor: u64 },
     Fence,
+    Invalidate,
 }
 
 /// A page that nobody uses.
@@ -67,7 +70,7 @@ impl Memory {
         self.content[page][(address % 4096 / 8) as usize]
     }
 
-    fn record(&mut self, event: Event) {
+    pub fn record(&mut self, event: Event) {
         if let Some(events) = &mut self.events {
             events.push(event);
         }
@@ -116,5 +119,28 @@ impl TableMemory for Memory {
 
     fn fence(&mut self) {
         self.record(Event::Fence);
+    }
+}
+
+/// Memory that a test looks into while a change has it.
+impl TableMemory for &RefCell<Memory> {
+    fn alloc(&mut self, pages: usize) -> Option<u64> {
+        self.borrow_mut().alloc(pages)
+    }
+
+    fn free(&mut self, table: u64) {
+        self.borrow_mut().free(table);
+    }
+
+    fn read(&self, table: u64, index: usize) -> u64 {
+        self.borrow().read(table, index)
+    }
+
+    fn write(&mut self, table: u64, index: usize, descriptor: u64) {
+        self.borrow_mut().write(table, index, descriptor);
+    }
+
+    fn fence(&mut self) {
+        self.borrow_mut().fence();
     }
 }

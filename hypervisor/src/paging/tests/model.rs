@@ -132,9 +132,13 @@ impl SecondStage {
 }
 
 /// What stage 2 can say, in the walker's words.
-pub(crate) const STAGE_2_ATTRIBUTES: [(stage2::Attributes, S2); 2] = {
+pub(crate) const STAGE_2_ATTRIBUTES: [(stage2::Attributes, S2); 3] = {
     let all = S2 { kind: Kind::NormalWriteBackInnerShareable, read: true, write: true, execute: true };
-    [(stage2::Attributes::Executable, all), (stage2::Attributes::ExecuteNever, S2 { execute: false, ..all })]
+    [
+        (stage2::Attributes::Executable, all),
+        (stage2::Attributes::ExecuteNever, S2 { execute: false, ..all }),
+        (stage2::Attributes::ReadOnly, S2 { write: false, execute: false, ..all }),
+    ]
 };
 
 impl Subject for SecondStage {

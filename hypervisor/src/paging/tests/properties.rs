@@ -1,5 +1,6 @@
 //! Random sequences of changes, compared with the model by the independent walker.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -12,6 +13,7 @@ use super::model::{
     Bench, FirstStage, GIB, KIB, MIB, STAGE_1_ATTRIBUTES, STAGE_2_ATTRIBUTES, SecondStage, Step, Subject, TIB,
 };
 use super::walker::{S1, S2};
+use crate::paging::live::Live;
 use crate::paging::{Error, TableMemory};
 
 /// Sizes in bits by ID_AA64MMFR0_EL1.PARange.
@@ -60,8 +62,8 @@ fn range(bits: u32) -> impl Strategy<Value = Range<u64>> {
 
 fn stage2_step(bits: u32) -> impl Strategy<Value = Step<S2>> {
     // Mostly RAM, so that neighbours are often alike.
-    let [(_, ram), (_, other)] = STAGE_2_ATTRIBUTES;
-    let to = prop_oneof![3 => Just(Some(ram)), 2 => Just(Some(other)), 2 => Just(None)];
+    let [(_, ram), (_, other), (_, read_only)] = STAGE_2_ATTRIBUTES;
+    let to = prop_oneof![3 => Just(Some(ram)), 2 => Just(Some(other)), 2 => Just(Some(read_only)), 2 => Just(None)];
     (range(bits), to).prop_map(|(range, to)| Step { to: to.map(|to| (range.start, to)), range })
 }
 
@@ -184,6 +186,7 @@ fn changes_atomically<S: Subject>(mut bench: Bench<S>, steps: Vec<Step<S::P>>) {
                     bench.memory.free(table);
                 }
                 Event::Fence => bench.memory.fence(),
+                Event::Invalidate => panic!("nobody has asked for that"),
                 Event::Write { table, index, descriptor } => {
                     let old = bench.memory.read(table, index);
                     bench.memory.write(table, index, descriptor);
@@ -210,6 +213,67 @@ fn changes_atomically<S: Subject>(mut bench: Bench<S>, steps: Vec<Step<S::P>>) {
             previous = Some(event);
         }
         bench.memory = after;
+    }
+}
+
+/// Makes changes while other CPUs walk, and looks at every single write: a walk finds what was there before, what is
+/// there after, or a translation fault; no valid descriptor becomes another one but for its permissions; and a table is
+/// free only when all TLBs have forgotten what led to it.
+fn changes_live(mut bench: Bench<SecondStage>, steps: Vec<Step<S2>>) {
+    for step in steps {
+        let before = bench.memory.clone();
+        let old_model = bench.model.clone();
+        bench.memory.events = Some(Vec::new());
+        let shared = RefCell::new(std::mem::replace(&mut bench.memory, Memory::new()));
+        let invalidate = || shared.borrow_mut().record(Event::Invalidate);
+        let live = &mut Live::new(&shared, invalidate);
+        match step.to {
+            Some((_, permissions)) => {
+                let (attributes, _) = STAGE_2_ATTRIBUTES.into_iter().find(|(_, found)| *found == permissions).unwrap();
+                bench.subject.tables.map(live, step.range.clone(), attributes).unwrap();
+            }
+            None => bench.subject.tables.unmap(live, step.range.clone()).unwrap(),
+        }
+        bench.model.add(step);
+        let mut after = shared.into_inner();
+        let events = after.events.take().unwrap();
+        bench.memory = before;
+        let probes: Vec<u64> = bench.model.probes().into_iter().step_by(5).collect();
+        let mut linked: BTreeSet<u64> = bench.reachable().into_iter().collect();
+        let mut forgotten = true;
+        for event in events {
+            match event {
+                Event::Alloc { table } => assert_eq!(bench.memory.alloc(1), Some(table)),
+                Event::Free { table } => {
+                    assert!(forgotten, "a table is free that a walk may still read");
+                    bench.memory.free(table);
+                }
+                Event::Fence => {}
+                Event::Invalidate => forgotten = true,
+                Event::Write { table, index, descriptor } => {
+                    let old = bench.memory.read(table, index);
+                    bench.memory.write(table, index, descriptor);
+                    if linked.contains(&table) || linked.contains(&(table + index as u64 / 512 * 4096)) {
+                        let differs = (old ^ descriptor) & !(0b11 << 6 | 0b11 << 53) != 0;
+                        assert!(
+                            old % 2 == 0 || descriptor % 2 == 0 || !differs,
+                            "{old:#x} became {descriptor:#x} at once"
+                        );
+                        assert!(forgotten || descriptor % 2 == 0, "no break before the make");
+                        forgotten &= old % 2 == 0 || !differs;
+                        for &probe in &probes {
+                            let found = bench.subject.walk(&bench.memory, probe).ok().map(|f| (f.pa, f.permissions));
+                            let allowed = [None, old_model.expect(probe), bench.model.expect(probe)];
+                            assert!(allowed.contains(&found), "{probe:#x} is {found:x?} in between, not {allowed:x?}");
+                        }
+                        linked = bench.reachable().into_iter().collect();
+                    }
+                }
+            }
+        }
+        bench.memory = after;
+        bench.check_probes();
+        assert_eq!(bench.reachable().len(), bench.memory.used(), "a table was lost");
     }
 }
 
@@ -262,6 +326,11 @@ proptest! {
     #[test]
     fn stage_2_never_shows_anything_in_between((cpu, steps) in stage2_case(4)) {
         changes_atomically(stage2_bench(cpu), steps);
+    }
+
+    #[test]
+    fn stage_2_breaks_before_it_makes((cpu, steps) in stage2_case(4)) {
+        changes_live(stage2_bench(cpu), steps);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::paging::stage2::{Attributes, Hidden};
 /// QEMU's virt with 512 MiB of RAM: blocks at the root, which is at level 1 or at level 0, and at level 2.
 fn virt(ipa_bits: u32) -> Bench<SecondStage> {
     let mut bench = Bench::new(Memory::new(), |memory| SecondStage::new(memory, ipa_bits, 6));
-    let [(_, ram), (_, other)] = STAGE_2_ATTRIBUTES;
+    let [(_, ram), (_, other), _] = STAGE_2_ATTRIBUTES;
     // Not all of 48 bits: 262,144 blocks say no more than these.
     let end = 1 << ipa_bits.min(41);
     bench.apply(Step { range: 0..end, to: Some((0, other)) }).unwrap();
@@ -92,7 +92,7 @@ fn execution_is_allowed_in_the_block_that_translates_the_address_and_nowhere_els
         assert!(!stage2.allow_execution(&mut bench.memory, ipa), "{ipa:#x} is RAM, or nothing");
     }
     bench.check_probes();
-    let [(_, ram), _] = STAGE_2_ATTRIBUTES;
+    let [(_, ram), ..] = STAGE_2_ATTRIBUTES;
     for (ipa, block) in [
         (GIB + 600 * MIB + 4 * KIB, GIB + 600 * MIB..GIB + 602 * MIB),
         (300 * GIB + 7, 300 * GIB..301 * GIB),
