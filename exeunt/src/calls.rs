@@ -33,7 +33,7 @@ use crate::leaving::All;
 use crate::machine::{Below, Kvm, Machine, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, console, depart, enter, guard, leaving, memory};
+use crate::{blackbox, console, depart, enter, guard, hangs, leaving, memory};
 
 /// Answers the stub call in x0 to x4.
 #[inline(never)]
@@ -154,6 +154,7 @@ pub fn own(trap: &mut Trap) {
     match own_calls::call(trap.frame.arguments(), &own) {
         Outcome::Done => {}
         Outcome::Leave => leaving::leave(trap),
+        Outcome::Panic(target) => hangs::call(trap, target),
     }
 }
 

@@ -12,6 +12,7 @@ use hypervisor::blackbox::Block;
 use hypervisor::counters::{Counters, Exit};
 use hypervisor::features::{IdRegisters, Units};
 use hypervisor::lifecycle::{EntryLevel, LifeCycle};
+use hypervisor::panic_request::Request;
 use hypervisor::psci;
 use hypervisor::virtual_el2::VirtualEl2;
 
@@ -86,6 +87,8 @@ pub struct PerCpu {
     pub traced: AtomicU64,
     /// Whose EL2 is on this CPU.
     pub life: LifeCycle,
+    /// Whether the host is to panic on it.
+    pub panic_request: Request,
     /// The host's virtual EL2. Only this CPU uses it.
     virtual_el2: UnsafeCell<VirtualEl2>,
     /// The level at which the host was entered on it last (`EntryLevel`), 0 if it never was.
@@ -134,6 +137,7 @@ impl PerCpu {
             ring: [const { AtomicU64::new(0) }; 2],
             traced: AtomicU64::new(0),
             life: LifeCycle::new(),
+            panic_request: Request::new(),
             virtual_el2: UnsafeCell::new(VirtualEl2::new()),
             entered: AtomicU8::new(0),
             lent: AtomicBool::new(false),

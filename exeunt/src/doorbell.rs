@@ -12,7 +12,7 @@ use hypervisor::syndrome::Esr;
 use hypervisor::trap::{self, Vcpu};
 
 use crate::trap::Trap;
-use crate::{blackbox, calls, leaving, memory};
+use crate::{blackbox, calls, hangs, leaving, memory};
 
 static DOORBELL: Doorbell = Doorbell::new();
 
@@ -54,8 +54,11 @@ fn answer_access(trap: &mut Trap, esr: Esr, access: Access, facts: Facts) -> boo
             // The zero register is none of the frame's.
             let value = access.stored(trap.frame.x.get(register).copied().unwrap_or(0));
             match DOORBELL.store(offset, value) {
-                Ok(Some(ring)) if !call(trap, ring) => return true,
-                Ok(_) => {}
+                Ok(Some(ring)) => {
+                    call(trap, ring, esr);
+                    return true;
+                }
+                Ok(None) => {}
                 Err(doorbell::NoRegister) => return false,
             }
         }
@@ -64,13 +67,19 @@ fn answer_access(trap: &mut Trap, esr: Esr, access: Access, facts: Facts) -> boo
             None => return false,
         },
     }
-    let (pc, pstate) = inject::skip_instruction(ELR_EL2.get(), SPSR_EL2.get(), esr.is_32bit_instruction());
-    trap.set_return(pc, pstate);
+    skip(trap, esr);
     true
 }
 
-/// Makes the call that a store has asked for. False: it could not be made yet, and the store is to be made again.
-fn call(trap: &mut Trap, ring: Ring) -> bool {
+/// Has the host go on after the access.
+fn skip(trap: &mut Trap, esr: Esr) {
+    let (pc, pstate) = inject::skip_instruction(ELR_EL2.get(), SPSR_EL2.get(), esr.is_32bit_instruction());
+    trap.set_return(pc, pstate);
+}
+
+/// Makes the call that a store has asked for, and has the host go on after it; on the store, if the call could not be
+/// made yet.
+fn call(trap: &mut Trap, ring: Ring, esr: Esr) {
     let mut registers = [0; 18];
     registers[..4].copy_from_slice(&ring.arguments);
     let outcome = if ring.is_allowed() {
@@ -79,13 +88,22 @@ fn call(trap: &mut Trap, ring: Ring) -> bool {
         registers[0] = Error::NotSupported.to_register();
         Outcome::Done
     };
-    if outcome == Outcome::Leave {
-        let Some(error) = leaving::leave_by_doorbell(trap) else {
-            DOORBELL.take_back(ring);
-            return false;
-        };
-        registers[0] = error.to_register();
+    let mut panics = false;
+    match outcome {
+        Outcome::Done => {}
+        Outcome::Leave => {
+            let Some(error) = leaving::leave_by_doorbell(trap) else { return DOORBELL.take_back(ring) };
+            registers[0] = error.to_register();
+        }
+        Outcome::Panic(target) => {
+            let asked = hangs::ask(trap, target);
+            registers[0] = asked.map_or_else(Error::to_register, |_| 0);
+            panics = asked == Ok(hangs::Target::Here);
+        }
     }
     DOORBELL.answer(ring, [registers[0], registers[1], registers[2], registers[3]]);
-    true
+    skip(trap, esr);
+    if panics {
+        trap.panic_here();
+    }
 }

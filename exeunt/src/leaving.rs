@@ -153,6 +153,7 @@ fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) 
         match leave::held(&cpu.life, &FAST.control, !cpu.in_window(), keep) {
             Fate::Again => {}
             Fate::Off => go_off(cpu, machine),
+            Fate::Wait(seen) if cpu.panic_request.due(seen.round) => Trap { frame, cpu, machine }.panic(seen.round),
             Fate::Wait(seen) if patience.is_over(seen.round, CNTPCT_EL0.get(), ticks(leave::HELD_PATIENCE_MS)) => {
                 if leave::give_up(&FAST.control, &Stage2::of(machine), seen) {
                     let index = cpu.index();
@@ -428,7 +429,7 @@ fn pause(milliseconds: u64) {
     }
 }
 
-/// All CPUs, as a LEAVE sees them.
+/// All CPUs, as a LEAVE and a PANIC see them.
 pub struct All(pub &'static Machine);
 
 impl Cpus for All {
@@ -457,8 +458,8 @@ impl Cpus for All {
     }
 }
 
-/// Stage 2, interrupts and time, for a LEAVE.
-struct Stage2 {
+/// Stage 2, interrupts and time, for a LEAVE and a PANIC.
+pub struct Stage2 {
     machine: &'static Machine,
     /// CNTPCT_EL0 when patience ends.
     deadline: Cell<u64>,
@@ -467,7 +468,8 @@ struct Stage2 {
 }
 
 impl Stage2 {
-    fn of(machine: &'static Machine) -> Self {
+    /// Of this machine; patience has not begun.
+    pub fn of(machine: &'static Machine) -> Self {
         Self { machine, deadline: Cell::new(0), next_wake: Cell::new(0) }
     }
 

@@ -34,6 +34,8 @@ mod guard;
 #[cfg(target_os = "none")]
 mod guarded;
 #[cfg(target_os = "none")]
+mod hangs;
+#[cfg(target_os = "none")]
 mod last_words;
 #[cfg(target_os = "none")]
 mod leaving;

@@ -6,12 +6,16 @@ use aarch64_cpu::registers::{
     ELR_EL1, ELR_EL2, ESR_EL1, FAR_EL1, FAR_EL2, HCR_EL2, HPFAR_EL2, Readable, SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1,
     SPSR_EL2, TCR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1, Writeable,
 };
+use guest_abi::vendor::{Error, PANIC_SYNDROME};
+use hypervisor::blackbox::Kind;
 use hypervisor::blackbox::store::{self, Store};
 use hypervisor::features::{self, IdRegister, Unit, Units};
-use hypervisor::inject::{self, Entry, PstateFeatures, pstate};
+use hypervisor::inject::{self, Entry, Exception, PstateFeatures, pstate};
+use hypervisor::lifecycle::Round;
 use hypervisor::paging::stage1_walk;
+use hypervisor::panic_request;
 use hypervisor::syndrome::{Abort, Encoding, Esr};
-use hypervisor::trap::Vcpu;
+use hypervisor::trap::{self, Vcpu};
 use hypervisor::virtual_el2::{self, VirtualEl2};
 use log::{debug, info, warn};
 
@@ -66,6 +70,34 @@ impl Trap<'_> {
         let write = |register, value| unsafe { registers::write(register, value) };
         features::open(ids, unit, opened, || registers::read(IdRegister::Mpamidr), write);
         opened
+    }
+}
+
+impl Trap<'_> {
+    /// This CPU, which is held in `round`, is the target of a PANIC: its host takes the SError, or cannot.
+    #[cold]
+    #[inline(never)]
+    pub fn panic(&mut self, round: Round) {
+        let can = self.can_panic();
+        if self.cpu.panic_request.settle(round, can) && can.is_ok() {
+            self.panic_here();
+        }
+    }
+
+    /// Whether the host can panic on this CPU.
+    pub fn can_panic(&self) -> Result<(), Error> {
+        panic_request::can_take(self.cpu.in_window(), SCTLR_EL1.get())
+    }
+
+    /// Has the host, which can, take the SError of a PANIC on this CPU.
+    #[cold]
+    #[inline(never)]
+    pub fn panic_here(&mut self) {
+        let (pc, pstate) = (ELR_EL2.get(), SPSR_EL2.get());
+        blackbox::event(Kind::Panic, [pc, pstate]);
+        blackbox::crumb(self.cpu, *b"panicked");
+        warn!("CPU {}: PANIC; the host was at {pc:#x}, PSTATE {pstate:#x}", self.cpu.index());
+        trap::inject(self, Exception::SError { esr: PANIC_SYNDROME });
     }
 }
 

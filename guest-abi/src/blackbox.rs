@@ -384,6 +384,7 @@ kinds! {
     Tracing = 19, "exits are traced, or no longer [1 or 0]";
     Left = 20, "Exeunt has left a CPU along with others [vectors]";
     Stopped = 21, "the host has crashed, and all other CPUs are stopped [how many were caught, how many never came]";
+    Panic = 22, "the host is to panic on a CPU [where it was, PSTATE]";
     Wild = 30, "the host accesses the memory of its crash kernel [PC, address]";
 }
 

@@ -391,3 +391,18 @@ pub unsafe fn stage2_range(address: u64) -> Result<Stage2Range, Failure> {
     let x = unsafe { vendor_call(vendor::STAGE2_RANGE, [address, 0, 0]) };
     vendor::results(x).map(|[start, end, rights]| Stage2Range { start, end, rights })
 }
+
+/// [`vendor::PANIC`] on the CPU with this number, or on the caller's ([`vendor::PANIC_HERE`]).
+///
+/// # Errors
+///
+/// See the call.
+///
+/// # Safety
+///
+/// See [the module](self). The host's SError vector gets that CPU, wherever that is, and may not give it back.
+pub unsafe fn panic(cpu: u32) -> Result<(), Failure> {
+    // SAFETY: the caller vouches for the host's vectors.
+    let x = unsafe { vendor_call(vendor::PANIC, [cpu.into(), 0, 0]) };
+    vendor::results(x).map(|_| ())
+}

@@ -111,6 +111,7 @@ const STUB_ABI: &str = "Linux 5.4, 5.10, 6.1, 6.12, 7.2";
 const HYP_ABI: &str = "Linux `hyp-abi.rst`, `hyp-stub.S`; in `Live`: Exeunt's";
 const ABI_1_0: &str = "Exeunt, ABI 1.0";
 const ABI_1_1: &str = "Exeunt, ABI 1.1";
+const ABI_1_2: &str = "Exeunt, ABI 1.2";
 const SMCCC: &str = "DEN0028 (SMCCC), \"General service queries\"";
 const EXEUNT: &str = "Exeunt's own";
 const STUB_ERR: &str = "STUB_ERR";
@@ -250,7 +251,7 @@ pub const CALLS: &[CallDoc] = &[
         known_to: ABI_1_0,
         purpose: "how many calls the range has, without the three queries",
         inputs: NONE,
-        outputs: &[("w0", "10")],
+        outputs: &[("w0", "11")],
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
         errors: NONE,
@@ -279,7 +280,7 @@ pub const CALLS: &[CallDoc] = &[
         known_to: ABI_1_0,
         purpose: "revision of the range's calls",
         inputs: NONE,
-        outputs: &[("w0", "major, 1"), ("w1", "minor, 1")],
+        outputs: &[("w0", "major, 1"), ("w1", "minor, 2")],
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
         errors: NONE,
@@ -481,6 +482,30 @@ pub const CALLS: &[CallDoc] = &[
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
         errors: &[(INVALID, "past the last address that stage 2 translates")],
+        source: EXEUNT,
+    },
+    CallDoc {
+        number: vendor::PANIC as u64,
+        name: "PANIC",
+        family: Family::Exeunt,
+        known_to: ABI_1_2,
+        purpose: "have the host panic on a CPU: it takes an SError there, masked or not",
+        inputs: &[("w1", "number of the CPU, as STATUS counts them, or 0xffffffff for the caller's")],
+        outputs: &[(
+            "w0",
+            "0. That CPU goes on at the host's SError vector, with 0xbf45584e in ESR_EL1; the caller's after the call",
+        )],
+        clobbers: NO_CLOBBERS,
+        answers: LIVE_ONLY,
+        errors: &[
+            (INVALID, "an unknown CPU"),
+            (
+                Error::WrongState.name(),
+                "the CPU is off, or Exeunt has left it, or its host is in virtual EL2 or has its MMU off",
+            ),
+            (BUSY, "the CPU is being started, or a LEAVE or another PANIC is under way"),
+            (Error::TimedOut.name(), "the CPU did not come to EL2 in time"),
+        ],
         source: EXEUNT,
     },
 ];

@@ -132,9 +132,30 @@ pub const RANGE_WRITE: u64 = 1 << 2;
 /// [`STAGE2_RANGE`]'s x3: the host may execute, without having tried before.
 pub const RANGE_EXECUTE: u64 = 1 << 3;
 
+/// Has the host panic on a CPU, wherever that is: it takes an SError, as if it were not masked.
+///
+/// - In: w1 = number of the CPU, as STATUS counts them, or [`PANIC_HERE`].
+/// - Out: w0 = 0. The CPU goes on at VBAR_EL1 plus the offset of the SError vector for where it was, with everything
+///   masked; ESR_EL1 is [`PANIC_SYNDROME`], ELR_EL1 and SPSR_EL1 say where it was. The caller itself takes it after the
+///   call.
+/// - PSTATE.A does not hold it up. Without FEAT_DoubleFault2 and SCTLR2_EL1.NMEA no SError of the hardware's comes
+///   where PSTATE.A is set: a host that is in the middle of an exception's entry or exit loses ELR_EL1 and SPSR_EL1.
+/// - Errors: [`Error::InvalidParameter`]: an unknown CPU. [`Error::WrongState`]: it is off, or Exeunt has left it, or
+///   its host is in virtual EL2 or has its MMU off, as on the way into a kernel and out of one, where nobody knows
+///   whether it has vectors. [`Error::Busy`]: it is being started, or a LEAVE or another PANIC is under way.
+///   [`Error::TimedOut`]: it did not come to EL2 in time.
+pub const PANIC: u32 = hypervisor_call_32(0x450a);
+
+/// [`PANIC`]'s w1: the calling CPU.
+pub const PANIC_HERE: u32 = u32::MAX;
+
+/// ESR_EL1 of a CPU on which the host is to panic: an SError (EC 0x2f) with an IMPLEMENTATION DEFINED syndrome (IDS),
+/// the letters "EXN". Linux takes it for fatal in every kernel, and prints it as the code.
+pub const PANIC_SYNDROME: u64 = 0x2f << 26 | 1 << 25 | 1 << 24 | 0x45_584e;
+
 /// Every call of the range except the three queries.
-pub const CALLS: [u32; 10] =
-    [VERSION, FEATURES, STATUS, RESTART_POLICY, LEAVE, LOCK, REENTER, LOG_READ, TRACE, STAGE2_RANGE];
+pub const CALLS: [u32; 11] =
+    [VERSION, FEATURES, STATUS, RESTART_POLICY, LEAVE, LOCK, REENTER, LOG_READ, TRACE, STAGE2_RANGE, PANIC];
 
 /// Exeunt's UUID, 861773e1-f7a0-47c5-a77d-fdfabab25ffe, by bytes. Made for this purpose, at random.
 pub const UID: [u8; 16] =
@@ -157,7 +178,7 @@ const _: () = assert!(UID_REGISTERS[0] != u32::MAX && UID_REGISTERS[0] as u64 !=
 /// Changes when a caller of the contract could misunderstand the new one.
 pub const ABI_MAJOR: u16 = 1;
 /// Changes when something is added.
-pub const ABI_MINOR: u16 = 1;
+pub const ABI_MINOR: u16 = 2;
 
 const _: () = assert!(ABI_MAJOR < 1 << 15);
 

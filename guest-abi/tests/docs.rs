@@ -166,8 +166,13 @@ fn texts_that_repeat_numbers_repeat_the_right_ones() {
     assert_eq!(output("CALL_COUNT", 0), guest_abi::vendor::CALLS.len().to_string());
     assert_eq!(output("REVISION", 0), format!("major, {ABI_MAJOR}"));
     assert_eq!(output("REVISION", 1), format!("minor, {ABI_MINOR}"));
+    assert!(output("PANIC", 0).contains(&format!("{:#x}", guest_abi::vendor::PANIC_SYNDROME)));
     for call in CALLS.iter().filter(|call| call.family != Family::Stub) {
-        let since = if ["TRACE", "STAGE2_RANGE"].contains(&call.name) { "1.1" } else { "1.0" };
+        let since = match call.name {
+            "TRACE" | "STAGE2_RANGE" => "1.1",
+            "PANIC" => "1.2",
+            _ => "1.0",
+        };
         assert_eq!(call.known_to, format!("Exeunt, ABI {since}"), "{}", call.name);
     }
 }

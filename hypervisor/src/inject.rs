@@ -115,7 +115,7 @@ pub struct Origin {
     pub gcscr: u64,
 }
 
-/// A synchronous exception that Exeunt takes to EL1 in the host's name.
+/// An exception that Exeunt takes to EL1 in the host's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exception {
     /// The instruction is undefined.
@@ -130,6 +130,12 @@ pub enum Exception {
         /// not tell, its level is the one of stage 2; a walk of the host's tables does ([`crate::paging`]). `None` is
         /// taken for 3, the one level that a walk of every granule and every size has.
         stage1_level: Option<i8>,
+    },
+    /// An SError with this syndrome, now, whether PSTATE.A masks it or not ([`crate::panic_request`]). ELR_EL1 is the
+    /// instruction that would have been next.
+    SError {
+        /// ESR_EL1.
+        esr: u64,
     },
 }
 
@@ -172,6 +178,8 @@ pub const fn take_exception(origin: &Origin, features: PstateFeatures, exception
             let to_serror = features.double_fault2 && origin.sctlr2 & SCTLR2_EASE != 0;
             (abort_syndrome(abort, el0, stage1_level), Some(far), to_serror)
         }
+        // An SError leaves FAR_EL1 UNKNOWN: as it was is one of the ways.
+        Exception::SError { esr } => (esr, None, true),
     };
     let group = if origin.spsr & pstate::NRW != 0 {
         0x600

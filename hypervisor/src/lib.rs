@@ -19,6 +19,7 @@ pub mod lifecycle;
 pub mod options;
 pub mod own_calls;
 pub mod paging;
+pub mod panic_request;
 pub mod placement;
 pub mod psci;
 pub mod ratelimit;

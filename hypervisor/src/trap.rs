@@ -181,6 +181,11 @@ fn refuse<V: Vcpu, M: Machine>(cpu: &mut V, machine: &M, esr: Esr, outcome: Outc
         _ => Exception::Undefined,
     };
     report(cpu, machine, esr, exception);
+    inject(cpu, exception);
+}
+
+/// Takes the exception to EL1: the host goes on at its vector.
+pub fn inject<V: Vcpu>(cpu: &mut V, exception: Exception) {
     let origin = Origin {
         spsr: cpu.spsr(),
         pc: cpu.elr(),
@@ -214,6 +219,7 @@ fn describe<V: Vcpu>(cpu: &V, esr: Esr, exception: Exception) {
     let (pc, what) = (cpu.elr(), esr.with_far(cpu.far()));
     match exception {
         Exception::Undefined => warn!("host at {pc:#x}: {what}; it gets an undefined instruction"),
+        Exception::SError { .. } => warn!("host at {pc:#x}: {what}; it gets an SError"),
         Exception::Abort { abort, .. } if has_ipa(abort) => {
             let ipa = fault_ipa(cpu.hpfar());
             warn!("host at {pc:#x}: {what}, IPA page {ipa:#x}; it gets an external abort");

@@ -11,6 +11,7 @@
  *	hvc		a null pointer right behind a call to EL2
  *	hvc-other	... while the next CPU makes nothing but calls to EL2
  *	stuck		... while the next CPU spins with D, A, I and F masked
+ *	spin		none: CPU spins with D, A, I and F masked, and the kernel lives on as long as it can without it
  *	hotplug		BUG() on CPU when it has just been brought up again, in a callback of hotplug
  *	hotplug-down	a null pointer on CPU while it is taken off
  *	restart		... when the kernel is restarted: on whichever CPU asks for that, later (Linux holds the lock of
@@ -157,22 +158,36 @@ static int other_thread(void *what)
 	return 0;
 }
 
-/* Has the next online CPU after `cpu` do this, and waits until it has begun. */
+/* Has CPU `cpu` do this. */
+static int begin_on(unsigned int cpu, void (*act)(void *unused))
+{
+	struct task_struct *thread = kthread_create(other_thread, act, "exeunt-other");
+
+	if (IS_ERR(thread))
+		return PTR_ERR(thread);
+	kthread_bind(thread, cpu);
+	wake_up_process(thread);
+	return 0;
+}
+
+/* Has the next online CPU after `cpu` do this. */
 static int begin_on_other(unsigned int cpu, void (*act)(void *unused))
 {
 	unsigned int other = cpumask_next(cpu, cpu_online_mask);
-	struct task_struct *thread;
 
 	if (other >= nr_cpu_ids)
 		other = cpumask_first(cpu_online_mask);
-	if (other == cpu)
-		return -ENODEV;
-	thread = kthread_create(other_thread, act, "exeunt-other");
-	if (IS_ERR(thread))
-		return PTR_ERR(thread);
-	kthread_bind(thread, other);
-	wake_up_process(thread);
-	return 0;
+	return other == cpu ? -ENODEV : begin_on(other, act);
+}
+
+/* Has CPU `cpu`, which is not this one, spin. */
+static int spin_on(unsigned int cpu)
+{
+	int error = begin_on(cpu, spin_masked);
+
+	while (!error && !atomic_read(&other_ready))
+		cpu_relax();
+	return error;
 }
 
 /* Runs on CPU `cpu`, which must not be scheduled away between the other's begin and this. */
@@ -261,6 +276,8 @@ int command_crash(struct answer *answer, char *words)
 		add_timer_on(&timer, cpu);
 		return 0;
 	}
+	if (!strcmp(kind, "spin"))
+		return cpu == raw_smp_processor_id() ? -EBUSY : spin_on(cpu);
 	if (!strcmp(kind, "restart"))
 		return register_reboot_notifier(&restart_notifier);
 	if (!strcmp(kind, "hotplug") || !strcmp(kind, "hotplug-down"))

@@ -1,5 +1,6 @@
 //! Exception entries as hardware would make them: by value, and against a second formulation of the same rules.
 
+use guest_abi::vendor::PANIC_SYNDROME;
 use proptest::prelude::*;
 
 use super::*;
@@ -158,6 +159,29 @@ fn a_skipped_instruction_counts_as_executed() {
     assert_eq!(skip_instruction(0x1000, spsr, false), (0x1002, 0x30), "no block");
 }
 
+/// In every PSTATE: what Linux finds at `el1h_64_error` and `el0t_64_error`, with the registers of an SError that it
+/// takes for fatal.
+#[test]
+fn an_serror_comes_to_its_own_vector_whatever_is_masked() {
+    for daif in (0..16).map(|bits| bits << 6) {
+        for (mode, offset) in [(0x4, 0x180), (0x5, 0x380), (0x0, 0x580), (0x10, 0x780)] {
+            let entry = take_exception(&origin(mode | daif), NONE, Exception::SError { esr: PANIC_SYNDROME });
+            assert_eq!(
+                entry,
+                Entry {
+                    elr_el1: 0xffff_8000_0812_3456,
+                    spsr_el1: mode | daif,
+                    esr_el1: 0xbf45_584e,
+                    far_el1: None,
+                    pc: VBAR + offset,
+                    pstate: 0x3c5,
+                }
+            );
+        }
+    }
+    assert_eq!(Esr::new(PANIC_SYNDROME).class(), Some(ExceptionClass::SError));
+}
+
 /// The rules once more, by the list in the Arm ARM's section on exception entry: the state before, changed field by
 /// field.
 fn second_opinion(origin: &Origin, features: PstateFeatures) -> u64 {
@@ -203,7 +227,8 @@ proptest! {
         let origin = Origin { spsr, pc, vbar, sctlr, sctlr2, gcscr };
         let exception = match Esr::new(rest & !(0x3f << 26) | class << 26).abort() {
             Some(abort) => Exception::Abort { abort, far, stage1_level },
-            None => Exception::Undefined,
+            None if rest & 1 == 0 => Exception::Undefined,
+            None => Exception::SError { esr: PANIC_SYNDROME },
         };
         let entry = take_exception(&origin, features, exception);
         prop_assert_eq!(entry.elr_el1, pc);
@@ -217,6 +242,11 @@ proptest! {
             Exception::Undefined => {
                 prop_assert_eq!(entry.esr_el1, IL);
                 prop_assert_eq!(entry.far_el1, None);
+            }
+            Exception::SError { esr } => {
+                prop_assert_eq!(entry.esr_el1, esr);
+                prop_assert_eq!(entry.far_el1, None);
+                prop_assert_eq!(entry.pc & 0x180, 0x180);
             }
             Exception::Abort { abort, .. } => {
                 let taken = esr.abort().unwrap();

@@ -9,6 +9,7 @@
 //! | LOCK | locked | Busy | WrongState | locked, as before |
 //! | LEAVE | under way | Busy | under way, for the others | Locked |
 //! | a stop of all CPUs | under way | Busy | under way, for the others | under way |
+//! | a hold, which ends without a verdict ([`crate::panic_request`]) | under way | Busy | under way | under way |
 //! | one CPU sets out | one more outside | Busy | one more outside | Locked |
 //! | one CPU comes back by REENTER | - | Busy | one fewer outside | - |
 //! | one CPU comes up under Exeunt that was outside | - | one fewer outside | one fewer outside | - |
@@ -233,6 +234,16 @@ impl Control {
             _ => Ok(word | LEAVING | Verdict::Stop.bits()),
         })
         .map(round)
+    }
+
+    /// The calling CPU begins to hold the others as for a LEAVE, and leaves none of them: there will be no verdict. It
+    /// excludes whatever a LEAVE excludes, and LOCK does not forbid it.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`: a LEAVE, a stop or another of these is under way.
+    pub fn begin_hold(&self) -> Result<Round, Error> {
+        self.update(|word| if word & LEAVING != 0 { Err(Error::Busy) } else { Ok(word | LEAVING) }).map(round)
     }
 
     /// The calling CPU is held and cannot be left. It changes nothing in a LEAVE that is decided or over.

@@ -152,6 +152,12 @@ impl Answer {
         Self::one(error.to_register())
     }
 
+    /// The call succeeded, and has no result.
+    #[must_use]
+    pub const fn done() -> Self {
+        Self::one(0)
+    }
+
     /// LEAVE succeeded, on this many CPUs.
     #[must_use]
     pub const fn left(cpus: u16) -> Self {
@@ -200,6 +206,8 @@ pub enum Request {
     },
     /// LEAVE.
     Leave,
+    /// PANIC.
+    Panic,
     /// LOCK.
     Lock,
     /// REENTER.
@@ -225,6 +233,8 @@ pub enum Outcome {
     Done,
     /// Leave the machine, beginning with [`Control::begin_leave`], then [`Answer::left`] or [`Answer::error`].
     Leave,
+    /// Have the host panic on this CPU ([`crate::panic_request`]), then [`Answer::done`] or [`Answer::error`].
+    Panic(u16),
 }
 
 /// Answers the call whose x0 to x17 are `x`: an HVC with a fast function identifier of the vendor-specific hypervisor
@@ -248,6 +258,7 @@ pub fn call<S: Services>(x: &mut [u64; 18], services: &S) -> Outcome {
                 Err(error) => Answer::error(error),
             },
             vendor::LEAVE => return Outcome::Leave,
+            vendor::PANIC => return panic(x, services),
             vendor::STATUS
             | vendor::RESTART_POLICY
             | vendor::LOCK
@@ -263,6 +274,21 @@ pub fn call<S: Services>(x: &mut [u64; 18], services: &S) -> Outcome {
     };
     answer.apply(x);
     Outcome::Done
+}
+
+/// PANIC: who is meant. Out of the way of those that are made more often.
+#[cold]
+#[inline(never)]
+fn panic<S: Services>(x: &mut [u64; 18], services: &S) -> Outcome {
+    let (target, cpus) = (x[1] as u32, services.cpus());
+    if target == vendor::PANIC_HERE {
+        Outcome::Panic(services.this_cpu())
+    } else if target < u32::from(cpus) {
+        Outcome::Panic(target as u16)
+    } else {
+        Answer::error(Error::InvalidParameter).apply(x);
+        Outcome::Done
+    }
 }
 
 /// A call that needs the machine. Out of the way of those that need nothing.
@@ -286,6 +312,7 @@ pub fn decode(x: &[u64; 18], is_host_ram: impl Fn(u64) -> bool) -> Request {
         vendor::STATUS => status_request(x, is_host_ram),
         vendor::RESTART_POLICY => policy_request(w1, w2),
         vendor::LEAVE => Ok(Request::Leave),
+        vendor::PANIC => Ok(Request::Panic),
         vendor::LOCK => Ok(Request::Lock),
         vendor::REENTER => Ok(Request::Reenter),
         vendor::LOG_READ => {
@@ -382,8 +409,8 @@ fn serve<S: Services>(request: Request, services: &S) -> Answer {
             None => Answer::error(Error::InvalidParameter),
         },
         Request::LogRead { position, buffer } => log_read(services, position, buffer).into(),
-        // `call` has taken it; there is no answer that would be true here.
-        Request::Leave => Answer::error(Error::NotSupported),
+        // `call` has taken these; there is no answer that would be true here.
+        Request::Leave | Request::Panic => Answer::error(Error::NotSupported),
     }
 }
 

@@ -164,10 +164,10 @@ fn queries_and_versions() {
     let ring = bytes::<16>();
     let fake = Fake::new(&ring);
     assert!(is_exeunt(fake.call([u64::from(vendor::CALL_UID), 1, 2, 3])));
-    assert_eq!(fake.call([u64::from(vendor::REVISION), 1, 2, 3]), [1, 1, 2, 3]);
-    assert_eq!(fake.call([u64::from(vendor::CALL_COUNT), 1, 2, 3]), [10, 1, 2, 3]);
+    assert_eq!(fake.call([u64::from(vendor::REVISION), 1, 2, 3]), [1, 2, 2, 3]);
+    assert_eq!(fake.call([u64::from(vendor::CALL_COUNT), 1, 2, 3]), [11, 1, 2, 3]);
     let [version, own, x2, x3] = fake.call([u64::from(vendor::VERSION), 1, 2, 3]);
-    assert_eq!((version, x2, x3), (0x1_0001, 2, 3));
+    assert_eq!((version, x2, x3), (0x1_0002, 2, 3));
     assert_eq!(Version::from_bits(own as u32), EXEUNT_VERSION);
 }
 
@@ -175,7 +175,7 @@ fn queries_and_versions() {
 fn the_sve_hint_is_no_part_of_the_number() {
     let ring = bytes::<16>();
     let fake = Fake::new(&ring);
-    assert_eq!(fake.call([u64::from(vendor::VERSION) | 1 << 16, 0, 0, 0])[0], 0x1_0001);
+    assert_eq!(fake.call([u64::from(vendor::VERSION) | 1 << 16, 0, 0, 0])[0], 0x1_0002);
 }
 
 #[test]
@@ -378,7 +378,7 @@ proptest! {
             }
         } else {
             prop_assert_eq!(x, before);
-            prop_assert_eq!(x[0] as u32 & !(1 << 16), vendor::LEAVE);
+            prop_assert!([vendor::LEAVE, vendor::PANIC].contains(&(x[0] as u32 & !(1 << 16))));
         }
         for (buffer, _) in fake.written.borrow().iter() {
             prop_assert!(fake.is_host_ram(buffer.address));
@@ -601,6 +601,49 @@ fn trace_starts_and_stops_what_it_tells() {
         assert_eq!(fake.ask(vendor::TRACE, [w1, 0, 0]).map(|x| [x[0], x[1]]), Ok([traced, 128]), "{w1:#x}");
     }
     assert_eq!(fake.ask(vendor::TRACE, [3, 0, 0]), INVALID);
+}
+
+#[test]
+fn panic_names_a_cpu_that_there_is() {
+    let ring = bytes::<64>();
+    let fake = Fake::new(&ring);
+    let cpus = u64::from(fake.cpus());
+    let panic = |w1: u64| {
+        let mut x = [0; 18];
+        (x[0], x[1]) = (vendor::PANIC.into(), w1);
+        (call(&mut x, &fake), x[0])
+    };
+    let panics = |cpu| (Outcome::Panic(cpu), u64::from(vendor::PANIC));
+    for cpu in 0..cpus {
+        assert_eq!(panic(cpu), panics(cpu as u16));
+    }
+    assert_eq!(panic(1 << 32 | 1), panics(1), "the low word counts");
+    assert_eq!(panic(vendor::PANIC_HERE.into()), panics(fake.this_cpu()));
+    for unknown in [cpus, 0xffff, 0x1_0000, 0x1_0001, 0xffff_fffe] {
+        assert_eq!(panic(unknown), (Outcome::Done, Error::InvalidParameter.to_register()), "{unknown:#x}");
+    }
+}
+
+#[test]
+fn a_hold_excludes_what_a_leave_does() {
+    for locked in [false, true] {
+        let control = Control::new(Policy::Leave, Policy::Leave);
+        if locked {
+            assert_eq!(control.lock(), Ok(()));
+        }
+        let round = control.begin_hold().expect("nothing is under way");
+        assert!(control.is_leaving() && control.is_locked() == locked);
+        let begun = if locked { Error::Locked } else { Error::Busy };
+        assert_eq!(control.begin_leave(), Err(begun));
+        assert_eq!(control.begin_hold(), Err(Error::Busy));
+        assert_eq!(control.begin_stop(), Err(Error::Busy));
+        assert_eq!(control.set_out(), Err(begun));
+        assert_eq!(control.come_back(true), Err(Error::Busy));
+        assert_eq!(control.restart(Restart::Crash), Err(Error::Busy));
+        assert_eq!(control.lock(), if locked { Ok(()) } else { Err(Error::Busy) });
+        assert!(control.end_leave(round, false) && !control.is_leaving());
+        assert_eq!((control.outside(), control.is_locked()), (0, locked));
+    }
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! memory to itself, secondary CPUs, and [`cpu::Context::enter`], which runs a few instructions in any state and
 //! reports how they ended. The tests themselves are [`aborts`], [`broken`], [`calls`], [`conformance`], [`doorbell`],
 //! [`encodings`],
-//! [`interrupts`], [`lend`], [`log`], [`psci`], [`sysregs`], [`rounds`], [`wake`] and [`shim`]; each binary runs one.
+//! [`interrupts`], [`lend`], [`log`], [`panics`], [`psci`], [`sysregs`], [`rounds`], [`wake`] and [`shim`]; each binary
+//! runs one.
 //! Nothing here is linked into Exeunt, and nothing here knows how Exeunt works inside: expectations come from the Arm
 //! ARM, from the SMC Calling Convention (DEN0028) and from PSCI (DEN0022).
 //!
@@ -56,6 +57,8 @@ pub mod interrupts;
 pub mod lend;
 #[cfg(target_os = "none")]
 pub mod log;
+#[cfg(target_os = "none")]
+pub mod panics;
 #[cfg(target_os = "none")]
 pub mod psci;
 #[cfg(target_os = "none")]

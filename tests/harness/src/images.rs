@@ -77,6 +77,7 @@ pub fn guest(name: &str) -> Result<PathBuf, Missed> {
             "interrupts",
             "lend",
             "log",
+            "panics",
             "psci",
             "sysregs",
             "rounds",

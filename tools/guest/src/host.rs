@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::thread::{CpuSet, UnshareFlags, sched_getaffinity, sched_setaffinity, unshare_unsafe};
+use rustix::thread::{CpuSet, UnshareFlags, sched_getaffinity, sched_getcpu, sched_setaffinity, unshare_unsafe};
 
 use crate::trouble::Trouble;
 
@@ -28,6 +28,15 @@ pub trait Host {
     /// # Errors
     /// In words.
     fn pin(&self, cpu: u32) -> Result<(), Trouble>;
+
+    /// Stays on the CPU on which this program is.
+    ///
+    /// # Errors
+    /// In words.
+    fn stay(&self) -> Result<(), Trouble>;
+
+    /// The affinity of the CPU with this number, as in MPIDR_EL1; nothing if there is no such CPU.
+    fn mpidr(&self, cpu: u32) -> Option<u64>;
 
     /// Has the CPU on which this program is make an SMC. `cpu` is that one, and `others` are all that are on.
     ///
@@ -160,6 +169,17 @@ impl Host for Linux {
         set.set(cpu as usize);
         sched_setaffinity(None, &set)
             .map_err(|error| Trouble::Linux(format!("this program cannot go to CPU {cpu}"), error.into()))
+    }
+
+    fn stay(&self) -> Result<(), Trouble> {
+        // Between the two it can be sent to another CPU, and back: then it comes to rest on this one.
+        self.pin(u32::try_from(sched_getcpu()).unwrap_or(0))
+    }
+
+    fn mpidr(&self, cpu: u32) -> Option<u64> {
+        let reg = fs::read(format!("{CPUS}/cpu{cpu}/of_node/reg")).ok()?;
+        // One or two cells, big-endian.
+        (matches!(reg.len(), 4 | 8)).then(|| reg.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
     }
 
     fn make_smc(&self, cpu: u32, others: &[u32]) -> Result<(), String> {

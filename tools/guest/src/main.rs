@@ -13,7 +13,7 @@ use std::{path::Path, time::Duration};
 use clap::{Parser, Subcommand, ValueEnum};
 use guest::commands::policy::Which;
 #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
-use guest::commands::{Context, Said, about, back, crashes, exits, leave, log, map, policy, status, trace};
+use guest::commands::{Context, Said, about, back, crashes, exits, leave, log, map, panic, policy, status, trace};
 use guest::trouble::Trouble;
 #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
 use guest::{find, host::Linux, kcore::KCORE, memory::Memory};
@@ -85,6 +85,11 @@ enum Command {
         /// Do it: nobody can undo it
         #[arg(long)]
         yes: bool,
+    },
+    /// Have Linux panic, and write its dump: on a CPU that hangs, too
+    Panic {
+        /// On which CPU, as Linux counts them; without, on the one that runs this program
+        cpu: Option<u32>,
     },
     /// The memory as Exeunt lets Linux have it
     Map,
@@ -166,6 +171,12 @@ fn run(arguments: &Arguments) -> Result<u8, Trouble> {
     let place = find::find(Path::new(find::TREE))?;
     let memory = Memory::open(place.base)?;
     let linux = Linux::new()?;
+    // Before any other CPU is visited: one of them may hang.
+    if let Some(Command::Panic { cpu }) = arguments.command {
+        let said = panic::run(&memory, &linux, cpu)?;
+        say(&said, arguments.json)?;
+        return Ok(said.status);
+    }
     let context = Context::new(&memory, &linux, place, KCORE.into())?;
     let said = match &arguments.command {
         None if arguments.brief => about::brief(&context)?,
@@ -183,6 +194,7 @@ fn run(arguments: &Arguments) -> Result<u8, Trouble> {
         Some(Command::Back) => back::run(&context)?,
         Some(Command::Policy { at, to }) => policy::run(&context, at.zip(*to).map(|(at, to)| (at.into(), to.into())))?,
         Some(Command::Lock { yes }) => policy::lock(&context, *yes)?,
+        Some(Command::Panic { cpu }) => panic::run(&memory, &linux, *cpu)?,
         Some(Command::Map) => map::run(&context)?,
         Some(Command::Crashes) => crashes::run(&context)?,
     };

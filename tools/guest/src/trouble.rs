@@ -62,6 +62,8 @@ pub enum Trouble {
     NoWayBack(String),
     /// LOCK without `--yes`.
     NotConfirmed,
+    /// There is no CPU with this number.
+    NoCpu(u32),
     /// A file that exists is not overwritten.
     Exists(PathBuf),
     /// A file cannot be written.
@@ -110,6 +112,7 @@ impl Trouble {
             Self::BoxHidden(_) => "box-hidden",
             Self::NoWayBack(_) => "no-way-back",
             Self::NotConfirmed => "not-confirmed",
+            Self::NoCpu(_) => "no-cpu",
             Self::Exists(_) => "exists",
             Self::File(..) => "file",
             Self::Linux(..) => "linux",
@@ -210,6 +213,7 @@ impl Display for Trouble {
                 "nothing was done. After this call Exeunt stays until the machine is reset: it refuses to leave, also \
                  at a kexec and at a crash, and nobody can undo it. If you mean it: exeunt lock --yes",
             ),
+            Self::NoCpu(cpu) => write!(f, "this machine has no CPU {cpu}"),
             Self::Exists(path) => write!(f, "{} is there already, and is not overwritten", path.display()),
             Self::File(path, error) => write!(f, "{} cannot be written: {error}", path.display()),
             Self::Linux(what, error) => write!(f, "{what}: {error}"),

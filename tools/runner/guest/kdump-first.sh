@@ -48,6 +48,15 @@ restart)
     echo crash restart >/proc/exeunt
     $on_cpu kexec -e
     ;;
+panic)
+    $on_cpu exeunt panic
+    sleep 60
+    ;;
+panic-stuck)
+    # On another CPU throughout: what is on this one will not run again.
+    taskset $(printf '%x' $((1 << (from + 1) % $(nproc)))) sh -c "echo crash spin $from >/proc/exeunt && exeunt panic $from"
+    sleep 60
+    ;;
 *)
     echo "crash $crash $from $turns" >/proc/exeunt
     sleep 60

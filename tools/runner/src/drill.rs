@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::child::{self, End};
 use crate::covering::{self, Value};
-use crate::kdump::{CRASHES, Kdump};
+use crate::kdump::{BY_EXEUNT, CRASHES, Kdump};
 use crate::kexec::Kexec;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -147,7 +147,7 @@ impl Cell {
 
     /// Whether bare QEMU can do the same: it has nobody to call.
     fn has_baseline(&self) -> bool {
-        !["hvc", "hvc-other", "leave"].contains(&self.how)
+        !["hvc", "hvc-other", "leave"].contains(&self.how) && !BY_EXEUNT.contains(&self.how)
     }
 
     /// Its variables. `given` are those that the drill got for all of its machines.
@@ -280,8 +280,9 @@ impl Scope {
         let how = |name| (HOW, HOWS.iter().position(|each| *each == name).expect("a way to end"));
         let one_cpu = (CPU, CPUS.iter().position(|&cpus| cpus == 1).expect("one CPU is among them"));
         // There must be another CPU, or one that can go off.
-        let mut pairs: Vec<_> =
-            ["hvc-other", "stuck", "hotplug", "hotplug-down", "leave"].map(|name| (how(name), one_cpu)).into();
+        let mut pairs: Vec<_> = ["hvc-other", "stuck", "hotplug", "hotplug-down", "leave", "panic-stuck"]
+            .map(|name| (how(name), one_cpu))
+            .into();
         // The first CPU is not taken off, and on a machine with one CPU it is the last as well.
         pairs.extend(["hotplug", "hotplug-down"].map(|name| (how(name), (WHO, 0))));
         pairs.push((one_cpu, (WHO, 1)));
@@ -616,7 +617,8 @@ mod tests {
             }
         }
         for cell in cells {
-            let needs_two = ["hvc-other", "stuck", "hotplug", "hotplug-down", "leave"].contains(&cell.how);
+            let needs_two =
+                ["hvc-other", "stuck", "hotplug", "hotplug-down", "leave", "panic-stuck"].contains(&cell.how);
             assert!(!needs_two || cell.cpus > 1, "{cell}");
             assert!(!cell.how.starts_with("hotplug") || cell.from() > 0, "{cell}");
         }

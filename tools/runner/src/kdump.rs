@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::process::Command;
 
+use guest_abi::vendor::PANIC_SYNDROME;
+
 use crate::blackbox::{self, Death};
 use crate::guest::Script;
 use crate::kconfig::{self, Need};
@@ -23,8 +25,9 @@ use crate::symbols::Symbols;
 use crate::variables::{Target, Values, Wrong, size};
 use crate::workstation::Places;
 
-/// How the host dies: by the magic key, or in a way of the test module's (tests/module/crash.c).
-pub const CRASHES: [&str; 14] = [
+/// How the host dies: by the magic key, in a way of the test module's (tests/module/crash.c), or since Exeunt is asked
+/// to have it panic: [`PANIC`], [`PANIC_STUCK`].
+pub const CRASHES: [&str; 16] = [
     "sysrq",
     "null",
     "irq",
@@ -39,7 +42,16 @@ pub const CRASHES: [&str; 14] = [
     "hotplug-down",
     "leave",
     "restart",
+    PANIC,
+    PANIC_STUCK,
 ];
+
+/// `exeunt panic`, by a program on the CPU that dies.
+const PANIC: &str = "panic";
+/// `exeunt panic CPU`, by a program on another CPU: the one that dies spins with everything masked.
+const PANIC_STUCK: &str = "panic-stuck";
+/// These need Exeunt, and all but the first the test module.
+pub const BY_EXEUNT: [&str; 2] = [PANIC, PANIC_STUCK];
 
 /// Two kernels and two initrds have to fit where the way back is loaded too.
 const RESERVED: [&str; 2] = ["256M", "384M"];
@@ -85,7 +97,13 @@ impl Kdump {
         let usual = RESERVED[usize::from(back)].to_owned();
         let reserved = wrong.or(values.parse("CRASHKERNEL", usual.clone(), crash_kernel), usual);
         let symbols = wrong.or(Symbols::read(values, &wanted.settings.kernel), None);
-        if crash != CRASHES[0] || fill != 0 {
+        if BY_EXEUNT.contains(&crash) && !wanted.with_exeunt() {
+            wrong.0.push(format!("CRASH={crash}: there is nobody to ask (HYPERVISOR=none)"));
+        }
+        if crash == PANIC_STUCK && wanted.settings.smp < 2 {
+            wrong.0.push(format!("CRASH={crash}: it takes two CPUs (SMP=)"));
+        }
+        if ![CRASHES[0], PANIC].contains(&crash) || fill != 0 {
             let what = if crash == CRASHES[0] { format!("FILL={fill}") } else { format!("CRASH={crash}") };
             wrong.0.extend(wanted.can_have_module(&what, &wanted.settings.kernel).err());
         }
@@ -106,7 +124,7 @@ impl Kdump {
 
     /// Whether the host needs the test module.
     fn has_module(&self) -> bool {
-        self.crash != CRASHES[0] || self.fill != 0
+        ![CRASHES[0], PANIC].contains(&self.crash) || self.fill != 0
     }
 
     /// What the host's kernel has to have.
@@ -286,6 +304,9 @@ impl Kdump {
         if verdict.passed() {
             self.judge_dump(ran, &report, &mut verdict);
             self.judge_exeunt(ran, stays, &mut verdict);
+            if BY_EXEUNT.contains(&self.crash) {
+                self.judge_panic(ran, &mut verdict);
+            }
             if self.back {
                 self.judge_back(ran, &mut verdict);
             }
@@ -345,6 +366,17 @@ impl Kdump {
         let answered = self.wanted.settings.smp - u32::from(self.crash == "stuck");
         let traces = traces(report);
         verdict.check(traces == answered, || format!("the dump has the backtraces of {traces} CPUs"));
+    }
+
+    /// Whether the host has panicked of what Exeunt gave it, and where.
+    fn judge_panic(&self, ran: &Ran, verdict: &mut Verdict) {
+        let code = format!("{PANIC_SYNDROME:x}");
+        let lines = ran.said.all("next", "dmesg");
+        let has = |words: &str| lines.iter().any(|line| line.contains(words));
+        verdict.check(has(&code), || format!("the host did not panic at an SError with the code {code}"));
+        if self.crash == PANIC_STUCK {
+            verdict.check(has("pc : spin_masked+"), || "it does not say that it spun".to_owned());
+        }
     }
 
     fn judge_exeunt(&self, ran: &Ran, stays: bool, verdict: &mut Verdict) {
@@ -431,26 +463,36 @@ fn have_names(report: &str) -> bool {
 }
 
 /// CPUs with a backtrace that has a function's name in it. A module's function has none without symbols. Where there
-/// are no names at all, a backtrace is one that goes beyond the place where the CPU was.
+/// are no names at all, a backtrace is one that goes beyond the place where the CPU was. One that was in a program has
+/// no backtrace of the kernel's, and counts.
 fn traces(report: &str) -> u32 {
-    if !have_names(report) {
-        return report.lines().filter(|line| line.starts_with("#1 ")).count() as u32;
-    }
-    let (mut found, mut is_nameless) = (0, false);
+    let have_names = have_names(report);
+    let (mut found, mut is_open) = (0, false);
     for line in report.lines() {
         if line.starts_with("CPU ") && line.contains(", ") {
-            is_nameless = true;
-        } else if is_nameless
+            let in_program = pstate(line).is_some_and(|pstate| pstate.trailing_zeros() >= 4);
+            found += u32::from(in_program);
+            is_open = !in_program;
+        } else if is_open
             && let Some(rest) = line.strip_prefix('#')
             && let Some((number, name)) = rest.split_once(' ')
             && number.bytes().all(|byte| byte.is_ascii_digit())
-            && name.trim_start().starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '_')
+            && (if have_names {
+                name.trim_start().starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '_')
+            } else {
+                number == "1"
+            })
         {
             found += 1;
-            is_nameless = false;
+            is_open = false;
         }
     }
     found
+}
+
+/// PSTATE of a line that begins a CPU's backtrace.
+fn pstate(line: &str) -> Option<u64> {
+    u64::from_str_radix(line.split_once(", pstate 0x")?.1.trim(), 16).ok()
 }
 
 /// The words for what a guest has told.
@@ -479,21 +521,25 @@ mod tests {
         let source = include_str!("../../../tests/module/crash.c");
         let begin = source.find("crash KIND").unwrap();
         let end = source.find("Whether an oops").unwrap();
-        let documented: BTreeSet<&str> = source[begin..end]
+        let ours = |kind: &&str| *kind != "sysrq" && !BY_EXEUNT.contains(kind);
+        let mut documented: BTreeSet<&str> = source[begin..end]
             .lines()
             .filter_map(|line| line.strip_prefix(" *\t"))
             .filter(|line| !line.starts_with('\t'))
             .filter_map(|line| line.split('\t').next())
             .collect();
-        let known: BTreeSet<&str> = CRASHES.into_iter().filter(|kind| *kind != "sysrq").collect();
+        // The kernel does not die of it, and Exeunt is asked then.
+        assert!(documented.remove("spin"));
+        let known: BTreeSet<&str> = CRASHES.into_iter().filter(ours).collect();
         assert_eq!(documented, known);
     }
 
     #[test]
     fn backtraces_with_a_name_are_counted() {
         let report = "CPU 0, pc 0x1, pstate 0x2\n#0  crash_setup_regs (x.c:1)\n#1  0xffff\n\n\
-                      CPU 1, pc 0x1, pstate 0x2\n#0  0xffff\n#1  cpu_do_idle\n\nCPU 2, pc 0x0\n#0  0xffff800\n";
-        assert_eq!(traces(report), 2);
+                      CPU 1, pc 0x1, pstate 0x2\n#0  0xffff\n#1  cpu_do_idle\n\nCPU 2, pc 0x0\n#0  0xffff800\n\n\
+                      CPU 3, pc 0x29f3dc, pstate 0x60000000\n#0  0x29f3dc\n";
+        assert_eq!(traces(report), 3, "and one in a program");
         assert!(have_names(report));
     }
 

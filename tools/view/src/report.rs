@@ -665,7 +665,7 @@ mod tests {
         let report = report(&fixture::crash());
         let text = report.to_string();
         for line in [
-            "Black box at 0x403f0000: Exeunt 0.1.0, ABI 1.1, 4 CPUs, host entered at virtual EL2",
+            "Black box at 0x403f0000: Exeunt 0.1.0, ABI 1.2, 4 CPUs, host entered at virtual EL2",
             "EXEUNT DIED on CPU 3: an exception at EL2",
             "data abort from EL2: translation fault, level 0, write, FAR 0xdead0000",
             "at image+0x5678",

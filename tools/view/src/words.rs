@@ -356,6 +356,9 @@ pub fn event_words(event: &Event) -> String {
         Kind::FoundBox => format!("the black box of the last start is kept; that was the {}", ordinal(first)),
         Kind::Tracing if first == 0 => "exits are no longer traced".to_owned(),
         Kind::Tracing => "exits are traced from here on".to_owned(),
+        Kind::Panic => {
+            format!("the host is to panic here; it was at {first:#x}, {}, PSTATE {second:#x}", level_of(second))
+        }
         Kind::Left => format!("Exeunt has left this CPU along with others; its vectors are at {first:#x}"),
         Kind::Wild => format!("at {first:#x} the host accesses its crash kernel's memory, at {second:#x}"),
         Kind::Stopped => {

@@ -138,7 +138,7 @@ impl Setting {
         };
         let junk = [0x1111, 0x2222, 0x3333];
         let uid = vendor::UID_REGISTERS.map(|word| Is(u64::from(word)));
-        list(Call::Count, "", vendor::CALL_COUNT.into(), junk, [Is(10), Same, Same, Same]);
+        list(Call::Count, "", vendor::CALL_COUNT.into(), junk, [Is(11), Same, Same, Same]);
         list(Call::Uid, "", vendor::CALL_UID.into(), junk, uid);
         list(
             Call::Revision,
@@ -173,6 +173,7 @@ impl Setting {
         Self::log_read(list);
         Self::trace(list);
         Self::stage2_range(list);
+        Self::panic(list);
         // At its table, which may be the resident stub's, it does something.
         if !matches!(self.state, State::Stub | State::Table) {
             let what = if self.is_live() { "for the way back" } else { "elsewhere" };
@@ -273,6 +274,15 @@ impl Setting {
         one("of a device", 0x0900_0000, [Is(0), Is(0), Any, Is(rights)]);
         one("past the last address", 1 << 52, error(Error::InvalidParameter));
         one("past the last address", u64::MAX, error(Error::InvalidParameter));
+    }
+
+    /// Those that nobody takes. What becomes of the others is the test [`crate::panics`].
+    fn panic(list: impl Fn(Call, &'static str, u64, [u64; 3], [Want; 4])) {
+        let cpus = machine().mpidrs().len() as u64;
+        for unknown in [cpus, 0xffff, 0x1_0000, 0xffff_fffe, 1 << 32 | cpus] {
+            let want = error(Error::InvalidParameter);
+            list(Call::Panic, "of an unknown CPU", vendor::PANIC.into(), [unknown, 2, 3], want);
+        }
     }
 
     fn other_numbers(&self) {
@@ -428,6 +438,8 @@ pub fn in_the_window(setting: &Setting) {
     let x = arguments(vendor::VERSION.into(), [1, 2, 3]);
     let want = refused(STUB_ERR);
     tally::add(Case { call: Call::OtherImmediate, what, immediate: 0x4a48, x, want, end: End::Returns });
+    // The CPU 0xfffe is none.
+    one(Call::Panic, what, vendor::PANIC.into(), 0xfffe, refused(STUB_ERR));
     // The last, since it is a promise for good if it comes before the LEAVE.
     one(Call::Lock, what, vendor::LOCK.into(), 0, refused(STUB_ERR));
 }
@@ -442,7 +454,7 @@ pub fn answer_while_live(case: &Case) -> Option<u64> {
         Call::Uid => Some(vendor::UID_REGISTERS[0].into()),
         Call::Revision => Some(vendor::ABI_MAJOR.into()),
         Call::Version => Some(vendor::ABI_VERSION.into()),
-        Call::Status | Call::LogRead => Some(Error::InvalidParameter.to_register()),
+        Call::Status | Call::LogRead | Call::Panic => Some(Error::InvalidParameter.to_register()),
         Call::GetIchVtr | Call::RestartPolicy | Call::Leave | Call::Lock | Call::Trace | Call::Stage2Range => Some(0),
         Call::Psci => Some(call_by(Conduit::Smc, PSCI_VERSION, [0; 3])),
         Call::Architecture => Some(call_by(Conduit::Smc, SMCCC_VERSION, [0; 3])),

@@ -99,6 +99,7 @@ calls! {
     LogRead "LOG_READ",
     Trace "TRACE",
     Stage2Range "STAGE2_RANGE",
+    Panic "PANIC",
     Psci "PSCI",
     Architecture "architecture's",
     OtherNumber "other numbers",

@@ -45,6 +45,13 @@ fn doorbell(context: &Context, model: &str, gic: u32, cpus: u32, entry: Entry, a
     Ok(())
 }
 
+/// PANIC, of CPUs wherever they are.
+fn panics(context: &Context, model: &str, gic: u32, entry: Entry, arguments: &str) -> Outcome {
+    let machine = machine(context, qemu::usual()?, "panics", model, arguments)?.entered(entry, "");
+    machine.with("GIC", gic).with("SMP", 4).run()?.ended_with(0)?.says("checks, 0 failed")?;
+    Ok(())
+}
+
 /// The expectations of `aborts` hold for QEMU's CPU itself, with a hole instead of Exeunt's memory.
 fn aborts_on_bare_qemu(context: &Context, model: &str) -> Outcome {
     let (size, region) = RAM_WITH_A_HOLE;
@@ -163,6 +170,20 @@ pub(super) fn cells() -> Vec<Cell> {
             let wake = move |context: &Context| guest(context, "wake", "cortex-a57", gic, "release", entry);
             let quick = (gic == 2) == (entry == Entry::El1);
             cells.push(Cell::new(format!("guests/wake-gic{gic}-{}", entry.name()), wake).slow(!quick));
+        }
+    }
+    for (model, gic, arguments, quickly) in [
+        ("cortex-a57", 2, "", Some(Entry::El1)),
+        ("max", 3, "", Some(Entry::VirtualEl2)),
+        ("cortex-a72", 3, "", None),
+        ("neoverse-n2", 3, "lock", None),
+        ("cortex-a57", 3, "lock", Some(Entry::VirtualEl2)),
+    ] {
+        for entry in Entry::ALL {
+            let what = if arguments.is_empty() { "panics" } else { "panics-locked" };
+            let cell = move |context: &Context| panics(context, model, gic, entry, arguments);
+            let name = format!("guests/{what}-{model}-gic{gic}-{}", entry.name());
+            cells.push(Cell::new(name, cell).slow(quickly != Some(entry)));
         }
     }
     for (model, gic) in [("cortex-a57", 3), ("max", 3), ("cortex-a72", 2)] {

@@ -21,6 +21,7 @@ pub mod exits;
 pub mod leave;
 pub mod log;
 pub mod map;
+pub mod panic;
 pub mod policy;
 pub mod status;
 pub mod trace;

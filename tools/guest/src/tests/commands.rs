@@ -7,7 +7,7 @@ use view::fixture::{self, ADDRESS, EXEUNT};
 use super::fake::{Fake, count, live};
 use crate::commands::log::Follower;
 use crate::commands::policy::Which;
-use crate::commands::{Said, about, back, crashes, exits, leave, log, map, policy, status, trace};
+use crate::commands::{Said, about, back, crashes, exits, leave, log, map, panic, policy, status, trace};
 use crate::kcore;
 use crate::snapshot::Mirror;
 use crate::trouble::{self, Trouble};
@@ -461,4 +461,42 @@ fn the_state_in_the_box_is_read_by_its_bits() {
     // What it then refuses is not offered.
     let said = about::run(&fake.context().unwrap()).unwrap();
     assert!(said.text.contains("It is locked") && !said.text.contains("exeunt leave"), "{}", said.text);
+}
+
+#[test]
+fn a_panic_is_asked_for_where_the_program_is() {
+    let fake = fake();
+    fake.at.set(1);
+    fake.hangs.set(Some(0));
+    let said = panic::run(&fake, &fake, None).unwrap();
+    assert_eq!((said.status, fake.panicked.get()), (0, Some(1)));
+    assert_eq!(said.text, "Linux panics.\n");
+}
+
+#[test]
+fn a_cpu_that_hangs_is_named_as_linux_names_it_and_not_visited() {
+    let fake = fake();
+    for (linux, exeunt) in [(0, 1), (1, 0)] {
+        fake.at.set(1 - exeunt);
+        fake.hangs.set(Some(exeunt));
+        let said = panic::run(&fake, &fake, Some(linux)).unwrap();
+        assert_eq!((said.text, fake.panicked.take()), (format!("Linux panics on CPU {linux}.\n"), Some(exeunt)));
+        assert_eq!(said.json["panics"], linux);
+    }
+    let trouble = panic::run(&fake, &fake, Some(2)).unwrap_err();
+    assert_eq!((trouble.to_string(), trouble.kind()), ("this machine has no CPU 2".to_owned(), "no-cpu"));
+    assert_eq!((trouble.status(), fake.panicked.get()), (trouble::status::FAILED, None));
+}
+
+#[test]
+fn where_exeunt_has_left_nobody_panics() {
+    let fake = fake();
+    fake.under.borrow_mut().insert(0, false);
+    fake.memory.borrow_mut().insert(MAGIC, guest_abi::doorbell::LEFT);
+    assert!(matches!(panic::run(&fake, &fake, None), Err(Trouble::Left)));
+    assert_eq!(fake.spilled.get(), 0);
+    // Linux's CPU 1 is Exeunt's 0, which it has left.
+    fake.at.set(1);
+    let trouble = panic::run(&fake, &fake, Some(1)).unwrap_err();
+    assert!(matches!(trouble, Trouble::Refused(_, guest_abi::vendor::Error::WrongState)), "{trouble}");
 }

@@ -13,7 +13,7 @@ use guest_abi::doorbell::{
     OPEN, PRESENT, R0, TICKET,
 };
 use guest_abi::vendor::{
-    CALLS, Error, LEAVE, LOCK, RESTART_POLICY, STAGE2_RANGE, STATUS, TRACE, TRACE_QUERY, TRACE_START,
+    CALLS, Error, LEAVE, LOCK, PANIC, PANIC_HERE, RESTART_POLICY, STAGE2_RANGE, STATUS, TRACE, TRACE_QUERY, TRACE_START,
 };
 use view::fixture::{ADDRESS, Builder, EXEUNT};
 
@@ -54,6 +54,10 @@ pub struct Fake {
     pub tracing: RefCell<BTreeMap<u32, bool>>,
     /// Ranges of stage 2: the first address past each, and its rights.
     pub ranges: Vec<(u64, u64)>,
+    /// The CPU on which Linux has panicked.
+    pub panicked: Cell<Option<u32>>,
+    /// A CPU that hangs: a program that is to go there never comes back.
+    pub hangs: Cell<Option<u32>>,
     /// So often LEAVE answers that it is busy.
     pub busy: Cell<u32>,
     /// So many accesses the program has made.
@@ -106,6 +110,8 @@ impl Fake {
             locked: Cell::new(false),
             tracing: RefCell::default(),
             ranges: vec![(EXEUNT, 15), (ADDRESS, 0), (EXEUNT + 0x20_0000, 3), (1 << 40, 7)],
+            panicked: Cell::new(None),
+            hangs: Cell::new(None),
             busy: Cell::new(0),
             accesses: Cell::new(0),
             disturbs: Cell::new(0),
@@ -225,6 +231,17 @@ impl Fake {
                 let on = *on;
                 Some([0, on.into(), 128, x3])
             }
+            PANIC => {
+                let cpu = if x1 == u64::from(PANIC_HERE) { self.at.get().into() } else { x1 };
+                match self.under.borrow().get(&(cpu as u32)) {
+                    None => refused(Error::InvalidParameter),
+                    Some(false) => refused(Error::WrongState),
+                    Some(true) => {
+                        self.panicked.set(Some(cpu as u32));
+                        Some([0, x1, x2, x3])
+                    }
+                }
+            }
             other => {
                 assert!(!CALLS.contains(&other), "{other:#x} is not made up yet");
                 refused(Error::NotSupported)
@@ -319,7 +336,18 @@ impl Host for Fake {
         Ok(self.beyond.borrow().clone())
     }
 
+    fn stay(&self) -> Result<(), Trouble> {
+        Ok(())
+    }
+
+    fn mpidr(&self, cpu: u32) -> Option<u64> {
+        // Linux was started on the last.
+        let cpus = self.under.borrow().len() as u64;
+        (u64::from(cpu) < cpus).then(|| (u64::from(cpu) + cpus - 1) % cpus)
+    }
+
     fn pin(&self, cpu: u32) -> Result<(), Trouble> {
+        assert_ne!(self.hangs.get(), Some(cpu), "the program never comes back");
         self.at.set(cpu);
         Ok(())
     }
