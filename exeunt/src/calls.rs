@@ -33,7 +33,7 @@ use crate::leaving::All;
 use crate::machine::{Below, Kvm, Machine, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, console, depart, enter, guard, hangs, leaving, memory};
+use crate::{blackbox, console, crash, depart, enter, guard, hangs, leaving, memory};
 
 /// Answers the stub call in x0 to x4.
 #[inline(never)]
@@ -96,7 +96,7 @@ fn reset_vectors(trap: &mut Trap) {
 #[inline(never)]
 fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
     let restart = why_restart(trap, entry, arguments[0]);
-    if restart.has_crashed() && leaving::stop_others(trap).is_none() {
+    if restart.has_crashed() && crash::begin(trap, guard::crash_regions()).is_none() {
         return leaving::wait_for_leave(trap);
     }
     let why = restart.why;

@@ -3,7 +3,7 @@
 //! Owns the set-up of EL2 for the host. What the host's exits do is [`crate::exits`]'s.
 
 use core::arch::naked_asm;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use ::smccc::psci::PSCI_CPU_OFF;
 use aarch64_cpu::asm::barrier;
@@ -23,9 +23,18 @@ use crate::resident::{self, FAST};
 use crate::trap::Trap;
 use crate::{blackbox, firmware, gic, memory, registers};
 
+/// The CPU on which the host has begun.
+static BOOTED_ON: AtomicUsize = AtomicUsize::new(0);
+
+/// The number of the CPU on which the host has begun, as far as Exeunt has seen it begin.
+pub fn booted_on() -> usize {
+    BOOTED_ON.load(Ordering::Relaxed)
+}
+
 /// Enters the host for the first time, on the boot CPU.
 pub fn start(machine: Machine, policy: Policy, entry: HostEntry) -> ! {
     let machine = machine::set(machine);
+    BOOTED_ON.store(cpu::index(), Ordering::Relaxed);
     resident::prepare_calls(machine, policy);
     blackbox::note_control(FAST.control.bits());
     enter(entry)
@@ -137,6 +146,7 @@ pub fn set_up(cpu: &PerCpu, machine: &Machine, keep: Keep) -> Gic {
 pub fn restart(frame: &mut HostFrame, entry: u64) {
     let cpu = cpu::current();
     let machine = machine();
+    BOOTED_ON.store(cpu.index(), Ordering::Relaxed);
     cpu.life.begin();
     let gic = set_up(cpu, machine, Keep::Nothing);
     if level(cpu, machine, gic) == EntryLevel::VirtualEl2 {

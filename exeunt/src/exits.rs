@@ -25,7 +25,7 @@ use crate::frame::HostFrame;
 use crate::machine::{self, Machine};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, calls, doorbell, guard, leaving, memory, serror};
+use crate::{blackbox, calls, crash, doorbell, guard, leaving, memory, serror};
 
 /// The counters of a CPU that has come from the host.
 #[inline]
@@ -225,10 +225,12 @@ fn abort(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine,
 #[inline(never)]
 fn guarded(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) -> bool {
     let Some(abort) = esr.abort() else { return false };
+    // What the guard knows it forgets when the crash kernel begins.
+    let regions = guard::crash_regions();
     match guard::fault(cpu, &machine.ram, machine.stage2, frame.x[29], abort) {
         Verdict::Again => true,
         Verdict::CrashBegins => {
-            leaving::crash_begins(&mut Trap { frame, cpu, machine });
+            crash::begin_at_el1(&mut Trap { frame, cpu, machine }, regions);
             true
         }
         Verdict::Others => false,

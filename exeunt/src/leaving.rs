@@ -143,7 +143,7 @@ pub fn interrupted(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'stati
 /// Returns if Exeunt stays; at the latest when this CPU has taken the leaver for dead.
 #[cold]
 #[inline(never)]
-fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
+pub fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
     let mut patience = Patience::default();
     loop {
         let keep = || {
@@ -170,69 +170,14 @@ fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) 
 /// Those that the last stop has caught.
 static CAUGHT: AtomicCpuSet = AtomicCpuSet::new();
 
-/// What has come of a stop: the CPUs that were running, of which the leader knew.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Stopped {
-    /// They were caught, and their registers are in the black box.
-    #[allow(dead_code, reason = "for who completes their crash notes")]
-    pub caught: CpuSet,
-    /// They never came, and may still run.
-    pub missing: CpuSet,
+/// Nobody was caught yet, in the stop that is about to begin.
+pub fn begin_to_catch() {
+    CAUGHT.clear();
 }
 
-/// The host has crashed: stops all other CPUs that run under Exeunt, wherever they are, and has them go off. It takes
-/// at most twice [`leave::PATIENCE_MS`] and one more; nothing if no other CPU runs, as after a Linux that has stopped
-/// them itself.
-///
-/// Nothing: another CPU's stop or LEAVE came first. This one is to be held for it, and to come again.
-#[cold]
-#[inline(never)]
-pub fn stop_others(trap: &Trap) -> Option<Stopped> {
-    let (this, machine) = (trap.cpu.index(), trap.machine);
-    let all = All(machine);
-    let runs = |&cpu: &usize| {
-        let is_left = all.life(cpu).is_none_or(|life| life.state().is_left());
-        cpu != this && (all.is_starting(cpu) || all.is_on(cpu) && !is_left)
-    };
-    let running: CpuSet = (0..all.count()).filter(runs).collect();
-    if running.is_empty() {
-        return Some(Stopped::default());
-    }
-    warn!(
-        "CPU {this}: the host has crashed while {running} still {}",
-        if running.count() == 1 { "runs" } else { "run" }
-    );
-    CAUGHT.clear();
-    let room = Stage2::of(machine);
-    let world = World { control: &FAST.control, cpus: &all, room: &room, verdict: Verdict::Off };
-    let mut leaver = Leaver::Begin;
-    // With an error it ends when a CPU that was held has taken this one for dead, after more than its patience.
-    while !matches!(leaver, Leaver::Over(_)) {
-        leaver = leaver.step(this, &trap.cpu.life, false, &world);
-        if leaver == Leaver::Overtaken {
-            return None;
-        }
-    }
-    // Off is who has executed its last instruction: the next kernel's CPU_ON finds it so.
-    room.begin_patience();
-    while running.iter().any(|cpu| !psci().is_off(cpu, &Below)) && room.wait(&|_| false) {}
-    let caught = CAUGHT.get();
-    let (mut stopped, mut stubborn) = (Stopped { caught, ..Stopped::default() }, CpuSet::default());
-    for cpu in running.iter().filter(|&cpu| !psci().is_off(cpu, &Below)) {
-        (if caught.has(cpu) { &mut stubborn } else { &mut stopped.missing }).insert(cpu);
-    }
-    if !caught.is_empty() {
-        warn!("CPU {this}: {caught} caught and switched off; the registers are in the black box");
-    }
-    if !stubborn.is_empty() {
-        warn!("CPU {this}: firmware has not switched off {stubborn}, caught in EL2; the next kernel cannot start it");
-    }
-    if !stopped.missing.is_empty() {
-        let patience = leave::PATIENCE_MS;
-        warn!("CPU {this}: {} did not come within {patience} ms, and may still run", stopped.missing);
-    }
-    blackbox::event(Kind::Stopped, [caught.count().into(), stopped.missing.count().into()]);
-    Some(stopped)
+/// Those that the last stop has caught; their registers are in the black box.
+pub fn caught() -> CpuSet {
+    CAUGHT.get()
 }
 
 /// A CPU that was caught in a stop goes off. What its dead host has left pending must not come to the next kernel.
@@ -380,12 +325,6 @@ pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     }
 }
 
-/// A host at EL1 has just gone over to its crash kernel, on this CPU: what comes next is the first instruction of that,
-/// or of what runs before it. Nothing has to be done for it.
-#[cold]
-#[inline(never)]
-pub fn crash_begins(_trap: &mut Trap) {}
-
 /// Goes on in the host as before: REENTER has been refused with `refusal`, an SMC is passed on.
 fn stay_outside(frame: &mut HostFrame, cpu: &PerCpu, by_smc: bool, refusal: u64) -> ! {
     let (vectors, traps) = if by_smc {
@@ -458,7 +397,7 @@ impl Cpus for All {
     }
 }
 
-/// Stage 2, interrupts and time, for a LEAVE and a PANIC.
+/// Stage 2, interrupts and time, for a LEAVE, a stop and a PANIC.
 pub struct Stage2 {
     machine: &'static Machine,
     /// CNTPCT_EL0 when patience ends.
@@ -473,7 +412,8 @@ impl Stage2 {
         Self { machine, deadline: Cell::new(0), next_wake: Cell::new(0) }
     }
 
-    fn begin_patience(&self) {
+    /// Patience begins.
+    pub fn begin_patience(&self) {
         self.deadline.set(CNTPCT_EL0.get() + ticks(leave::PATIENCE_MS));
     }
 }

@@ -14,6 +14,8 @@ mod console;
 #[cfg(target_os = "none")]
 mod cpu;
 #[cfg(target_os = "none")]
+mod crash;
+#[cfg(target_os = "none")]
 mod depart;
 #[cfg(target_os = "none")]
 mod doorbell;

@@ -398,6 +398,7 @@ kinds! {
     Died = 4, "Exeunt died on it";
     PowerOff = 5, "it turned the machine off, or reset it";
     Caught = 6, "it was caught while it ran";
+    Crashed = 7, "it began to execute the crash kernel, at EL1";
 }
 
 kinds! {

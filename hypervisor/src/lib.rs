@@ -8,6 +8,7 @@
 
 pub mod blackbox;
 pub mod counters;
+pub mod crash_notes;
 pub mod devicetree;
 pub mod doorbell;
 pub mod features;

@@ -23,7 +23,8 @@
 //! An entry in the memory that the host keeps for a crash kernel says that it is one, where Exeunt knows that memory
 //! ([`crate::guard`]).
 //!
-//! The signs are asked in the order entry, head, tree, vectors: all but the last come with the call and cannot be stale.
+//! The signs are asked in the order entry, head, tree, vectors: all but the last come with the call, and cannot be
+//! stale.
 //! SET_VECTORS can, if a host has called it for something else and not put its own stub back; [`crate::virtual_el2`]
 //! knows those that do put it back (hibernation). So with kexec_load a host from 5.16 on that leaves other vectors
 //! behind, and then dies, is taken for one that restarts on purpose; no such Linux is known. A host that is no Linux,

@@ -11,6 +11,7 @@
  *	hvc		a null pointer right behind a call to EL2
  *	hvc-other	... while the next CPU makes nothing but calls to EL2
  *	stuck		... while the next CPU spins with D, A, I and F masked
+ *	stuck-all	... while all others do
  *	spin		none: CPU spins with D, A, I and F masked, and the kernel lives on as long as it can without it
  *	hotplug		BUG() on CPU when it has just been brought up again, in a callback of hotplug
  *	hotplug-down	a null pointer on CPU while it is taken off
@@ -45,6 +46,8 @@
 
 /* Where the other CPU is. */
 static atomic_t other_ready = ATOMIC_INIT(0);
+/* How many there are. */
+static unsigned int others = 1;
 static u64 turns;
 
 static noinline void exeunt_test_null(void)
@@ -122,7 +125,7 @@ static long null_after_hvc(void *unused)
 
 static void only_calls(void *unused)
 {
-	atomic_set(&other_ready, 1);
+	atomic_inc(&other_ready);
 	for (;;) {
 		struct registers registers = { { EXEUNT_CALL_VERSION } };
 
@@ -133,7 +136,7 @@ static void only_calls(void *unused)
 static void spin_masked(void *unused)
 {
 	asm volatile("msr daifset, #0xf" ::: "memory");
-	atomic_set(&other_ready, 1);
+	atomic_inc(&other_ready);
 	for (;;)
 		cpu_relax();
 }
@@ -142,7 +145,7 @@ static void leave_now(void *unused)
 {
 	struct registers registers = { { EXEUNT_CALL_LEAVE } };
 
-	atomic_set(&other_ready, 1);
+	atomic_inc(&other_ready);
 	call_here(&registers);
 	pr_info("exeunt_test: LEAVE answered %#llx\n", registers.x[0]);
 }
@@ -170,16 +173,6 @@ static int begin_on(unsigned int cpu, void (*act)(void *unused))
 	return 0;
 }
 
-/* Has the next online CPU after `cpu` do this. */
-static int begin_on_other(unsigned int cpu, void (*act)(void *unused))
-{
-	unsigned int other = cpumask_next(cpu, cpu_online_mask);
-
-	if (other >= nr_cpu_ids)
-		other = cpumask_first(cpu_online_mask);
-	return other == cpu ? -ENODEV : begin_on(other, act);
-}
-
 /* Has CPU `cpu`, which is not this one, spin. */
 static int spin_on(unsigned int cpu)
 {
@@ -190,12 +183,48 @@ static int spin_on(unsigned int cpu)
 	return error;
 }
 
+/* Has the next online CPU after `cpu`, or all others, do this. */
+static int begin_on_others(unsigned int cpu, void (*act)(void *unused), bool all)
+{
+	static struct task_struct *threads[NR_CPUS];
+	unsigned int next = cpumask_next(cpu, cpu_online_mask), other;
+	int error = 0;
+
+	if (next >= nr_cpu_ids)
+		next = cpumask_first(cpu_online_mask);
+	if (next == cpu)
+		return -ENODEV;
+	/* All are made before the first begins: whoever makes the others may run where that one never stops. */
+	for_each_online_cpu(other) {
+		if (other == cpu || (!all && other != next))
+			continue;
+		threads[other] = kthread_create(other_thread, act, "exeunt-other");
+		if (IS_ERR(threads[other])) {
+			error = PTR_ERR(threads[other]);
+			threads[other] = NULL;
+			break;
+		}
+		kthread_bind(threads[other], other);
+	}
+	for_each_possible_cpu(other) {
+		if (!threads[other])
+			continue;
+		if (error)
+			kthread_stop(threads[other]);
+		else
+			wake_up_process(threads[other]);
+	}
+	if (all)
+		others = num_online_cpus() - 1;
+	return error;
+}
+
 /* Runs on CPU `cpu`, which must not be scheduled away between the other's begin and this. */
 static long null_beside_other(void *unused)
 {
 	u64 turn;
 
-	while (!atomic_read(&other_ready))
+	while (atomic_read(&other_ready) < others)
 		cpu_relax();
 	for (turn = 0; turn < READ_ONCE(turns); turn++)
 		cpu_relax();
@@ -249,7 +278,7 @@ int command_crash(struct answer *answer, char *words)
 		const char *kind;
 		long (*act)(void *unused);
 		void (*other)(void *unused);
-		bool calls;
+		bool calls, all;
 	} kinds[] = {
 		{ "null", null_here },
 		{ "irq", raise_irq_work },
@@ -259,6 +288,7 @@ int command_crash(struct answer *answer, char *words)
 		{ "hvc", null_after_hvc, NULL, true },
 		{ "hvc-other", null_beside_other, only_calls, true },
 		{ "stuck", null_beside_other, spin_masked },
+		{ "stuck-all", null_beside_other, spin_masked, .all = true },
 		{ "leave", null_beside_other, leave_now, true },
 	};
 	char *kind = strsep(&words, " "), *word = strsep(&words, " ");
@@ -288,7 +318,7 @@ int command_crash(struct answer *answer, char *words)
 		if (kinds[i].calls && !calls_possible())
 			return -ENODEV;
 		if (kinds[i].other) {
-			error = begin_on_other(cpu, kinds[i].other);
+			error = begin_on_others(cpu, kinds[i].other, kinds[i].all);
 			if (error)
 				return error;
 		}

@@ -391,6 +391,12 @@ impl Block {
         let state = self.state.load(Ordering::Relaxed) & 0xffff_ffff;
         self.state.store((stop as u64) << 32 | state, Ordering::Release);
     }
+
+    /// What [`Self::keep`] has kept last of register number `register`, as far as it was seen.
+    #[must_use]
+    pub fn kept(&self, register: usize) -> u64 {
+        self.kept.get(register).map_or(0, |value| value.load(Ordering::Relaxed))
+    }
 }
 
 impl Default for Block {

@@ -20,8 +20,8 @@
 //! A LEAVE has its number and its verdict in the word too. So whoever acts in a LEAVE does so in the one that it means,
 //! or finds that it is over: its leader, the CPUs that are held, and the one of these that takes a leader for dead.
 //!
-//! A stop of all CPUs is a LEAVE to all others: who may not leave meanwhile may not leave in a stop either. Exeunt stays
-//! in it, so that a lock does not forbid it.
+//! A stop of all CPUs is a LEAVE to all others: who may not leave meanwhile may not leave in a stop either. Exeunt
+//! stays in it, so that a lock does not forbid it.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 

@@ -61,6 +61,11 @@ if [ "$read" = 1 ]; then
     echo "next read $(dd if=/proc/vmcore bs=1M 2>/dev/null | wc -c)"
     echo "next unmapped $(dump_with --non-mmap | wc -c)"
 fi
+# It began with one CPU. What the dead kernel has left must not keep it from the others.
+for cpu in /sys/devices/system/cpu/cpu[1-9]*/online; do
+    [ ! -e "$cpu" ] || echo 1 2>/dev/null >"$cpu" || echo "next silent ${cpu%/online}"
+done
+echo "next started $(nproc)"
 if [ "$back" = 1 ]; then
     or_say next kexec --load --no-checks /back/vmlinuz --initrd=/back/initrd --dtb=/back/tree \
         --command-line="$next_command_line crashkernel=$reserved" && or_say next kexec --exec

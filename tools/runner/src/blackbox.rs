@@ -50,7 +50,9 @@ pub struct Death {
     pub from: u32,
     /// How many there are.
     pub cpus: u32,
-    /// Whether each of the others is known to have gone off by itself.
+    /// So many of the others hang where they do not hear the host's stop.
+    pub stuck: u32,
+    /// Whether each of the others that hears it is known to have gone off by itself.
     pub others_go_off: bool,
     /// The machine's RAM.
     pub ram: Range<u64>,
@@ -96,13 +98,18 @@ impl Death {
         let has = |why: Why| with.stops.iter().filter(move |stop| stop.why == why.words());
         let off: BTreeSet<u32> = has(Why::Off).map(|stop| stop.cpu.into()).collect();
         let others: BTreeSet<u32> = (0..self.cpus).filter(|&cpu| cpu != self.from).collect();
-        check(!self.others_go_off || off == others, format!("CPUs {off:?} went off, and not {others:?}"));
-        if at_el2 {
-            let stop = if self.others_go_off { with.stops.last() } else { has(Why::SoftRestart).next() };
-            let stop = stop.map(|stop| (u32::from(stop.cpu), stop.why.as_str()));
-            let is_right = stop == Some((self.from, Why::SoftRestart.words()));
-            check(is_right, format!("the last CPU that stopped, and why: {stop:?}"));
+        let caught: BTreeSet<u32> = has(Why::Caught).map(|stop| stop.cpu.into()).collect();
+        if self.others_go_off {
+            let is_right = caught.len() == self.stuck as usize && caught.is_subset(&others);
+            check(is_right, format!("CPUs {caught:?} were caught, of {} that hang", self.stuck));
+            let others: BTreeSet<u32> = others.difference(&caught).copied().collect();
+            check(off == others, format!("CPUs {off:?} went off, and not {others:?}"));
         }
+        let crashed = if at_el2 { Why::SoftRestart } else { Why::Crashed };
+        let stop = if self.others_go_off { with.stops.last() } else { has(crashed).next() };
+        let stop = stop.map(|stop| (u32::from(stop.cpu), stop.why.as_str()));
+        let is_right = stop == Some((self.from, crashed.words()));
+        check(is_right, format!("the last CPU that stopped, and why: {stop:?}"));
         for stop in &with.stops {
             if let Err(what) = self.are_plausible(stop) {
                 check(false, format!("CPU {}: {what}", stop.cpu));
@@ -141,6 +148,9 @@ impl Death {
             is(self.ram.contains(&x1), "x1", x1)?;
             // cpu_soft_restart is where virtual and physical addresses are the same.
             is(self.ram.contains(&pc), "PC", pc)?;
+        } else if stop.why == Why::Crashed.words() {
+            is(self.ram.contains(&pc), "PC", pc)?;
+            is(sctlr & MMU == 0, "SCTLR_EL1", sctlr)?;
         }
         Ok(())
     }
@@ -163,7 +173,7 @@ mod tests {
 
     fn expected() -> Death {
         let (entry, policy) = (Entry::VirtualEl2, Policy::Resident);
-        Death { entry, policy, from: 2, cpus: 4, others_go_off: true, ram: RAM }
+        Death { entry, policy, from: 2, cpus: 4, stuck: 0, others_go_off: true, ram: RAM }
     }
 
     /// The others go off, and the third CPU starts the crash kernel over Exeunt.
@@ -203,6 +213,7 @@ mod tests {
             (Death { policy: Policy::Leave, ..expected() }, "Exeunt stays after a crash: true"),
             (Death { entry: Entry::El1, ..expected() }, "entered at EL2"),
             (Death { entry: Entry::El1, ..expected() }, "and not by None"),
+            (Death { entry: Entry::El1, ..expected() }, "and why: Some((2, \"it called SOFT_RESTART\"))"),
             (Death { cpus: 5, ..expected() }, "it has 4 CPUs"),
             (Death { ram: 0x4000_0000..0x4200_0000, ..expected() }, "TTBR1_EL1 is 0x98"),
         ] {
@@ -230,7 +241,15 @@ mod tests {
             let said = compare(&expected(), &b);
             assert!(said.contains(words), "{words}: {said}");
         }
-        // Where one of the others hangs, it need not have gone off.
+        // One that hangs is caught, and no other.
+        let stuck = |stuck| Death { stuck, ..expected() };
+        let mut caught = crashed();
+        (caught.cpus[0].stop, caught.cpus[0].x[0]) = (Why::Caught as u32, 7);
+        assert_eq!(compare(&stuck(1), &caught), "");
+        assert!(compare(&stuck(2), &caught).contains("CPUs {0} were caught, of 2 that"));
+        assert!(compare(&expected(), &caught).contains("CPUs {0} were caught, of 0 that"));
+        assert!(compare(&stuck(1), &crashed()).contains("CPUs {} were caught, of 1 that"));
+        // Where one of the others is on its way, it need not have gone off.
         let mut hangs = crashed();
         hangs.cpus[0].stop = 0;
         assert_eq!(compare(&Death { others_go_off: false, ..expected() }, &hangs), "");

@@ -27,7 +27,7 @@ use crate::workstation::Places;
 
 /// How the host dies: by the magic key, in a way of the test module's (tests/module/crash.c), or since Exeunt is asked
 /// to have it panic: [`PANIC`], [`PANIC_STUCK`].
-pub const CRASHES: [&str; 16] = [
+pub const CRASHES: [&str; 17] = [
     "sysrq",
     "null",
     "irq",
@@ -38,6 +38,7 @@ pub const CRASHES: [&str; 16] = [
     "hvc",
     "hvc-other",
     "stuck",
+    "stuck-all",
     "hotplug",
     "hotplug-down",
     "leave",
@@ -326,16 +327,26 @@ impl Kdump {
         verdict
     }
 
+    /// How many CPUs spin with everything masked, so that they do not hear the host's own stop.
+    fn stuck(&self) -> u32 {
+        match self.crash {
+            "stuck" => 1,
+            "stuck-all" => self.wanted.settings.smp - 1,
+            _ => 0,
+        }
+    }
+
     /// What the black box has to say of this run. Where a LEAVE is under way nobody knows which CPUs Exeunt is on.
     fn death(&self) -> Option<Death> {
         let wanted = &self.wanted;
         // Of the others one hangs, or is on its way up or down, or restarts.
-        let one_is_busy = ["hvc-other", "stuck", "hotplug", "hotplug-down", "restart"].contains(&self.crash);
+        let one_is_busy = ["hvc-other", "hotplug", "hotplug-down", "restart"].contains(&self.crash);
         (self.crash != "leave").then(|| Death {
             entry: wanted.entry,
             policy: wanted.policy,
             from: wanted.from.unwrap_or(0),
             cpus: wanted.settings.smp,
+            stuck: self.stuck(),
             others_go_off: !one_is_busy,
             ram: RAM_BASE..RAM_BASE + wanted.settings.mem.1,
         })
@@ -362,10 +373,16 @@ impl Kdump {
             verdict.check(read == vmcore, || format!("read(2) gave {read} bytes of /proc/vmcore"));
             verdict.check(unmapped == dumped, || format!("without mmap(2) the dump has {unmapped} bytes"));
         }
-        // One that spins with everything masked answers nobody, so that its registers are not in the notes.
-        let answered = self.wanted.settings.smp - u32::from(self.crash == "stuck");
+        // The registers of one that answers nobody are in the notes if Exeunt has caught it, and only then can the next
+        // kernel start it.
+        let lost = if self.wanted.with_exeunt() { 0 } else { self.stuck() };
+        let answered = self.wanted.settings.smp - lost;
         let traces = traces(report);
         verdict.check(traces == answered, || format!("the dump has the backtraces of {traces} CPUs"));
+        if self.stuck() != 0 {
+            let started = said.last("next", "started");
+            verdict.check(started == answered.to_string(), || format!("the crash kernel has {started} CPUs"));
+        }
     }
 
     /// Whether the host has panicked of what Exeunt gave it, and where.
