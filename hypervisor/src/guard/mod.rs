@@ -226,7 +226,8 @@ impl Guard {
         *self = Self { wild: self.wild, ..Self::new() };
     }
 
-    /// The host has been without Exeunt. True: its kernel is the one that is known, and its memory is guarded as before.
+    /// The host has been without Exeunt. True: its kernel is the one that is known, and its memory is guarded as
+    /// before.
     /// False: it may be another one; nothing is guarded.
     pub fn come_back(&mut self, ttbr1: u64, world: &mut impl World) -> bool {
         let same = self.tables == ttbr1 & TABLES && self.follow(world).is_ok() && self.close(world).is_ok();
