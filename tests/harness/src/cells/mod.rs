@@ -17,6 +17,7 @@ mod failures;
 mod firmware;
 mod gdb;
 mod guests;
+mod hangs;
 mod hotplug;
 mod interrupts;
 mod kernels;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Cell> {
         hotplug::cells(),
         gdb::cells(),
         guests::cells(),
+        hangs::cells(),
         interrupts::cells(),
         user::cells(),
         exits::cells(),

@@ -1,0 +1,36 @@
+//! A Linux that Exeunt has made to panic, by `exeunt panic`: on the CPU that asks, and on one that hangs.
+//!
+//! What the dump then has `make kdump` compares. PANIC itself is the guest `panics`' (`guests/panics-...`).
+
+use super::restarts::passes;
+use crate::cell::Cell;
+
+pub(super) fn cells() -> Vec<Cell> {
+    let mut cells = vec![];
+    for (kernel, crash, from, entry, policy, gic) in [
+        ("6.1", "panic-stuck", "1", "el2", "leave", "3"),
+        ("6.12", "panic-stuck", "0", "el1", "leave", "2"),
+        ("5.10", "panic-stuck", "1", "el2", "resident", "3"),
+        ("testing", "panic", "0", "el1", "leave", "3"),
+        ("6.1", "panic", "3", "el2", "leave", "2"),
+    ] {
+        let name = format!("hangs/{crash}-{kernel}-{entry}-{policy}-gic{gic}");
+        let cell = Cell::new(name, move |context| {
+            passes(
+                context,
+                "kdump",
+                &[
+                    ("KERNEL", kernel),
+                    ("CRASH", crash),
+                    ("FROM", from),
+                    ("ENTRY", entry),
+                    ("POLICY", policy),
+                    ("GIC", gic),
+                    ("MEM", "640M"),
+                ],
+            )
+        });
+        cells.push(cell.slow(true));
+    }
+    cells
+}
