@@ -1,7 +1,7 @@
 //! The guard of the host's crash kernel, with stage 2.
 //!
-//! Owns the one [`Guard`], and what is known of the memory for whoever must not wait. What becomes of a fault, and how a
-//! Linux's data say where the memory is, is decided in `hypervisor::guard`.
+//! Owns the one [`Guard`], and what is known of the memory for whoever must not wait. What becomes of a fault, and how
+//! a Linux's data say where the memory is, is decided in `hypervisor::guard`.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -117,14 +117,24 @@ fn with_guard<T>(change: impl FnOnce(&mut Guard) -> T) -> Option<T> {
     })
 }
 
-/// A kernel begins on this CPU. It has the memory for its crash kernel already, if it is a Linux.
+/// A kernel begins on this CPU, or asks once more: a Linux with debugfs does when `/sys/kernel/debug/psci` is read. It
+/// has the memory for its crash kernel already, if it is a Linux.
 #[cold]
 #[inline(never)]
 pub fn kernel_begins(ram: &HostRam<'static>, stage2: Stage2) {
     if IS_OFF.load(Ordering::Relaxed) || !LOOKS.swap(true, Ordering::Relaxed) {
         return;
     }
-    look_and_guard(&mut Host { cpu: cpu::current(), ram, stage2, frame: 0 });
+    keep_or_look(&mut Host { cpu: cpu::current(), ram, stage2, frame: 0 });
+}
+
+/// Keeps what is guarded if the kernel that runs is the one that has it, and looks where it has that otherwise.
+fn keep_or_look(host: &mut Host) {
+    let ttbr1 = TTBR1_EL1.get();
+    let guards = crash_regions() != [None; 2];
+    if !guards || with_guard(|guard| guard.come_back(ttbr1, host)) == Some(false) {
+        look_and_guard(host);
+    }
 }
 
 /// Looks where the kernel that runs has its crash kernel, and guards that.
@@ -169,13 +179,7 @@ pub fn come_back(cpu: &'static PerCpu, ram: &HostRam<'static>, stage2: Stage2) {
     if IS_OFF.load(Ordering::Relaxed) || !is_active() {
         return;
     }
-    let host = &mut Host { cpu, ram, stage2, frame: 0 };
-    let guards = crash_regions() != [None; 2];
-    let ttbr1 = TTBR1_EL1.get();
-    if guards && with_guard(|guard| guard.come_back(ttbr1, host)) != Some(false) {
-        return;
-    }
-    look_and_guard(host);
+    keep_or_look(&mut Host { cpu, ram, stage2, frame: 0 });
 }
 
 /// Nothing is guarded any more: another kernel begins.
@@ -240,8 +244,8 @@ fn tell(cpu: &PerCpu, note: Note) {
     }
 }
 
-/// The memory that the host keeps for its crash kernel, as far as is known: at most two regions, of which one is below 4
-/// GiB for devices that reach no further. None once the crash kernel runs.
+/// The memory that the host keeps for its crash kernel, as far as is known: at most two regions, of which one is below
+/// 4 GiB for devices that reach no further. None once the crash kernel runs.
 pub fn crash_regions() -> [Option<Region>; 2] {
     REGIONS.each_ref().map(|region| guard::unpack(region.load(Ordering::Acquire)))
 }

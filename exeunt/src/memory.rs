@@ -156,7 +156,8 @@ fn descriptor_at(table: u64, index: usize) -> &'static AtomicU64 {
     unsafe { AtomicU64::from_ptr(entry) }
 }
 
-/// `size` bytes of the heap at a multiple of `align` (a power of two), or nothing when it is full. Only tables are given back.
+/// `size` bytes of the heap at a multiple of `align` (a power of two), or nothing when it is full. Only tables are
+/// given back.
 pub fn allocate(size: u64, align: u64) -> Option<u64> {
     let layout = Layout::from_size_align(size as usize, align as usize).ok()?;
     HEAP.lock().alloc(layout).ok().map(|block| block.expose_provenance().get() as u64)

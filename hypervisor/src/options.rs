@@ -208,8 +208,8 @@ pub const OPTIONS: &[OptionDoc] = &[
     },
     OptionDoc {
         name: "guard",
-        help: "what becomes of a write of the host's into the memory that it keeps for its crash kernel, except by those \
-               who load it",
+        help: "what becomes of a write of the host's into the memory that it keeps for its crash kernel, except by \
+               those who load it",
         values: &[
             ValueDoc {
                 name: "on",

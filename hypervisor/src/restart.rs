@@ -23,13 +23,12 @@
 //! An entry in the memory that the host keeps for a crash kernel says that it is one, where Exeunt knows that memory
 //! ([`crate::guard`]).
 //!
-//! The signs are asked in the order entry, head, tree, vectors: all but the last come with the call, and cannot be
-//! stale.
-//! SET_VECTORS can, if a host has called it for something else and not put its own stub back; [`crate::virtual_el2`]
-//! knows those that do put it back (hibernation). So with kexec_load a host from 5.16 on that leaves other vectors
-//! behind, and then dies, is taken for one that restarts on purpose; no such Linux is known. A host that is no Linux,
-//! and passes none of this, has crashed unless it has called SET_VECTORS. That is a guess, and enough to choose what
-//! becomes of Exeunt on one CPU. It is not enough to stop the others ([`Restarts::is_sure`]).
+//! The signs are asked in the order entry, head, tree, vectors: all but the last come with the call and cannot be
+//! stale. SET_VECTORS can, if a host has called it for something else and not put its own stub back;
+//! [`crate::virtual_el2`] knows those that do put it back (hibernation). So with kexec_load a host from 5.16 on that
+//! leaves other vectors behind, and then dies, is taken for one that restarts on purpose; no such Linux is known. A
+//! host that is no Linux, and passes none of this, has crashed unless it has called SET_VECTORS. That is a guess, and
+//! enough to choose what becomes of Exeunt on one CPU. It is not enough to stop the others ([`Restarts::is_sure`]).
 
 use crate::devicetree;
 

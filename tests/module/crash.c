@@ -17,6 +17,8 @@
  *	hotplug-down	a null pointer on CPU while it is taken off
  *	restart		... when the kernel is restarted: on whichever CPU asks for that, later (Linux holds the lock of
  *			the loaded kernels then, and enters no crash kernel)
+ *	wild		over all of the memory that is kept for the crash kernel, and then a null pointer; NUMBER says by
+ *			what: 0 memset, 1 a store in each page, 2 a pair, 3 an atomic operation, 4 DC ZVA
  *	leave		... on CPU while the next one is in LEAVE; NUMBER turns of a loop after it began
  *
  * Whether an oops is the end is the kernel's choice: panic_on_oops=1 (`oops=panic`) wherever no interrupt is involved.
@@ -29,9 +31,12 @@
 #include <linux/cpu.h>
 #include <linux/cpuhotplug.h>
 #include <linux/cpumask.h>
+#include <linux/io.h>
+#include <linux/ioport.h>
 #include <linux/irq_work.h>
 #include <linux/kernel.h>
 #include <linux/kthread.h>
+#include <linux/mm.h>
 #include <linux/notifier.h>
 #include <linux/processor.h>
 #include <linux/reboot.h>
@@ -39,6 +44,7 @@
 #include <linux/smp.h>
 #include <linux/string.h>
 #include <linux/timer.h>
+#include <linux/vmalloc.h>
 #include <linux/workqueue.h>
 
 #include "calls.h"
@@ -262,6 +268,80 @@ static int hotplug(unsigned int cpu, bool down)
 	return error ?: add_cpu(cpu);
 }
 
+/* --- wild writes --- */
+
+struct memory {
+	phys_addr_t start;
+	size_t size;
+};
+
+static int take_memory(struct resource *resource, void *memory)
+{
+	*(struct memory *)memory = (struct memory){ resource->start, resource_size(resource) };
+	return 1;
+}
+
+static void *wild_memory;
+static size_t wild_size;
+
+/*
+ * The memory of the crash kernel, mapped anew: Linux before 6.12 takes what is loaded out of its linear map.
+ */
+static int map_wild(void)
+{
+	struct memory memory = { 0 };
+	struct page **pages;
+	size_t count, i;
+
+	walk_iomem_res_desc(IORES_DESC_CRASH_KERNEL, IORESOURCE_SYSTEM_RAM | IORESOURCE_BUSY, 0, -1, &memory, take_memory);
+	count = memory.size >> PAGE_SHIFT;
+	if (!count)
+		return -ENOMEM;
+	pages = vmalloc(count * sizeof(*pages));
+	if (!pages)
+		return -ENOMEM;
+	for (i = 0; i < count; i++)
+		pages[i] = pfn_to_page((memory.start >> PAGE_SHIFT) + i);
+	wild_memory = vmap(pages, count, VM_MAP, PAGE_KERNEL);
+	vfree(pages);
+	wild_size = memory.size;
+	return wild_memory ? 0 : -ENOMEM;
+}
+
+static noinline void exeunt_test_wild(char *at, char *end, u64 way)
+{
+	u64 block = 4 << (read_sysreg(dczid_el0) & 0xf);
+
+	if (way == 0) {
+		memset(at, 0xa5, end - at);
+		return;
+	}
+	for (; at < end; at += way == 4 ? block : PAGE_SIZE) {
+		switch (way) {
+		case 1:
+			WRITE_ONCE(*(u64 *)at, 0x5a5a5a5a5a5a5a5aULL);
+			break;
+		case 2:
+			asm volatile("stp %0, %0, [%1]" ::"r"(0x5a5a5a5a5a5a5a5aULL), "r"(at) : "memory");
+			break;
+		case 3:
+			atomic64_add(0x5a5a5a5a, (atomic64_t *)at);
+			break;
+		default:
+			asm volatile("dc zva, %0" ::"r"(at) : "memory");
+			break;
+		}
+	}
+}
+
+static long wild_here(void *unused)
+{
+	exeunt_test_wild(wild_memory, (char *)wild_memory + wild_size, READ_ONCE(turns));
+	pr_emerg("exeunt_test: all of the crash kernel's memory was written to\n");
+	exeunt_test_null();
+	return 0;
+}
+
 /* --- restart --- */
 
 static int null_at_restart(struct notifier_block *block, unsigned long action, void *unused)
@@ -289,6 +369,7 @@ int command_crash(struct answer *answer, char *words)
 		{ "hvc-other", null_beside_other, only_calls, true },
 		{ "stuck", null_beside_other, spin_masked },
 		{ "stuck-all", null_beside_other, spin_masked, .all = true },
+		{ "wild", wild_here },
 		{ "leave", null_beside_other, leave_now, true },
 	};
 	char *kind = strsep(&words, " "), *word = strsep(&words, " ");
@@ -317,6 +398,11 @@ int command_crash(struct answer *answer, char *words)
 			continue;
 		if (kinds[i].calls && !calls_possible())
 			return -ENODEV;
+		if (kinds[i].act == wild_here) {
+			error = map_wild();
+			if (error)
+				return error;
+		}
 		if (kinds[i].other) {
 			error = begin_on_others(cpu, kinds[i].other, kinds[i].all);
 			if (error)

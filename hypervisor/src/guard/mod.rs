@@ -6,7 +6,7 @@
 //! | the fault | what becomes of it |
 //! |---|---|
 //! | stage 2 allows it by now | tried again |
-//! | at EL1, stage 1 is off, or has other tables than the kernel's, or the host is in virtual EL2 | another kernel, or what runs between two: the guard is lifted |
+//! | at EL1, stage 1 is off or has other tables than the kernel's; virtual EL2 | another kernel: the guard is lifted |
 //! | the same, an instruction, with stage 1 off | the crash kernel begins, of a host at EL1: lifted |
 //! | the kernel is no longer where it was | lifted |
 //! | no longer in the memory that the kernel keeps | it has given it back: the guard lets it go |
@@ -15,8 +15,8 @@
 //! | another one on the same CPU after that | Linux before 5.12 copies code there when it panics: the page is open |
 //! | all else | a wild write |
 //!
-//! That a system call returns shows in user space's next instruction: its page is made execute-never meanwhile. Somebody
-//! else who executes in that page closes the memory too early, which costs two more faults and no more.
+//! That a system call returns shows in user space's next instruction: its page is made execute-never meanwhile.
+//! Somebody else who executes in that page closes the memory too early, which costs two more faults and no more.
 //!
 //! Owns no memory and no register: what it reads comes through [`Ram`], and may be anything, since the host writes it.
 //! Nothing here panics, and every search ends. DMA is not covered.
@@ -227,8 +227,7 @@ impl Guard {
     }
 
     /// The host has been without Exeunt. True: its kernel is the one that is known, and its memory is guarded as
-    /// before.
-    /// False: it may be another one; nothing is guarded.
+    /// before. False: it may be another one; nothing is guarded.
     pub fn come_back(&mut self, ttbr1: u64, world: &mut impl World) -> bool {
         let same = self.tables == ttbr1 & TABLES && self.follow(world).is_ok() && self.close(world).is_ok();
         if !same {

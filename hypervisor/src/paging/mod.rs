@@ -37,11 +37,11 @@
 //!   concerns a part of it only; pages collapse into a block when one change covers all of it, even if they say the
 //!   same already. This cannot be done from outside of a call. Either no CPU walks the tables during the call (for
 //!   stage 2, the others are held at EL2, where it does not apply, and the invalidation comes before they go on), or
-//!   [`TableMemory::write`] does it ([`live`]): where the old descriptor is valid and differs from the new one, write zero, DSB,
-//!   TLBI, DSB, and then the new one. Other CPUs may see a translation fault in between and have to retry. Writes into
-//!   tables that are not linked yet never find a valid descriptor, so that this test is enough. Neither way is open for
-//!   what the running CPU itself stands on in stage 1 (its text, its stack, the tables): such a change is not to be
-//!   made.
+//!   [`TableMemory::write`] does it ([`live`]): where the old descriptor is valid and differs from the new one, write
+//!   zero, DSB, TLBI, DSB, and then the new one. Other CPUs may see a translation fault in between and have to retry.
+//!   Writes into tables that are not linked yet never find a valid descriptor, so that this test is enough. Neither way
+//!   is open for what the running CPU itself stands on in stage 1 (its text, its stack, the tables): such a change is
+//!   not to be made.
 
 mod descriptor;
 mod engine;

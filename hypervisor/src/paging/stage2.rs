@@ -204,8 +204,8 @@ impl Stage2 {
         Some(Mapping { output, level, attributes: Attributes::decode(attributes) })
     }
 
-    /// The block or page that translates `ipa`, also while it is hidden, and what it says; nothing past the last address
-    /// that it translates, and in a hole.
+    /// The block or page that translates `ipa`, also while it is hidden, and what it says; nothing past the last
+    /// address that it translates, and in a hole.
     #[must_use]
     pub fn leaf<M: TableMemory>(&self, memory: &M, ipa: u64) -> Option<(Range<u64>, Attributes)> {
         if ipa >> self.layout.ipa_bits() != 0 {

@@ -32,6 +32,14 @@ grep -q ' _text$' /proc/kallsyms || {
 }
 or_say first kexec -p /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line maxcpus=1 reset_devices" || exit
 echo first loaded yes
+if [ "$crash" = wild ]; then
+    # Loaded again, unloaded, made smaller by what then is any memory, and loaded into the rest.
+    or_say first kexec -p /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line maxcpus=1 reset_devices" || exit
+    or_say first kexec -p -u || exit
+    or_say first sh -c "echo $((kept - (16 << 20))) >/sys/kernel/kexec_crash_size" || exit
+    echo "first shrunk $kept $(cat /sys/kernel/kexec_crash_size)"
+    or_say first kexec -p /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line maxcpus=1 reset_devices" || exit
+fi
 if [ "$crash" = restart ]; then
     # On the way into a kexec, which is loaded while there is memory.
     or_say first kexec -l /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line" || exit

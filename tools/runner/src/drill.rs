@@ -59,7 +59,11 @@ const HOWS: [&str; CRASHES.len() + 1] = {
     hows
 };
 /// Ways to die of which Exeunt saves more than the bare machine.
-const SAVED: [&str; 2] = ["stuck", "stuck-all"];
+const SAVED: [&str; 3] = ["stuck", "stuck-all", WILD];
+/// Of this one the bare machine has no dump at all.
+const WILD: &str = "wild";
+/// Seconds for the bare machine there: it mostly stands still after the crash.
+const LIMIT_WHERE_LOST: u64 = 240;
 /// So many ways to end need no test module.
 const WITHOUT_MODULE: usize = 2;
 /// Variables that are the same for all machines.
@@ -178,6 +182,9 @@ impl Cell {
         if bare {
             variables.insert("HYPERVISOR", "none".to_owned());
             variables.insert("EL", entry.trim_start_matches("el").to_owned());
+            if self.how == WILD {
+                variables.insert("TIMEOUT", LIMIT_WHERE_LOST.to_string());
+            }
         }
         let target = if self.how == "kexec" { Target::Kexec } else { Target::Kdump };
         Values::read(target, [], |name| variables.get(name).cloned()).unwrap_or_default()

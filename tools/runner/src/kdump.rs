@@ -27,7 +27,7 @@ use crate::workstation::Places;
 
 /// How the host dies: by the magic key, in a way of the test module's (tests/module/crash.c), or since Exeunt is asked
 /// to have it panic: [`PANIC`], [`PANIC_STUCK`].
-pub const CRASHES: [&str; 17] = [
+pub const CRASHES: [&str; 18] = [
     "sysrq",
     "null",
     "irq",
@@ -43,6 +43,7 @@ pub const CRASHES: [&str; 17] = [
     "hotplug-down",
     "leave",
     "restart",
+    "wild",
     PANIC,
     PANIC_STUCK,
 ];

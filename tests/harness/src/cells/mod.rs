@@ -16,6 +16,7 @@ mod exits;
 mod failures;
 mod firmware;
 mod gdb;
+mod guard;
 mod guests;
 mod hangs;
 mod hotplug;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Cell> {
         boards::cells(),
         hotplug::cells(),
         gdb::cells(),
+        guard::cells(),
         guests::cells(),
         hangs::cells(),
         interrupts::cells(),
