@@ -25,7 +25,8 @@ use hypervisor::virtual_el2::registers;
 use spin::Once;
 
 use crate::cpu::{self, PerCpu};
-use crate::frame::{ExceptionFrame, HostFrame};
+use crate::faults::fault_point;
+use crate::frame::ExceptionFrame;
 use crate::memory;
 
 /// The core, at the end of the 2 MiB. No section of the image has it, and nobody clears it: a reset leaves what was
@@ -150,6 +151,7 @@ pub fn last_starts() -> Option<u32> {
 #[cold]
 #[inline(never)]
 pub fn event(kind: Kind, values: [u64; 2]) {
+    fault_point!("event");
     core().event(CNTPCT_EL0.get(), cpu::index() as u16, kind, values);
 }
 
@@ -200,28 +202,31 @@ pub fn count_wild(pc: u64, address: u64) -> u64 {
     core().count_wild()
 }
 
-/// The host's registers at the exit that this CPU handles: its stack was empty while the host ran, and the vectors have
-/// put them at its top.
-fn frame_of_host(cpu: &PerCpu) -> &'static HostFrame {
-    let place = memory::stack_top(cpu.index()) - size_of::<HostFrame>() as u64;
-    // SAFETY: this CPU's stack, which is mapped, and where its vectors store this at every exit. Plain numbers, of
-    // which any value will do.
-    unsafe { &*core::ptr::with_exposed_provenance::<HostFrame>(place as usize) }
-}
-
 /// Keeps the host's registers on this CPU, which handles an exit of its host's, because of `stop`.
 #[cold]
 #[inline(never)]
 pub fn keep(cpu: &PerCpu, stop: Stop) {
-    let frame = frame_of_host(cpu);
+    // SAFETY: this CPU's stack, which is mapped, and where its vectors store this at every exit. Plain numbers, of
+    // which any value will do.
+    let frame = unsafe { &*cpu.host_frame() };
+    let exit = [ELR_EL2.get(), SPSR_EL2.get(), ESR_EL2.get(), FAR_EL2.get(), HPFAR_EL2.get()];
+    keep_all(cpu, stop, &frame.x, exit);
+}
+
+/// The same for a CPU on which another exception has come since: PC, PSTATE and syndrome of its host are in `place`,
+/// and its addresses are lost.
+#[cold]
+#[inline(never)]
+pub fn keep_at(cpu: &PerCpu, stop: Stop, x: &[u64; 31], place: [u64; 3]) {
+    let [pc, pstate, esr] = place;
+    keep_all(cpu, stop, x, [pc, pstate, esr, 0, 0]);
+}
+
+fn keep_all(cpu: &PerCpu, stop: Stop, x: &[u64; 31], exit: [u64; 5]) {
     let mut registers = [0; KEPT];
-    registers[..31].copy_from_slice(&frame.x);
-    registers[31..].copy_from_slice(&[
-        ELR_EL2.get(),
-        SPSR_EL2.get(),
-        ESR_EL2.get(),
-        FAR_EL2.get(),
-        HPFAR_EL2.get(),
+    registers[..31].copy_from_slice(x);
+    registers[31..36].copy_from_slice(&exit);
+    registers[36..].copy_from_slice(&[
         SP_EL0.get(),
         SP_EL1.get(),
         SCTLR_EL1.get(),

@@ -20,6 +20,7 @@ use hypervisor::own_calls::status::{self, Machine as Facts};
 use hypervisor::own_calls::{self, Buffer, Outcome, Services, Sink};
 use hypervisor::paging::stage2::Attributes;
 use hypervisor::psci::Environment;
+use hypervisor::rescue::Point;
 use hypervisor::restart::{self, Restart, Restarts};
 use hypervisor::smccc;
 use hypervisor::stub::{self, Answer};
@@ -29,11 +30,12 @@ use hypervisor::virtual_el2::VirtualEl2;
 use log::{debug, info, warn};
 
 use crate::cpu::PerCpu;
+use crate::faults::fault_point;
 use crate::leaving::All;
 use crate::machine::{Below, Kvm, Machine, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, console, crash, depart, enter, guard, hangs, leaving, memory};
+use crate::{blackbox, console, crash, depart, enter, guard, hangs, leaving, memory, rescue};
 
 /// Answers the stub call in x0 to x4.
 #[inline(never)]
@@ -45,8 +47,10 @@ pub fn stub(trap: &mut Trap) {
         is_host_ram: &|address| machine.is_host_ram(address),
         has_gic_registers: machine.gic == Gic::V3,
     };
+    fault_point!("stub-call");
     let answer = stub::answer(trap.frame.arguments(), &context);
     debug!("stub call {:#x}, x1 {:#x}", trap.frame.x[0], trap.frame.x[1]);
+    fault_point!("stub-answer");
     match answer {
         Answer::Return(value) => trap.frame.x[0] = value,
         Answer::SetVectors(address) => {
@@ -77,6 +81,7 @@ fn run_vectors(trap: &mut Trap) {
 #[cold]
 #[inline(never)]
 fn reset_vectors(trap: &mut Trap) {
+    fault_point!("reset-begin");
     match FAST.control.set_out() {
         Ok(()) => {
             trap.frame.x[0] = SUCCESS;
@@ -84,6 +89,7 @@ fn reset_vectors(trap: &mut Trap) {
             info!("CPU {}: the host has EL2 now, with its vectors at {vectors:#x}", trap.cpu.index());
             trap.cpu.lent.store(trap.machine.kvm == Kvm::Lend, Ordering::Relaxed);
             blackbox::event(Kind::ResetVectors, [vectors, 0]);
+            fault_point!("reset-out");
             leaving::begin_leave(trap.cpu);
             leaving::go(trap.frame, trap.cpu, false)
         }
@@ -95,6 +101,7 @@ fn reset_vectors(trap: &mut Trap) {
 #[cold]
 #[inline(never)]
 fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
+    fault_point!("restart-begin");
     let restart = why_restart(trap, entry, arguments[0]);
     if restart.has_crashed() && crash::begin(trap, guard::crash_regions()).is_none() {
         return leaving::wait_for_leave(trap);
@@ -102,17 +109,23 @@ fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
     let why = restart.why;
     match FAST.control.restart(why) {
         Ok(policy) => {
+            fault_point!("restart-decided");
             info!("CPU {}: SOFT_RESTART to {entry:#x} ({why:?}, {})", trap.cpu.index(), policy.words());
             blackbox::keep(trap.cpu, Stop::SoftRestart);
             let flags = u64::from(why == Restart::Crash) | u64::from(policy == Policy::Resident) << 1;
             blackbox::event(Kind::SoftRestart, [entry, flags]);
+            // From here on it is done, whatever becomes of Exeunt on the way.
+            let [x0, x1, x2] = arguments;
+            trap.cpu.set_point(&Point::payload(entry, [x0, x1, x2, trap.frame.x[3]]));
             trap.frame.x[..3].copy_from_slice(&arguments);
             trap.frame.x[4] = entry;
+            fault_point!("restart-told");
             match policy {
                 Policy::Resident => {
                     blackbox::crumb(trap.cpu, *b"restart ");
                     // With `leave` this CPU has no stage 2, and to those that still have one it goes on.
                     guard::lift(trap.cpu, &trap.machine.ram, trap.machine.stage2);
+                    fault_point!("restart-stays");
                     enter::restart(trap.frame, entry);
                 }
                 Policy::Leave => {
@@ -121,7 +134,8 @@ fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
                     leaving::departs(trap.cpu, true);
                     blackbox::crumb(trap.cpu, *b"restart ");
                     blackbox::note_control(FAST.control.bits());
-                    leaving::open_units(trap.cpu);
+                    rescue::open_units(trap.cpu);
+                    fault_point!("restart-leaves");
                     // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for.
                     unsafe { depart::to_payload(trap.frame, entry, hcr::RW, boot::stub::vectors()) }
                 }
@@ -151,7 +165,10 @@ fn why_restart(trap: &Trap, entry: u64, x2: u64) -> Restarts {
 #[inline]
 pub fn own(trap: &mut Trap) {
     let own = Own { cpu: trap.cpu, machine: trap.machine };
-    match own_calls::call(trap.frame.arguments(), &own) {
+    fault_point!("own-call");
+    let outcome = own_calls::call(trap.frame.arguments(), &own);
+    fault_point!("own-answer");
+    match outcome {
         Outcome::Done => {}
         Outcome::Leave => leaving::leave(trap),
         Outcome::Panic(target) => hangs::call(trap, target),
@@ -223,6 +240,7 @@ impl Facts for Own {
     }
 
     fn describe(&self, number: u16) -> StatusCpu {
+        fault_point!("status");
         let mut record = StatusCpu {
             mpidr: psci().affinity(usize::from(number)).unwrap_or_default(),
             state: self.state(number) as u8,

@@ -16,6 +16,7 @@ use hypervisor::uart::{Port, Uart, Width};
 use log::{LevelFilter, Log, Metadata, Record};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
+use crate::faults::fault_point;
 use crate::{blackbox, cpu, guarded, last_words};
 
 /// The end of the log, for LOG_READ. It lies in the black box.
@@ -156,6 +157,7 @@ pub fn line(args: fmt::Arguments) {
     let syndrome = locks_work().then(Syndrome::read);
     let was_gone = GONE.load(Ordering::Relaxed);
     let _ = prefix(&mut text);
+    fault_point!("log-line");
     let _ = writeln!(text, "{args}");
     if let Some(line) = &mut text.0 {
         line.pass_on();
@@ -248,6 +250,7 @@ impl Write for Text {
 fn pass_on(text: &[u8]) {
     if locks_work() {
         ring().append(text);
+        fault_point!("log-ring");
     } else {
         ring().append_alone(text);
     }

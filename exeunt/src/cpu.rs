@@ -14,9 +14,10 @@ use hypervisor::features::{IdRegisters, Units};
 use hypervisor::lifecycle::{EntryLevel, LifeCycle};
 use hypervisor::panic_request::Request;
 use hypervisor::psci;
+use hypervisor::rescue::Point;
 use hypervisor::virtual_el2::VirtualEl2;
 
-use crate::frame::ExceptionFrame;
+use crate::frame::{ExceptionFrame, HostFrame};
 use crate::registers;
 
 /// The most CPUs that Exeunt has room for.
@@ -63,6 +64,9 @@ pub struct PerCpu {
     boot: UnsafeCell<CpuBoot>,
     /// Registers at an exception from EL2, for the panic. Written by `vectors`.
     exception: UnsafeCell<ExceptionFrame>,
+    /// Where the host goes on if Exeunt dies here: pc, pstate, esr and check, then x, of [`Point`]. The check is 0
+    /// while there is none. `frame` writes it at each exit and takes it back at the return.
+    point: [AtomicU64; 8],
     /// VBAR_EL2 as the host has set it, 0 if it has not, as far as [`Self::with_virtual_el2`] has heard.
     host_vectors: AtomicU64,
     /// What the host has given to SET_VECTORS, plus 1, until [`Self::with_virtual_el2`] hears of it; else 0. `vectors`
@@ -95,6 +99,10 @@ pub struct PerCpu {
     pub entered: AtomicU8,
     /// EL2 was lent to the host's KVM.
     pub lent: AtomicBool,
+    /// See [`Self::comes_up`].
+    arriving: AtomicBool,
+    /// Exeunt has died on it since it was set up last.
+    pub died: AtomicBool,
     /// The host is in virtual EL2: as [`VirtualEl2`] has it, for other CPUs to read and for a quick look.
     in_window: AtomicBool,
     /// The instruction that virtual EL2 has read last, to execute it in the host's stead: for the record of a traced
@@ -129,6 +137,7 @@ impl PerCpu {
         Self {
             boot: UnsafeCell::new(CpuBoot::NONE),
             exception: UnsafeCell::new(ExceptionFrame::NONE),
+            point: [const { AtomicU64::new(0) }; 8],
             index: AtomicUsize::new(0),
             ids: UnsafeCell::new(IdRegisters::UNKNOWN),
             opened: AtomicU8::new(Units::NONE.to_bits()),
@@ -141,6 +150,8 @@ impl PerCpu {
             virtual_el2: UnsafeCell::new(VirtualEl2::new()),
             entered: AtomicU8::new(0),
             lent: AtomicBool::new(false),
+            arriving: AtomicBool::new(false),
+            died: AtomicBool::new(false),
             in_window: AtomicBool::new(false),
             instruction: AtomicU32::new(0),
             host_vectors: AtomicU64::new(0),
@@ -315,9 +326,52 @@ impl PerCpu {
         unsafe { &*self.exception.get() }
     }
 
-    /// What TPIDR_EL2 held, if this stands for a CPU that has lost its own structure.
+    /// What TPIDR_EL2 held, if that was no CPU's when this one took its exception.
     pub fn lost(&self) -> Option<u64> {
-        core::ptr::eq(self, &raw const SPARE).then_some(self.exception().lost)
+        let frame = self.exception();
+        (frame.vector & ExceptionFrame::LOST_CPU != 0).then_some(frame.lost)
+    }
+
+    /// Whether this stands for a CPU that nobody knows.
+    pub fn is_spare(&self) -> bool {
+        core::ptr::eq(self, &raw const SPARE)
+    }
+
+    /// Where the host goes on if Exeunt dies on this CPU now, if that is known.
+    pub fn point(&self) -> Option<Point> {
+        let [pc, pstate, esr, check, x @ ..] = self.point.each_ref().map(|word| word.load(Ordering::Relaxed));
+        Point::of([pc, pstate, esr, check], x)
+    }
+
+    /// The CPU has come up. Where its host begins is with the PSCI proxy until there is a point.
+    pub fn comes_up(&self) {
+        self.point[3].store(0, Ordering::Release);
+        self.arriving.store(true, Ordering::Release);
+    }
+
+    /// Whether it has come up, and has not got as far as its point.
+    pub fn is_arriving(&self) -> bool {
+        self.arriving.load(Ordering::Acquire)
+    }
+
+    /// Moves that point on, on this CPU.
+    pub fn set_point(&self, point: &Point) {
+        let Point { pc, pstate, esr, x: [x0, x1, x2, x3] } = *point;
+        let words = [pc, pstate, esr, Point::check(pc, pstate, esr), x0, x1, x2, x3];
+        // Not half of each: the check goes first and comes last.
+        let [.., check, _, _, _, _] = &self.point;
+        check.store(0, Ordering::Release);
+        for (place, word) in self.point.iter().zip(words).filter(|(place, _)| !core::ptr::eq(*place, check)) {
+            place.store(word, Ordering::Release);
+        }
+        check.store(words[3], Ordering::Release);
+        self.arriving.store(false, Ordering::Release);
+    }
+
+    /// Where the vectors put the host's registers: at the top of this CPU's stack, which is empty while the host runs.
+    pub fn host_frame(&self) -> *mut HostFrame {
+        let place = self.boot_settings().stack_top.wrapping_sub(size_of::<HostFrame>() as u64);
+        core::ptr::with_exposed_provenance_mut(place as usize)
     }
 
     /// Gives the structure of a CPU that has lost its own that one's number.
@@ -325,10 +379,22 @@ impl PerCpu {
         self.index.store(index, Ordering::Relaxed);
     }
 
-    /// Makes the next exception from EL2 on this CPU one in the report of a panic.
-    pub fn note_panic(&self) {
+    /// Counts a panic as the vectors count exceptions, and says which one it is: the next one on this CPU is one in the
+    /// report of it.
+    pub fn note_panic(&self) -> u64 {
+        let exception = self.exception.get();
         // SAFETY: belongs to this CPU, and no reference to it is held.
-        unsafe { (*self.exception.get()).depth = 1 };
+        unsafe {
+            (*exception).depth = (*exception).depth.saturating_add(1);
+            (*exception).depth
+        }
+    }
+
+    /// Exeunt begins anew on this CPU, where it may have died before.
+    pub fn revive(&self) {
+        // SAFETY: as above.
+        unsafe { (*self.exception.get()).depth = 0 };
+        self.died.store(false, Ordering::Relaxed);
     }
 }
 
@@ -344,12 +410,21 @@ pub unsafe fn sign_boot_cpu() {
 /// Sets what the boot CPU turns its MMU on with, and returns where that stands.
 ///
 /// # Safety
-/// Called once, by the boot CPU, before any other runs.
+/// Called by the boot CPU, before any other runs.
 pub unsafe fn set_boot_settings(settings: CpuBoot) -> *const CpuBoot {
     let place = BOOT_CPU.boot.get();
     // SAFETY: promised by the caller.
     unsafe { place.write(settings.seal(BOOT_CPU.address())) };
     place
+}
+
+/// Gives the boot CPU the stack that it has while the host runs, for all that it comes to from now on.
+///
+/// # Safety
+/// Called by the boot CPU, before any other runs; the stack is mapped.
+pub unsafe fn set_boot_stack(stack_top: u64) {
+    // SAFETY: promised by the caller.
+    unsafe { set_boot_settings(CpuBoot { stack_top, ..BOOT_CPU.boot_settings() }) };
 }
 
 /// The boot CPU's structure.
@@ -388,6 +463,20 @@ pub fn set_boot_index(index: usize) {
 
 /// Byte offset of the exception frame in [`PerCpu`], for `vectors`.
 pub const EXCEPTION: usize = core::mem::offset_of!(PerCpu, exception);
+
+/// Byte offset of the point at which the host goes on if Exeunt dies, for `frame` and `rescue`.
+pub const POINT: usize = core::mem::offset_of!(PerCpu, point);
+
+const _: () = assert!(POINT == crate::frame::POINT && POINT + 64 <= 504);
+
+/// Byte offset of what is not 0 while the host is in virtual EL2, for `rescue`.
+pub const IN_WINDOW: usize = core::mem::offset_of!(PerCpu, in_window);
+
+/// Byte offset of the state of its life, for `rescue`.
+pub const LIFE: usize = core::mem::offset_of!(PerCpu, life);
+
+/// Byte offset of the top of the CPU's stack, for `vectors` and `rescue`.
+pub const STACK_TOP: usize = core::mem::offset_of!(PerCpu, boot) + core::mem::offset_of!(CpuBoot, stack_top);
 
 /// Byte offset of the address of the CPU's block, for `fast`.
 pub const BLOCK: usize = core::mem::offset_of!(PerCpu, block);

@@ -11,6 +11,7 @@ use hypervisor::own_calls::Outcome;
 use hypervisor::syndrome::Esr;
 use hypervisor::trap::{self, Vcpu};
 
+use crate::faults::fault_point;
 use crate::trap::Trap;
 use crate::{blackbox, calls, hangs, leaving, memory};
 
@@ -44,6 +45,7 @@ fn answer_access(trap: &mut Trap, esr: Esr, access: Access, facts: Facts) -> boo
     let register = usize::from(access.register);
     match access.target {
         Target::Mirror(offset) => {
+            fault_point!("doorbell-load");
             let start = facts.box_start + (offset & !7);
             let place = core::ptr::with_exposed_provenance::<u64>(start as usize);
             // SAFETY: in the box, aligned; memory of Exeunt's that its CPUs write while it is read.
@@ -51,6 +53,7 @@ fn answer_access(trap: &mut Trap, esr: Esr, access: Access, facts: Facts) -> boo
             trap.set_register(access.register, access.loaded(word >> (8 * (offset & 7))));
         }
         Target::Registers(offset) if access.is_store => {
+            fault_point!("doorbell-store");
             // The zero register is none of the frame's.
             let value = access.stored(trap.frame.x.get(register).copied().unwrap_or(0));
             match DOORBELL.store(offset, value) {
@@ -80,6 +83,7 @@ fn skip(trap: &mut Trap, esr: Esr) {
 /// Makes the call that a store has asked for, and has the host go on after it; on the store, if the call could not be
 /// made yet.
 fn call(trap: &mut Trap, ring: Ring, esr: Esr) {
+    fault_point!("doorbell-call");
     let mut registers = [0; 18];
     registers[..4].copy_from_slice(&ring.arguments);
     let outcome = if ring.is_allowed() {

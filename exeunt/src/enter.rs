@@ -13,10 +13,12 @@ use hypervisor::blackbox::Kind;
 use hypervisor::features::{self, Feature, Gic, Step, Units};
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::psci::HostEntry;
+use hypervisor::rescue::Point;
 use hypervisor::virtual_el2::VirtualEl2;
 use log::{debug, error, warn};
 
 use crate::cpu::{self, PerCpu};
+use crate::faults::fault_point;
 use crate::frame::HostFrame;
 use crate::machine::{self, Machine, machine, psci};
 use crate::resident::{self, FAST};
@@ -43,6 +45,8 @@ pub fn start(machine: Machine, policy: Policy, entry: HostEntry) -> ! {
 /// Enters the host where PSCI was asked to, on a CPU that has just come up.
 pub fn arrive() -> ! {
     let cpu = cpu::current();
+    cpu.revive();
+    fault_point!("arrive");
     // If EL2 was lent to a KVM, that was in another life.
     cpu.lent.store(false, Ordering::Relaxed);
     let was_left = cpu.life.state().is_left();
@@ -71,18 +75,27 @@ pub fn arrive() -> ! {
 fn enter(entry: HostEntry) -> ! {
     let cpu = cpu::current();
     let machine = machine();
+    let x = [entry.x0, 0, 0, 0];
+    cpu.set_point(&Point::payload(entry.pc, x));
+    fault_point!("arrived");
     let gic = set_up(cpu, machine, Keep::Nothing);
+    fault_point!("enter-set-up");
     let level = level(cpu, machine, gic);
+    if level == EntryLevel::El1 {
+        cpu.set_point(&Point { pc: entry.pc, pstate: level.spsr(), esr: 0, x });
+    }
     if level == EntryLevel::VirtualEl2 {
         let settings = machine.settings(cpu.ids());
         let mut frame = HostFrame::EMPTY;
         let trap = &mut Trap { frame: &mut frame, cpu, machine };
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(trap, &settings, entry.pc));
     }
+    fault_point!("enter-level");
     blackbox::event(if cpu.is_boot() { Kind::HostEntered } else { Kind::CpuUp }, [entry.pc, entry.x0]);
     blackbox::crumb(cpu, *b"host    ");
     let ticks = CNTPCT_EL0.get().wrapping_sub(cpu.started.load(Ordering::Relaxed));
     debug!("enters the host at {:#x}, {ticks} ticks after its first instruction here", entry.pc);
+    fault_point!("enter-last");
     // SAFETY: everything above; this stack is not used again before the next exception.
     unsafe { eret(entry.pc, entry.x0, level.spsr(), memory::stack_top(cpu.index())) }
 }
@@ -149,10 +162,12 @@ pub fn restart(frame: &mut HostFrame, entry: u64) {
     BOOTED_ON.store(cpu.index(), Ordering::Relaxed);
     cpu.life.begin();
     let gic = set_up(cpu, machine, Keep::Nothing);
+    fault_point!("restart-set-up");
     if level(cpu, machine, gic) == EntryLevel::VirtualEl2 {
         let settings = machine.settings(cpu.ids());
         let trap = &mut Trap { frame, cpu, machine };
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(trap, &settings, entry));
+        fault_point!("restart-window");
     } else {
         cpu.with_virtual_el2(VirtualEl2::forget_vectors);
         ELR_EL2.set(entry);
@@ -169,6 +184,8 @@ pub fn restart(frame: &mut HostFrame, entry: u64) {
 #[unsafe(naked)]
 unsafe extern "C" fn eret(pc: u64, x0: u64, spsr: u64, stack_top: u64) -> ! {
     naked_asm!(
+        "mrs x4, tpidr_el2",
+        "str xzr, [x4, #{point} + 24]", // the host is where the return goes
         "msr elr_el2, x0",
         "msr spsr_el2, x2",
         "mov sp, x3",
@@ -206,5 +223,6 @@ unsafe extern "C" fn eret(pc: u64, x0: u64, spsr: u64, stack_top: u64) -> ! {
         "eret",
         "dsb nsh",
         "isb",
+        point = const cpu::POINT,
     )
 }

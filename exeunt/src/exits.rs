@@ -21,6 +21,7 @@ use hypervisor::virtual_el2::interrupts::Held;
 use log::{LevelFilter, debug, error, trace, warn};
 
 use crate::cpu::PerCpu;
+use crate::faults::fault_point;
 use crate::frame::HostFrame;
 use crate::machine::{self, Machine};
 use crate::resident::FAST;
@@ -49,12 +50,14 @@ fn tell(esr: Esr) {
 /// An HVC from AArch64. It cannot come from virtual EL2, which is at EL0, where there is none.
 pub extern "C" fn hvc(frame: &mut HostFrame, cpu: &'static PerCpu) {
     counters_of(cpu).count(Exit::Hvc);
+    fault_point!("hvc");
     call(frame, cpu, trap::hvc);
 }
 
 /// An SMC from AArch64; as for [`hvc`].
 pub extern "C" fn smc(frame: &mut HostFrame, cpu: &'static PerCpu) {
     counters_of(cpu).count(Exit::Smc);
+    fault_point!("smc");
     call(frame, cpu, trap::smc);
 }
 
@@ -67,6 +70,10 @@ fn call<'a>(
     // SAFETY: this is its exit.
     let machine = unsafe { machine::of_running_host() };
     let esr = Esr::new(ESR_EL2.get());
+    #[cfg(feature = "faults")]
+    if frame.x[0] == hypervisor::faults::ARM {
+        return crate::faults::call(frame.arguments());
+    }
     if FAST.control.is_leaving() {
         return leaving::interrupted(frame, cpu, machine, esr);
     }
@@ -77,6 +84,7 @@ fn call<'a>(
         Next::Own => calls::own(trap),
         Next::Kvm => calls::kvm(trap),
     }
+    fault_point!("answered");
 }
 
 /// A synchronous exception from the host, on a CPU whose exits are traced.
@@ -102,7 +110,9 @@ fn traced_call(
     let (time, pc, subject, cpu_number) = (CNTPCT_EL0.get(), ELR_EL2.get(), frame.x[0], cpu.index() as u16);
     let record = Beginning { time, pc, subject, esr: esr as u32, class, flags: 0, cpu: cpu_number };
     let open = blackbox::begin_trace(cpu, &record);
+    fault_point!("traced-begin");
     handle(frame, cpu);
+    fault_point!("traced-end");
     open.end(CNTPCT_EL0.get(), frame.x[0], 0);
 }
 
@@ -186,6 +196,7 @@ pub extern "C" fn sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
     let machine = unsafe { machine::of_running_host() };
     let esr = Esr::new(ESR_EL2.get());
     counters_of(cpu).count_class(esr.class_bits());
+    fault_point!("sync");
     // Each ends in another function's place: what most exits do not need is not saved for them.
     if FAST.control.is_leaving() {
         leaving::interrupted(frame, cpu, machine, esr);
@@ -203,6 +214,7 @@ pub extern "C" fn sync(frame: &mut HostFrame, cpu: &'static PerCpu) {
 /// page.
 #[inline(never)]
 fn abort(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) {
+    fault_point!("abort");
     if is_from_a_leave(machine, esr) {
         return;
     }
@@ -260,7 +272,9 @@ fn tell_wild(frame: &HostFrame, cpu: &PerCpu, machine: &Machine, abort: Abort) {
 
 #[inline(never)]
 fn dispatch(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) {
+    fault_point!("dispatch");
     trap::dispatch(&mut Trap { frame, cpu, machine }, machine, esr);
+    fault_point!("injected");
 }
 
 /// Whether this is the fault of a host whose stage 2 a LEAVE had taken away for a moment; which is over now.
@@ -285,10 +299,12 @@ fn is_from_a_leave(machine: &Machine, esr: Esr) -> bool {
 /// A synchronous exception from the host in virtual EL2.
 #[inline(never)]
 fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine, esr: Esr) {
+    fault_point!("window");
     let settings = machine.settings(cpu.ids());
     let pc = ELR_EL2.get();
     let trap = &mut Trap { frame, cpu, machine };
     let answer = cpu.with_virtual_el2(|virtual_el2| virtual_el2.handle(trap, &settings, esr));
+    fault_point!("window-done");
     if let Some(note) = answer.note {
         trap::limited(machine, || warn!("host in virtual EL2 at {pc:#x}: {note}"));
     }

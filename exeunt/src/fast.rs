@@ -106,6 +106,7 @@ global_asm!(
     "ldp x2, x3, [sp, #-16]",
     "sub sp, sp, #{frame_size}",
     "stp x0, x1, [sp]",
+    "mrs x0, esr_el2",
     "adr x1, {hvc}",
     "b exeunt_host_vector",
     // An SMC. In: x2 = ESR_EL2, x3 is free; the host's are below the stack.
@@ -148,6 +149,7 @@ global_asm!(
     "ldp x2, x3, [sp, #-16]",
     "sub sp, sp, #{frame_size}",
     "stp x0, x1, [sp]",
+    "mrs x0, esr_el2",
     "adr x1, {smc}",
     "b exeunt_host_vector",
     ".popsection",

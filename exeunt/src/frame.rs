@@ -79,7 +79,7 @@ pub struct ExceptionFrame {
     /// x1 and x2, until it is known whether the exception is that of a guarded access. All else here stays as it was at
     /// one: the report of a panic reads it while it uses the UART.
     spare: [u64; 2],
-    /// What TPIDR_EL2 held when it was no CPU's.
+    /// What TPIDR_EL2 held when it was no CPU's ([`Self::LOST_CPU`]).
     pub lost: u64,
 }
 
@@ -87,6 +87,9 @@ impl ExceptionFrame {
     /// No exception yet.
     pub const NONE: Self =
         Self { x: [0; 31], sp: 0, elr: 0, spsr: 0, esr: 0, far: 0, vector: 0, depth: 0, spare: [0; 2], lost: 0 };
+
+    /// In [`Self::vector`]: TPIDR_EL2 was no CPU's.
+    pub const LOST_CPU: u64 = 16;
 
     /// Byte offset of [`Self::lost`].
     pub const LOST: usize = offset_of!(Self, lost);
@@ -105,17 +108,30 @@ const _: () = {
 
 global_asm!(
     // The rest of the way from a vector to a handler, and all of the way back. In: x0 and x1 of the host are in its
-    // frame, at SP; x1 = the handler, which gets the frame and this CPU's record.
+    // frame, at SP; x0 = ESR_EL2, or 0 for an interrupt; x1 = the handler, which gets the frame and this CPU's record.
+    // What an answer or an exception at EL2 overwrites is in the point, which is one as soon as its check is written,
+    // and none from the moment on that the answer is whole.
     ".pushsection .text.beside_tables, \"ax\"",
     ".global exeunt_host_vector",
     "exeunt_host_vector:",
     x2_to_x29!("stp", "sp, #"),
     "str x30, [sp, #240]",
-    "mov x2, x1",
-    "mov x0, sp",
+    "mov x6, x1",
+    "ldp x4, x5, [sp]",
     "mrs x1, tpidr_el2",
+    "stp x4, x5, [x1, #{point} + 32]",
+    "stp x2, x3, [x1, #{point} + 48]",
+    "mrs x2, elr_el2",
+    "mrs x3, spsr_el2",
+    "stp x2, x3, [x1, #{point}]",
+    "eon x2, x2, x3",
+    "eor x2, x2, x0",
+    "stp x0, x2, [x1, #{point} + 16]",
+    "mov x0, sp",
     "mov x29, xzr", // a backtrace ends here
-    "blr x2",
+    "blr x6",
+    "mrs x0, tpidr_el2",
+    "str xzr, [x0, #{point} + 24]",
     x2_to_x29!("ldp", "sp, #"),
     "ldr x30, [sp, #240]",
     "ldp x0, x1, [sp], #{frame_size}",
@@ -124,4 +140,9 @@ global_asm!(
     "isb",
     ".popsection",
     frame_size = const size_of::<HostFrame>(),
+    point = const POINT,
 );
+
+/// Byte offset of the point in a CPU's record, which is `cpu`'s: behind the exception, which begins after what `boot`
+/// reads.
+pub const POINT: usize = 64 + size_of::<ExceptionFrame>();

@@ -5,11 +5,12 @@
 //! whole. So this is assembly without a stack, and each of its waits has a limit. An exception in it turns the machine
 //! off at once. The log's ring is left alone: whoever could read it goes off with the machine.
 //!
-//! Owns that code, and the record. It is ground: it imports nothing of the image.
+//! Owns that code, the record, and the word that says who reports. It is ground: it imports nothing of the image.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A UART, for who can read a register and compare.
 #[derive(Clone, Copy)]
@@ -56,6 +57,15 @@ pub unsafe fn set_uart(uart: Uart) {
     let sum = uart.status ^ uart.data ^ uart.bit ^ uart.room ^ uart.bytes;
     // SAFETY: promised by the caller.
     unsafe { RECORD.0.get().write(Record { uart, sum }) };
+}
+
+/// 0 while no CPU reports that Exeunt has died on it, else the address of the structure of the one that does: it has
+/// the emergency stack and the console.
+pub static REPORTER: AtomicU64 = AtomicU64::new(0);
+
+/// The next CPU that dies has them, if this one, with its structure at `address`, had.
+pub fn give_up_report(address: u64) {
+    let _ = REPORTER.compare_exchange(address, 0, Ordering::AcqRel, Ordering::Relaxed);
 }
 
 /// TPIDR_EL2 of a CPU that says its last words: "exdies" and two bytes of 0, for a debugger to read. That of the

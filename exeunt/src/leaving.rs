@@ -12,14 +12,13 @@ use aarch64_cpu::registers::{
 use guest_abi::stub::STUB_ERR;
 use guest_abi::vendor::{CpuState, Error};
 use hypervisor::blackbox::{Kind, Stop};
-use hypervisor::features::{self, Gic, Units, hcr};
+use hypervisor::features::{Gic, hcr};
 use hypervisor::inject;
 use hypervisor::leave::{self, AtomicCpuSet, CpuSet, Cpus, Fate, Leaver, Patience, Room, World};
 use hypervisor::lifecycle::{EntryLevel, LifeCycle};
 use hypervisor::own_calls;
 use hypervisor::own_calls::control::Verdict;
 use hypervisor::psci::{Environment, PowerState};
-use hypervisor::serror;
 use hypervisor::syndrome::{Esr, ExceptionClass};
 use hypervisor::trap;
 use hypervisor::virtual_el2::VirtualEl2;
@@ -27,11 +26,13 @@ use log::{info, warn};
 
 use crate::cpu::PerCpu;
 use crate::enter::{self, Keep};
+use crate::faults::fault_point;
 use crate::frame::HostFrame;
 use crate::machine::{Below, LeaveTest, Machine, machine, psci};
+use crate::rescue::{hcr_of_host, open_units};
 use crate::resident::{self, FAST};
 use crate::trap::Trap;
-use crate::{blackbox, depart, firmware, gic, guard, registers, selftest};
+use crate::{blackbox, depart, firmware, gic, guard, selftest};
 
 /// How long `selftest=slow-leave` holds a LEAVE before each of its steps, in milliseconds.
 const SLOW_STEP_MS: u64 = 20;
@@ -88,16 +89,19 @@ enum Lead {
 
 /// Leads a LEAVE, for a CPU that will have `vectors`.
 fn lead(trap: &mut Trap, vectors: Vectors, verdict: Verdict) -> Lead {
+    fault_point!("leave-begin");
     let (cpu, machine) = (trap.cpu, trap.machine);
     let others = All(machine);
     let room = Stage2::of(machine);
     let world = World { control: &FAST.control, cpus: &others, room: &room, verdict };
     let mut leaver = Leaver::Begin;
     loop {
+        fault_point!("leave-step");
         leaver = leaver.step(cpu.index(), &cpu.life, vectors.are_others(), &world);
         match leaver {
             Leaver::Over(Ok(count)) => {
                 let how = if verdict == Verdict::LeaveOpen { ", and keeps a way back" } else { "" };
+                fault_point!("leave-over");
                 info!("LEAVE: Exeunt leaves {} CPUs{how}", u32::from(count));
                 blackbox::event(Kind::Leave, [count.into(), 0]);
                 cpu.departures.fetch_add(1, Ordering::Relaxed);
@@ -110,6 +114,7 @@ fn lead(trap: &mut Trap, vectors: Vectors, verdict: Verdict) -> Lead {
             }
             Leaver::Overtaken => return Lead::Overtaken,
             // Before the first CPU goes.
+            Leaver::Release(..) => fault_point!("leave-judged"),
             Leaver::Judge(_, count) if verdict == Verdict::LeaveOpen => resident::begin_round(count),
             Leaver::Look { .. } => {}
             Leaver::Catch(_) if machine.leave_test == LeaveTest::Dead => selftest::die_once(),
@@ -146,6 +151,7 @@ pub fn interrupted(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'stati
 pub fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine) {
     let mut patience = Patience::default();
     loop {
+        fault_point!("held");
         let keep = || {
             blackbox::keep(cpu, Stop::Caught);
             CAUGHT.insert(cpu.index());
@@ -162,7 +168,10 @@ pub fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machi
             }
             Fate::Wait(_) => core::hint::spin_loop(),
             Fate::Stay => return,
-            Fate::Leave { open } => go(frame, cpu, open),
+            Fate::Leave { open } => {
+                fault_point!("held-leaves");
+                go(frame, cpu, open)
+            }
         }
     }
 }
@@ -221,6 +230,7 @@ pub fn departs(cpu: &PerCpu, to_others: bool) {
 #[cold]
 #[inline(never)]
 pub fn go(frame: &HostFrame, cpu: &PerCpu, open: bool) -> ! {
+    fault_point!("goes");
     let vectors = Vectors::of(cpu, open);
     blackbox::event(Kind::Left, [vectors.of_host().unwrap_or(0), 0]);
     departs(cpu, vectors.are_others());
@@ -258,16 +268,13 @@ impl Vectors {
     }
 }
 
-/// HCR_EL2 of a host that has EL2 to itself. An SError that it has not taken yet goes with it.
-fn hcr_of_host(cpu: &PerCpu) -> u64 {
-    features::hcr_el2(cpu.ids()) & !(hcr::VM | hcr::TSC | hcr::SWIO) | serror::kept(HCR_EL2.get())
-}
-
 fn leave_to_host(frame: &HostFrame, cpu: &PerCpu, vectors: Vectors) -> ! {
+    fault_point!("departs");
     blackbox::keep(cpu, Stop::Left);
     blackbox::crumb(cpu, *b"left    ");
     blackbox::note_control(FAST.control.bits());
     open_units(cpu);
+    fault_point!("last-steps");
     let (vectors, traps) = match vectors {
         Vectors::Host(vectors) => (vectors, 0),
         Vectors::Stub => (boot::stub::vectors(), 0),
@@ -278,17 +285,13 @@ fn leave_to_host(frame: &HostFrame, cpu: &PerCpu, vectors: Vectors) -> ! {
     unsafe { depart::to_host(frame, hcr_of_host(cpu) | traps, vectors) }
 }
 
-/// Takes back the traps by which a host asks for a unit: nobody answers them when Exeunt is not here.
-pub fn open_units(cpu: &PerCpu) {
-    // SAFETY: the CPU has these registers, and Exeunt has set them before.
-    features::unlock(cpu.ids(), Units::ALL, |register, value| unsafe { registers::write(register, value) });
-}
-
 /// REENTER from its table, or an SMC for which the mailbox has asked: `vectors` calls it with EL2's MMU on, and goes to
 /// the host when it returns. The resident stub has looked whether what it needs of this CPU's structure is whole; a
 /// host that was left may have written to the rest of Exeunt's memory too.
 pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     let machine = machine();
+    cpu.revive();
+    fault_point!("back-begin");
     // Nothing has come since. The SMC is made again, and answered under Exeunt.
     let by_smc = Esr::new(ESR_EL2.get()).class() == Some(ExceptionClass::Smc64);
     let was_left = cpu.life.state().is_left();
@@ -299,6 +302,7 @@ pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     if let Err(error) = FAST.control.come_back(was_left) {
         stay_outside(frame, cpu, by_smc, error.to_register())
     }
+    fault_point!("back-counted");
     // Which kernel this is nobody knows: another one may have been started while Exeunt was away.
     cpu.with_virtual_el2(VirtualEl2::come_back);
     if !was_left {
@@ -312,9 +316,11 @@ pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
         HCR_EL2.set(machine.settings(cpu.ids()).native_hcr());
     }
     guard::come_back(cpu, &machine.ram, machine.stage2);
+    fault_point!("back-set-up");
     psci().come_back(cpu.index());
     cpu.returns.fetch_add(1, Ordering::Relaxed);
     blackbox::event(Kind::CameBack, [0; 2]);
+    fault_point!("back-told");
     blackbox::crumb(cpu, *b"host    ");
     blackbox::note_control(FAST.control.bits());
     if by_smc {

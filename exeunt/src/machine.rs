@@ -22,6 +22,7 @@ use log::{LevelFilter, info};
 use spin::Once;
 
 use crate::cpu::{self, PerCpu};
+use crate::faults::fault_point;
 use crate::stage2::Stage2;
 use crate::{blackbox, firmware, guard, selftest};
 
@@ -71,6 +72,11 @@ pub fn machine() -> &'static Machine {
     }
 }
 
+/// The machine, if it is known.
+pub fn known() -> Option<&'static Machine> {
+    MACHINE.get()
+}
+
 /// [`machine`] on an exit from the host, without the look whether it is known.
 ///
 /// # Safety
@@ -104,6 +110,7 @@ impl Environment for Machine {
     }
 
     fn goes_off(&self, cpu: usize) {
+        fault_point!("off");
         let Some(cpu) = self.cpus.get(cpu).copied().flatten() else { return };
         // One that is not fit for the host goes off without having run it.
         if cpu.entered.load(Ordering::Relaxed) != 0 {
@@ -169,7 +176,9 @@ pub struct Below;
 
 impl Firmware for Below {
     fn call(&self, registers: &mut [u64; 18]) {
+        fault_point!("smc-before");
         firmware::call(registers);
+        fault_point!("smc-after");
     }
 
     fn forward(&self, function: u32, registers: &[u64; 18]) -> u64 {

@@ -26,6 +26,8 @@ mod exits;
 #[cfg(target_os = "none")]
 mod fast;
 #[cfg(target_os = "none")]
+mod faults;
+#[cfg(target_os = "none")]
 mod firmware;
 #[cfg(target_os = "none")]
 mod frame;
@@ -49,6 +51,8 @@ mod memory;
 mod panic;
 #[cfg(target_os = "none")]
 mod registers;
+#[cfg(target_os = "none")]
+mod rescue;
 #[cfg(target_os = "none")]
 mod resident;
 #[cfg(target_os = "none")]

@@ -32,6 +32,7 @@ use hypervisor::syndrome::Esr;
 use spin::mutex::SpinMutex;
 
 use crate::cpu::{self, PerCpu};
+use crate::faults::fault_point;
 use crate::{guarded, serror};
 
 /// Where the CPUs' stacks are mapped: the upper half of what TTBR0_EL2 translates, far from any physical address.
@@ -143,6 +144,7 @@ impl TableMemory for TablePages {
     }
 
     fn replace(&mut self, table: u64, index: usize, old: u64, new: u64) -> bool {
+        fault_point!("stage2-edit");
         descriptor_at(table, index).compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
@@ -358,6 +360,16 @@ pub fn place_cpu(index: usize) -> Result<&'static PerCpu, Error> {
     Ok(cpu)
 }
 
+/// The structure of the boot CPU, which is CPU `index` and has a stack like the others' from now on, whenever it comes
+/// up or back.
+pub fn place_boot_cpu(index: usize) -> &'static PerCpu {
+    // SAFETY: no other CPU runs, and `map_stack` has mapped it.
+    unsafe { cpu::set_boot_stack(stack_top(index)) };
+    let cpu = cpu::boot_cpu();
+    clean(Region { start: cpu.address(), end: cpu.address() + size_of::<CpuBoot>() as u64 });
+    cpu
+}
+
 /// Gives CPU `index` its stack, and the window above it.
 pub fn map_stack(index: usize) -> Result<(), Error> {
     let size = STACK_PAGES * PAGE;
@@ -467,7 +479,9 @@ pub unsafe fn hide_all(cpu: &PerCpu) {
 unsafe fn with_host_page<T>(cpu: &PerCpu, address: u64, rights: Attributes, use_page: impl FnOnce(u64) -> T) -> T {
     // SAFETY: promised by the caller; `use_page` keeps no pointer.
     unsafe {
-        let result = use_page(show(cpu, Use::Data, address, rights));
+        let page = show(cpu, Use::Data, address, rights);
+        fault_point!("host-page");
+        let result = use_page(page);
         hide(cpu, Use::Data);
         result
     }

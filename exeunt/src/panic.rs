@@ -1,16 +1,17 @@
-//! When Exeunt itself fails: what it says, and that the machine goes off instead of hanging.
+//! When Exeunt itself fails: what it says. What becomes of the host then is [`crate::rescue`]'s.
 //!
 //! Owns the panic handler and the handlers for exceptions taken from EL2. A report has the reason in words, the
 //! registers where there are any, and a backtrace by frame pointers as addresses in the ELF file, which
 //! `scripts/symbolize` turns into functions and lines. Nothing here allocates, waits for a lock or trusts the rest of
-//! Exeunt.
+//! Exeunt: each exception or panic of a CPU ends in a shorter report than the one before, and after the third there is
+//! none (`vectors` counts).
 
 use core::fmt::{self, Display};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{CurrentEL, MPIDR_EL1, Readable};
-use hypervisor::blackbox::{Cause, Kind};
+use hypervisor::blackbox::Cause;
 use hypervisor::devicetree::Region;
 use hypervisor::paging::PAGE_SIZE;
 use hypervisor::psci::MPIDR_AFFINITY;
@@ -18,12 +19,11 @@ use hypervisor::syndrome::Esr;
 use hypervisor::uart::Uart;
 
 use crate::cpu::{self, PerCpu};
+use crate::faults::fault_point;
 use crate::frame::ExceptionFrame;
+use crate::last_words::REPORTER;
 use crate::machine::psci;
-use crate::{blackbox, console, firmware, last_words, memory, selftest};
-
-/// 0 while no CPU panics, else the `PerCpu` of the one that does: it has the emergency stack and the console.
-pub static PANIC_OWNER: AtomicU64 = AtomicU64::new(0);
+use crate::{blackbox, console, firmware, last_words, memory, rescue, selftest};
 
 /// The most frames of a backtrace.
 const MAX_FRAMES: usize = 32;
@@ -69,27 +69,26 @@ fn rust_panic(info: &PanicInfo) -> ! {
         console::line(format_args!("EXEUNT PANIC: {}", info.message()));
         firmware::power_off();
     };
-    let me = cpu.address();
     let claim = if console::locks_work() {
-        PANIC_OWNER.compare_exchange(0, me, Ordering::AcqRel, Ordering::Acquire)
+        REPORTER.compare_exchange(0, cpu.address(), Ordering::AcqRel, Ordering::Acquire)
     } else {
         Ok(0)
     };
-    match claim {
-        Ok(_) => {}
-        Err(owner) if owner == me => nested("another panic"),
-        Err(_) => last_words::await_report(),
+    match (cpu.note_panic(), claim) {
+        (3.., _) => rescue::last_try(cpu),
+        (2, _) => again(cpu, format_args!("another panic during a panic")),
+        (_, Err(owner)) if owner != cpu.address() => beside(cpu, format_args!("{}", info.message())),
+        _ => {}
     }
-    cpu.note_panic();
     let frame_pointer: u64;
     // SAFETY: reads a register.
     unsafe { core::arch::asm!("mov {}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
     match info.location() {
-        Some(place) => headline(Cause::Panic, None, format_args!("{} ({place})", info.message())),
-        None => headline(Cause::Panic, None, format_args!("{}", info.message())),
+        Some(place) => headline(cpu, Cause::Panic, None, format_args!("{} ({place})", info.message())),
+        None => headline(cpu, Cause::Panic, None, format_args!("{}", info.message())),
     }
     backtrace(None, frame_pointer);
-    finish();
+    finish(cpu)
 }
 
 /// The first exception that this CPU took from EL2. `vectors` has saved the registers and this is the emergency stack.
@@ -98,53 +97,77 @@ pub extern "C" fn el2_exception(cpu: &PerCpu) -> ! {
     let syndrome = Esr::new(frame.esr).with_far(frame.far);
     let kind = KINDS[(frame.vector % 4) as usize];
     let cause = Cause::Exception;
-    if let Some(lost) = cpu.lost() {
+    if cpu.is_spare() {
         cpu.stand_for(psci().find(MPIDR_EL1.get() & MPIDR_AFFINITY).unwrap_or(0));
-        headline(cause, Some(frame), format_args!("TPIDR_EL2 was {lost:#x}, which is no CPU's; {syndrome}"));
-    } else if frame.vector.is_multiple_of(4) {
-        headline(cause, Some(frame), format_args!("{syndrome}"));
-    } else {
-        headline(cause, Some(frame), format_args!("{kind} from EL2"));
     }
+    if let Some(lost) = cpu.lost() {
+        headline(cpu, cause, Some(frame), format_args!("TPIDR_EL2 was {lost:#x}, which is no CPU's; {syndrome}"));
+    } else if frame.vector.is_multiple_of(4) {
+        headline(cpu, cause, Some(frame), format_args!("{syndrome}"));
+    } else {
+        headline(cpu, cause, Some(frame), format_args!("{kind} from EL2"));
+    }
+    fault_point!("report-registers");
     registers(frame);
     selftest::in_a_report();
+    fault_point!("report-backtrace");
     backtrace(Some(frame.elr), frame.x[29]);
-    finish();
+    finish(cpu)
+}
+
+/// The first exception that this CPU took from EL2, while another CPU reports its own.
+pub extern "C" fn el2_exception_beside(cpu: &PerCpu) -> ! {
+    let frame = cpu.exception();
+    let [esr, elr, far] = [frame.esr, relative(frame.elr), frame.far];
+    beside(cpu, format_args!("an exception: ESR {esr:#x} ELR {elr:#x} FAR {far:#x}"))
 }
 
 /// The second exception on this CPU: it happened in the report of the first.
 pub extern "C" fn double_fault(cpu: &PerCpu) -> ! {
     let frame = cpu.exception();
     selftest::in_a_report();
-    blackbox::die_again();
     find_console();
-    console::line(format_args!(
-        "EXEUNT PANIC: an exception during a panic: ESR {:#x} ELR {:#x} FAR {:#x}",
-        frame.esr,
-        relative(frame.elr),
-        frame.far
-    ));
-    firmware::power_off();
+    let [esr, elr, far] = [frame.esr, relative(frame.elr), frame.far];
+    again(cpu, format_args!("an exception during a panic: ESR {esr:#x} ELR {elr:#x} FAR {far:#x}"))
 }
 
-/// A panic in the report of a panic.
-fn nested(what: &str) -> ! {
+/// Something has failed in a report.
+#[cold]
+#[inline(never)]
+fn again(cpu: &PerCpu, what: fmt::Arguments) -> ! {
+    fault_point!("report-again");
+    rescue::tell(cpu);
     blackbox::die_again();
-    console::line(format_args!("EXEUNT PANIC: {what} during a panic"));
-    firmware::power_off();
+    console::line(format_args!("EXEUNT PANIC: {what}"));
+    finish_shortly(cpu)
+}
+
+/// Another CPU has the console.
+#[cold]
+#[inline(never)]
+fn beside(cpu: &PerCpu, what: fmt::Arguments) -> ! {
+    if !rescue::is_wanted() {
+        last_words::await_report()
+    }
+    rescue::tell(cpu);
+    rescue::note(Cause::Exception as u64);
+    console::line(format_args!("EXEUNT PANIC: CPU {} as well: {what}", cpu.index()));
+    finish_shortly(cpu)
 }
 
 /// Says why, and writes it down before, since the console may be what does not work.
-fn headline(cause: Cause, frame: Option<&ExceptionFrame>, reason: fmt::Arguments) {
+fn headline(cpu: &PerCpu, cause: Cause, frame: Option<&ExceptionFrame>, reason: fmt::Arguments) {
+    rescue::tell(cpu);
+    fault_point!("report-begin");
     blackbox::die(cause, frame, reason);
     if console::locks_work() {
-        blackbox::event(Kind::Died, [cause as u64, 0]);
+        rescue::note(cause as u64);
     }
     find_console();
     console::line(format_args!("EXEUNT PANIC: {reason}"));
     console::line(format_args!(
         "  CPU {} (MPIDR {:#x}), image at {:#x}, CurrentEL {}",
-        cpu::index(),
+        cpu.index(),
         MPIDR_EL1.get(),
         memory::image_base(),
         CurrentEL.read(CurrentEL::EL)
@@ -202,8 +225,15 @@ fn relative(address: u64) -> u64 {
     address.wrapping_sub(memory::image_base())
 }
 
-fn finish() -> ! {
-    console::line(format_args!("  the machine goes off now"));
-    blackbox::clean();
-    firmware::power_off();
+fn finish(cpu: &PerCpu) -> ! {
+    let rescue = rescue::plan(cpu);
+    console::line(format_args!("  {rescue}"));
+    rescue.go(cpu)
+}
+
+/// The same, when there was a shorter report or none.
+fn finish_shortly(cpu: &PerCpu) -> ! {
+    let rescue = rescue::plan(cpu);
+    console::line(format_args!("  CPU {}: {rescue}", cpu.index()));
+    rescue.go(cpu)
 }

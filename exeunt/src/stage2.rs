@@ -14,6 +14,7 @@ use hypervisor::paging::stage2::{self, Attributes, Hidden};
 use hypervisor::paging::{Error, TableMemory};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
+use crate::faults::fault_point;
 use crate::memory::{self, TablePages};
 
 /// The host's stage 2, complete.
@@ -75,6 +76,7 @@ impl Stage2 {
         let lock = lock();
         HIDDEN.store(true, Ordering::Release);
         self.0.hide(&mut TablePages);
+        fault_point!("stage2-hide");
         drop(lock);
         invalidate();
     }
@@ -87,6 +89,7 @@ impl Stage2 {
     /// Gives it back. What was not there is in no TLB.
     pub fn show(self) {
         self.0.show(&mut TablePages);
+        fault_point!("stage2-show");
         barrier::dsb(barrier::ISH);
         barrier::isb(barrier::SY);
         HIDDEN.store(false, Ordering::Release);

@@ -25,7 +25,9 @@ use crate::machine::{self, Machine};
 use crate::memory::TablePages;
 use crate::panic::cannot_start;
 use crate::stage2::Stage2;
-use crate::{blackbox, console, enter, firmware, gic, guard, guarded, memory, registers, resident, selftest, vectors};
+use crate::{
+    blackbox, console, enter, firmware, gic, guard, guarded, memory, registers, rescue, resident, selftest, vectors,
+};
 
 /// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware
 /// alone, since nobody traps the host's SMC any longer. It is entered at real EL2, and where the others are there
@@ -193,6 +195,16 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
         // The console is the host's now. Warnings stay: they are about its mistakes, and limited in their rate.
         log::set_max_level(LevelFilter::Warn);
     }
+    rescue::set_fail(options.fail);
+    if let Some(fault) = options.fault {
+        #[cfg(feature = "faults")]
+        match hypervisor::faults::Fault::parse(fault.bytes()) {
+            Some(fault) => crate::faults::arm_any(fault),
+            None => cannot_start("selftest=fault: names a place or a kind that there is not"),
+        }
+        #[cfg(not(feature = "faults"))]
+        cannot_start(format_args!("selftest=fault: with {} bytes, and a build without faults", fault.bytes().len()));
+    }
     enter::start(machine, options.restart, HostEntry { pc: kernel.start, x0: region.start })
 }
 
@@ -202,6 +214,7 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
 #[unsafe(no_mangle)]
 extern "C" fn exeunt_secondary(started: u64) -> ! {
     if let Some(cpu) = cpu::this() {
+        cpu.comes_up();
         cpu.started.store(started, Ordering::Relaxed);
     }
     enter::arrive()
@@ -269,7 +282,7 @@ fn gic_and_level(options: &Options, tree: Option<devicetree::Gic>) -> (Gic, Entr
 /// Makes what CPU `index` needs.
 fn place_cpu(index: usize, is_boot: bool) -> Result<&'static PerCpu, memory::Error> {
     memory::map_stack(index)?;
-    let cpu = if is_boot { cpu::boot_cpu() } else { memory::place_cpu(index)? };
+    let cpu = if is_boot { memory::place_boot_cpu(index) } else { memory::place_cpu(index)? };
     blackbox::make_block(cpu, machine::psci().affinity(index).unwrap_or_default());
     memory::open_windows(cpu)?;
     Ok(cpu)

@@ -20,6 +20,7 @@ use hypervisor::virtual_el2::{self, VirtualEl2};
 use log::{debug, info, warn};
 
 use crate::cpu::PerCpu;
+use crate::faults::fault_point;
 use crate::frame::HostFrame;
 use crate::machine::Machine;
 use crate::{blackbox, guard, memory, registers, stage2};
@@ -201,6 +202,7 @@ impl Vcpu for Trap<'_> {
             return false;
         }
         self.machine.stage2.allow_execution(ipa);
+        fault_point!("execution");
         debug!("host at {:#x}: executes at {ipa:#x}, outside of RAM", ELR_EL2.get());
         true
     }

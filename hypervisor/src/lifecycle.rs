@@ -103,6 +103,7 @@ pub struct WrongState(pub State);
 /// One word: the state in bits \[7:0\], and in bits \[31:8\] for which LEAVE the host is held, as [`Round`] plus 1; 0
 /// for none. Both are read at once, so that a LEAVE never takes a CPU that an earlier one has held for its own.
 #[derive(Debug)]
+#[repr(transparent)]
 pub struct LifeCycle(AtomicU32);
 
 const STATE: u32 = 0xff;
@@ -195,6 +196,14 @@ impl LifeCycle {
     /// It was something else; nothing has changed.
     pub fn leave(&self, to_others: bool) -> Result<(), WrongState> {
         self.change(State::Leaving, if to_others { State::Gone } else { State::Stub })
+    }
+
+    /// Exeunt has died on this CPU, whatever state it was in, and what is left of it goes: `Gone` or `Stub`, as for
+    /// [`Self::leave`]. Gives the state before, and whether the host was held in a LEAVE.
+    pub fn die(&self, to_others: bool) -> (State, bool) {
+        let before = (self.state(), self.held_for().is_some());
+        self.0.store(if to_others { State::Gone } else { State::Stub } as u32, Ordering::Release);
+        before
     }
 
     /// One CPU does all of this, so that a load and a store are enough; the check is against mistakes. Release: who

@@ -9,7 +9,9 @@ use core::fmt::{self, Write as _};
 use guest_abi::vendor::Policy;
 use log::LevelFilter;
 
+use crate::faults::Text;
 use crate::lifecycle::EntryLevel;
+use crate::rescue::Fail;
 
 /// A fault that Exeunt inflicts on itself at EL2, so that tests can see what it is protected from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,12 +101,16 @@ pub struct Options {
     pub kvm: Kvm,
     /// `guard=`
     pub guard: Guard,
+    /// `fail=`
+    pub fail: Fail,
     /// `trace`: keep a trace of the exits from the start on, and as long a one as there is room for.
     pub trace: bool,
     /// `stats`: print how often the host left to EL2, by cause, when it powers off.
     pub stats: bool,
     /// `selftest=`
     pub selftest: Option<SelfTest>,
+    /// `selftest=fault:PLACE:KIND`
+    pub fault: Option<Text>,
     /// `late`: commit that fault when the host turns the machine off.
     pub late: bool,
     /// `selftest=slow-leave` and `selftest=dead-leave`.
@@ -230,6 +236,21 @@ pub const OPTIONS: &[OptionDoc] = &[
         set: nothing,
     },
     OptionDoc {
+        name: "fail",
+        help: "what happens when Exeunt itself fails",
+        values: &[
+            ValueDoc {
+                name: "leave",
+                help: "the host goes on, without Exeunt on the CPU that has failed (the default); where the host is \
+                       no longer known it panics",
+                set: |o| o.fail = Fail::Leave,
+            },
+            ValueDoc { name: "panic", help: "the host panics, so that there is a dump", set: |o| o.fail = Fail::Panic },
+            ValueDoc { name: "halt", help: "the machine goes off", set: |o| o.fail = Fail::Halt },
+        ],
+        set: nothing,
+    },
+    OptionDoc {
         name: "stats",
         help: "when the host powers off, print how often it left to EL2, by cause",
         values: &[],
@@ -323,6 +344,12 @@ pub const OPTIONS: &[OptionDoc] = &[
                 set: |o| o.gic = GicTaken::HoldsNothing,
             },
             ValueDoc { name: "panic", help: "just panic", set: |o| o.selftest = Some(SelfTest::Panic) },
+            ValueDoc {
+                name: FAULT,
+                help: "in a build for the tests (PROFILE=faults): start the host, and have the first CPU die that \
+                       comes to this place in the code",
+                set: |_| {},
+            },
         ],
         set: nothing,
     },
@@ -333,6 +360,16 @@ pub const OPTIONS: &[OptionDoc] = &[
         set: |o| o.late = true,
     },
 ];
+
+/// How a fault is written: the one value that is not to be taken by the letter.
+const FAULT: &str = "fault:PLACE:KIND";
+
+/// What comes before the place.
+const FAULT_PREFIX: &[u8] = b"fault:";
+
+fn is_fault(value: &[u8], values: &[ValueDoc]) -> bool {
+    value.starts_with(FAULT_PREFIX) && values.iter().any(|known| known.name == FAULT)
+}
 
 /// The `set` of an option that has values.
 fn nothing(_: &mut Options) {}
@@ -377,9 +414,9 @@ pub enum OptionsError<'a> {
 }
 
 /// Bytes that may be anything: what is not printable is escaped.
-struct Text<'a>(&'a [u8]);
+struct Escaped<'a>(&'a [u8]);
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|&byte| match byte {
             b' '..=b'~' => f.write_char(char::from(byte)),
@@ -391,9 +428,9 @@ impl fmt::Display for Text<'_> {
 impl fmt::Display for OptionsError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Unknown { option } => write!(f, "unknown option '{}'", Text(option))?,
+            Self::Unknown { option } => write!(f, "unknown option '{}'", Escaped(option))?,
             Self::Value { option, value } => {
-                write!(f, "option '{}' has no value '{}' in this version", option.name, Text(value))?;
+                write!(f, "option '{}' has no value '{}' in this version", option.name, Escaped(value))?;
             }
             Self::NoValue { option } => write!(f, "option '{}' needs a value", option.name)?,
             Self::UnwantedValue { option } => write!(f, "option '{}' takes no value", option.name)?,
@@ -424,6 +461,10 @@ impl Options {
                 (None, []) => (option.set)(&mut options),
                 (None, _) => return Err(OptionsError::NoValue { option }),
                 (Some(_), []) => return Err(OptionsError::UnwantedValue { option }),
+                (Some(value), values) if is_fault(value, values) => {
+                    let fault = Text::new(&value[FAULT_PREFIX.len()..]);
+                    options.fault = Some(fault.ok_or(OptionsError::Value { option, value })?);
+                }
                 (Some(value), values) => {
                     let known = values.iter().find(|known| known.name.as_bytes() == value);
                     (known.ok_or(OptionsError::Value { option, value })?.set)(&mut options);
@@ -493,10 +534,10 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named_beside_what_would_be() {
         let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident \
-                     kvm=hide|lend guard=on|count|off stats trace \
+                     kvm=hide|lend guard=on|count|off fail=leave|panic|halt stats trace \
                      selftest=write-text|write-rodata|run-data|read-host|stack-overflow|lost-stack|\
                      lost-cpu|dead-lock|double-fault|triple-fault|dead-report|slow-leave|dead-leave|unknown-gic|\
-                     gic-holds-nothing|panic late";
+                     gic-holds-nothing|panic|fault:PLACE:KIND late";
         assert_eq!(refused("stats root=/dev/vda"), format!("unknown option 'root=/dev/vda'{known}"));
         assert_eq!(refused("entry=el3"), format!("option 'entry' has no value 'el3' in this version{known}"));
         assert_eq!(refused("log"), format!("option 'log' needs a value{known}"));

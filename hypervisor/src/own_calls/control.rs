@@ -187,6 +187,13 @@ impl Control {
         .map(|word| if word & (LOCKED | resident) != 0 { Policy::Resident } else { Policy::Leave })
     }
 
+    /// Exeunt has died on the calling CPU, which goes outside whatever the word says: LOCK is a promise that Exeunt
+    /// makes while it lives, and a LEAVE that is under way does not meet the CPU any more.
+    pub fn die(&self) {
+        // Busy if there is no room for more, which no machine comes to.
+        let _ = self.update(|word| more_outside(word, 1));
+    }
+
     /// A CPU that was outside has come up anew, and under Exeunt: it went off outside, and a CPU under Exeunt has
     /// started it. A LEAVE that is under way takes it along.
     pub fn come_up(&self) {

@@ -34,7 +34,7 @@ pub mod cpus;
 #[cfg(test)]
 mod tests;
 
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use arm_psci::{ErrorCode, FunctionId, Mpidr, PsciFeature};
 
@@ -182,6 +182,8 @@ pub struct Psci {
     extended_state: AtomicBool,
     /// A CPU was claimed since somebody last looked.
     claims: AtomicBool,
+    /// Which CPU each has claimed and not heard of yet, plus 1; else 0.
+    claimed: [AtomicU8; MAX_CPUS],
 }
 
 impl Psci {
@@ -194,6 +196,7 @@ impl Psci {
             count: AtomicUsize::new(0),
             extended_state: AtomicBool::new(false),
             claims: AtomicBool::new(false),
+            claimed: [const { AtomicU8::new(0) }; MAX_CPUS],
         }
     }
 
@@ -356,7 +359,7 @@ impl Psci {
                 Ok(_) => Ok(firmware.forward(function.into(), registers)),
                 Err(_) => Err(ErrorCode::NotSupported),
             },
-            Proxy::CpuOn => self.cpu_on(argument(1), entry_at(2), env, firmware),
+            Proxy::CpuOn => self.cpu_on(cpu, argument(1), entry_at(2), env, firmware),
             Proxy::CpuOff => {
                 env.goes_off(cpu);
                 let refusal = self.cpu_off(cpu, registers, firmware);
@@ -396,7 +399,14 @@ impl Psci {
     }
 
     #[inline(never)]
-    fn cpu_on(&self, target: u64, entry: HostEntry, env: &impl Environment, firmware: &impl Firmware) -> Answer {
+    fn cpu_on(
+        &self,
+        cpu: usize,
+        target: u64,
+        entry: HostEntry,
+        env: &impl Environment,
+        firmware: &impl Firmware,
+    ) -> Answer {
         // The type checks that no bit outside the affinity fields is set. A 32-bit caller has cleared what it cannot
         // name.
         let target = Mpidr::try_from(target).map_err(ErrorCode::from)?;
@@ -420,6 +430,7 @@ impl Psci {
             ClaimError::OnPending => ErrorCode::OnPending,
         })?;
         self.claims.store(true, Ordering::Release);
+        self.note_claim(cpu, number + 1);
         let mut call = [0; 18];
         call[0] = u32::from(FunctionId::CpuOn64).into();
         call[1] = affinity;
@@ -431,7 +442,28 @@ impl Psci {
         if call[0] as u32 != 0 {
             slot.unclaim();
         }
+        self.note_claim(cpu, 0);
         Ok(call[0])
+    }
+
+    fn note_claim(&self, cpu: usize, claimed: usize) {
+        // No more than 128.
+        if let Some(place) = self.claimed.get(cpu) {
+            place.store(claimed as u8, Ordering::Release);
+        }
+    }
+
+    /// Exeunt has died on CPU number `cpu`. Takes back its CPU_ON if firmware has not got it: another one could never
+    /// be made. If firmware has, its target arrives and ends the claim itself. Whether it has nobody knows who does not
+    /// wait for that a little: `wait` says for how long. (QEMU's says for a while after a CPU_ON that the target is
+    /// off.)
+    pub fn dies(&self, cpu: usize, firmware: &impl Firmware, mut wait: impl FnMut() -> bool) {
+        let claimed = self.claimed.get(cpu).map_or(0, |place| place.swap(0, Ordering::AcqRel));
+        let Some(target) = usize::from(claimed).checked_sub(1).and_then(|number| self.cpus.get(number)) else { return };
+        while target.is_claimed() && wait() {}
+        if target.is_claimed() && is_off(firmware, target.mpidr.load(Ordering::Relaxed)) {
+            target.unclaim();
+        }
     }
 
     /// The entry is substituted for standby states too, although they ignore it: then no state that firmware takes for

@@ -37,6 +37,23 @@ fn cargo_build(package: &str, target: &str) -> Result<PathBuf, String> {
     Ok(paths::target().join(target).join("release"))
 }
 
+/// Exeunt with the places where it can be made to die.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn faulty_exeunt() -> Result<PathBuf, Missed> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let image = BUILT.get_or_init(|| {
+        let mut command = Command::new(paths::root().join("scripts/build"));
+        let ended = process::run(command.env("PROFILE", "faults"), BUILD_LIMIT).map_err(|error| error.to_string())?;
+        if ended.status != 0 {
+            return Err(format!("Exeunt with faults does not build:\n{}", process::tail(&ended.stderr, 40)));
+        }
+        Ok(paths::target().join("exeunt-faults.bin"))
+    });
+    Ok(image.clone()?)
+}
+
 /// The raw image of Exeunt, for tests that load it by themselves: EXEUNT_BIN if that is set, else a release build.
 ///
 /// # Errors
@@ -72,6 +89,7 @@ pub fn guest(name: &str) -> Result<PathBuf, Missed> {
             "broken",
             "calls",
             "conformance",
+            "death",
             "doorbell",
             "encodings",
             "interrupts",

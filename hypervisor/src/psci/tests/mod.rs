@@ -637,3 +637,42 @@ proptest! {
         }
     }
 }
+
+/// Firmware under which a CPU dies in CPU_ON, before or after the call got there.
+struct Deadly {
+    affinity_info: u64,
+}
+
+impl Firmware for Deadly {
+    fn call(&self, registers: &mut [u64; 18]) {
+        assert_ne!(registers[0], u64::from(u32::from(FunctionId::CpuOn64)), "the CPU is dead");
+        registers[0] = self.affinity_info;
+    }
+}
+
+#[test]
+fn a_cpu_that_dies_in_cpu_on_takes_its_claim_along_unless_firmware_has_it() {
+    // AFFINITY_INFO: on, off, on its way.
+    for (affinity_info, stays) in [(0, true), (1, false), (2, true)] {
+        let psci = ready(4);
+        // As `cpu_on` does, up to firmware.
+        psci.cpus[2].claim(HostEntry { pc: 0x4000_0000, x0: 5 }).unwrap();
+        psci.note_claim(1, 2 + 1);
+        psci.dies(3, &Deadly { affinity_info }, || false);
+        assert!(psci.is_starting(2), "that of another");
+        let mut waits = 3;
+        psci.dies(1, &Deadly { affinity_info }, || {
+            waits -= 1;
+            waits > 0
+        });
+        assert_eq!((psci.is_starting(2), waits), (stays, 0));
+        psci.dies(1, &Deadly { affinity_info: 1 }, || false);
+        assert_eq!(psci.is_starting(2), stays, "it is looked at once");
+    }
+    // Its target arrives while it is waited for.
+    let psci = ready(4);
+    psci.cpus[2].claim(HostEntry { pc: 0x4000_0000, x0: 5 }).unwrap();
+    psci.note_claim(1, 2 + 1);
+    psci.dies(1, &Deadly { affinity_info: 1 }, || psci.arrive(2, false).is_some());
+    assert_eq!(psci.power_state(2), PowerState::On);
+}

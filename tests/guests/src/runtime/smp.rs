@@ -88,6 +88,18 @@ pub fn go_off() -> ! {
     panic!("CPU_OFF: {result}");
 }
 
+/// The calling CPU is about to go off in another way than by [`go_off`].
+pub fn count_out() {
+    ONLINE.fetch_sub(1, Ordering::AcqRel);
+}
+
+/// Has CPUs that have come up since run the task that the others are in the middle of.
+pub fn join() {
+    GENERATION.fetch_add(1, Ordering::AcqRel);
+    // SAFETY: an event wakes the CPUs that wait in `work`.
+    unsafe { asm!("dsb ish", "sev", options(nostack, preserves_flags)) };
+}
+
 /// Runs `task` with the number of the CPU on all CPUs at once and returns when all have finished.
 pub fn on_all(task: fn(usize)) {
     DONE.store(0, Ordering::Release);

@@ -75,7 +75,7 @@ const SOON: u64 = 90;
 
 fn late(context: &Context, (name, says): Late, entry: Entry) -> Outcome {
     let machine = context.machine().guest(&images::guest("broken")?, "").with("SMP", 4).limit(SOON);
-    let ran = machine.entered(entry, &format!("selftest={name} late")).run()?.ended_with(EXEUNT_FAILED)?;
+    let ran = machine.entered(entry, &format!("selftest={name} late fail=halt")).run()?.ended_with(EXEUNT_FAILED)?;
     let mut rest = ran.console.as_str();
     for words in [&["broken: the host runs on 4 CPUs"], says].concat() {
         let Some(at) = rest.find(words) else { return Err(format!("the console has no {words:?} then").into()) };
@@ -87,7 +87,7 @@ fn late(context: &Context, (name, says): Late, entry: Entry) -> Outcome {
 /// A CPU breaks while another one stops in its report.
 fn dead_report(context: &Context) -> Outcome {
     let machine = context.machine().guest(&images::guest("broken")?, "twice").with("SMP", 4).limit(SOON);
-    let ran = machine.with("EXEUNT", "selftest=dead-report late").run()?.ended_with(EXEUNT_FAILED)?;
+    let ran = machine.with("EXEUNT", "selftest=dead-report late fail=halt").run()?.ended_with(EXEUNT_FAILED)?;
     ran.says("EXEUNT PANIC: data abort")?
         .says("EXEUNT PANIC: the report of another CPU does not end; here ESR 0000")?;
     Ok(())

@@ -8,6 +8,7 @@ mod boards;
 mod boot;
 mod conformance;
 mod consoles;
+mod death;
 mod debian;
 mod devices;
 mod drill;
@@ -80,6 +81,7 @@ pub fn all() -> Vec<Cell> {
         leave::cells(),
         after_kexec::cells(),
         devices::cells(),
+        death::cells(),
         debian::cells(),
         drill::cells(),
         ends::cells(),
