@@ -3,9 +3,10 @@
 //! The runtime brings a CPU from an arm64 Image's entry to Rust: relocation, stacks, a console, a stage 1 that maps
 //! memory to itself, secondary CPUs, and [`cpu::Context::enter`], which runs a few instructions in any state and
 //! reports how they ended. The tests themselves are [`aborts`], [`broken`], [`calls`], [`conformance`], [`death`],
-//! [`doorbell`], [`encodings`], [`interrupts`], [`lend`], [`log`], [`panics`], [`psci`], [`sysregs`], [`rounds`],
-//! [`wake`] and [`shim`]; each binary runs one. Nothing here is linked into Exeunt, and nothing here knows how Exeunt
-//! works inside: expectations come from the Arm ARM, from the SMC Calling Convention (DEN0028) and from PSCI (DEN0022).
+//! [`doorbell`], [`encodings`], [`interrupts`], [`lend`], [`log`], [`panics`], [`psci`], [`stop`], [`sysregs`],
+//! [`rounds`], [`wake`] and [`shim`]; each binary runs one. Nothing here is linked into Exeunt, and nothing here knows
+//! how Exeunt works inside: expectations come from the Arm ARM, from the SMC Calling Convention (DEN0028) and from PSCI
+//! (DEN0022).
 //!
 //! A guest runs on one kind of machine only, QEMU's virt under TCG. Cache maintenance around switching the MMU off is
 //! left out for that reason: TCG has no caches.
@@ -65,6 +66,8 @@ pub mod psci;
 pub mod rounds;
 #[cfg(target_os = "none")]
 pub mod shim;
+#[cfg(target_os = "none")]
+pub mod stop;
 #[cfg(target_os = "none")]
 pub mod sysregs;
 #[cfg(target_os = "none")]

@@ -100,6 +100,7 @@ pub fn guest(name: &str) -> Result<PathBuf, Missed> {
             "sysregs",
             "rounds",
             "shim",
+            "stop",
             "wake",
         ] {
             let elf = fs::read(built.join(guest)).map_err(|error| format!("{guest}: {error}"))?;

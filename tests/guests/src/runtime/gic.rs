@@ -99,6 +99,20 @@ pub fn sgi_is_pending(index: usize) -> bool {
     }
 }
 
+/// Sends SGI 0 to the calling CPU, which has the number `index`.
+pub fn send_sgi_to_itself(index: usize) {
+    match machine().gic {
+        None => {}
+        Some(Gic::V2 { distributor, .. }) => write(distributor + GICD_SGIR, SGIR_SELF),
+        Some(Gic::V3 { .. }) => {
+            let mpidr = machine().mpidrs()[index];
+            let [aff0, aff1, aff2, aff3] = [0, 8, 16, 32].map(|shift| mpidr >> shift & 0xff);
+            let value = aff3 << 48 | (aff0 >> 4) << 44 | aff2 << 32 | aff1 << 16 | 1 << (aff0 & 0xf);
+            write_register!("S3_0_C12_C11_5", value);
+        }
+    }
+}
+
 /// Makes the virtual timer fire `ticks` from now (CNTV_TVAL_EL0, CNTV_CTL_EL0.ENABLE).
 pub fn fire_in(ticks: u64) {
     write_register!("cntv_tval_el0", ticks);

@@ -100,6 +100,11 @@ pub fn join() {
     unsafe { asm!("dsb ish", "sev", options(nostack, preserves_flags)) };
 }
 
+/// All others have gone off, in a task that they have not ended, and can be turned on again by [`start`].
+pub fn others_are_off() {
+    ONLINE.store(1, Ordering::Release);
+}
+
 /// Runs `task` with the number of the CPU on all CPUs at once and returns when all have finished.
 pub fn on_all(task: fn(usize)) {
     DONE.store(0, Ordering::Release);

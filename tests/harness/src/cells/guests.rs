@@ -45,6 +45,20 @@ fn doorbell(context: &Context, model: &str, gic: u32, cpus: u32, entry: Entry, a
     Ok(())
 }
 
+/// The stop of all CPUs in a crash, wherever they are.
+fn stop(
+    context: &Context,
+    (model, gic, cpus, profile): (&str, u32, u32, &str),
+    entry: Entry,
+    arguments: &str,
+) -> Outcome {
+    let machine = machine(context, qemu::usual()?, "stop", model, arguments)?.entered(entry, "");
+    let machine = if profile == "debug" { machine.own_build() } else { machine };
+    let ran = machine.with("GIC", gic).with("SMP", cpus).with("PROFILE", profile).run()?.ended_with(0)?;
+    ran.says("checks, 0 failed")?.says("caught and switched off")?;
+    Ok(())
+}
+
 /// PANIC, of CPUs wherever they are.
 fn panics(context: &Context, model: &str, gic: u32, entry: Entry, arguments: &str) -> Outcome {
     let machine = machine(context, qemu::usual()?, "panics", model, arguments)?.entered(entry, "");
@@ -170,6 +184,24 @@ pub(super) fn cells() -> Vec<Cell> {
             let wake = move |context: &Context| guest(context, "wake", "cortex-a57", gic, "release", entry);
             let quick = (gic == 2) == (entry == Entry::El1);
             cells.push(Cell::new(format!("guests/wake-gic{gic}-{}", entry.name()), wake).slow(!quick));
+        }
+    }
+    for (machine, arguments, quickly) in [
+        (("cortex-a57", 2, 4, "release"), "", Some(Entry::VirtualEl2)),
+        (("max", 3, 8, "release"), "", Some(Entry::El1)),
+        (("cortex-a57", 3, 2, "release"), "", None),
+        (("cortex-a72", 3, 4, "release"), "lock", Some(Entry::VirtualEl2)),
+        (("neoverse-n2", 3, 16, "release"), "", None),
+        (("cortex-a72", 2, 8, "release"), "", None),
+        (("max", 3, 4, "debug"), "", None),
+    ] {
+        for entry in Entry::ALL {
+            let (model, gic, cpus, profile) = machine;
+            let lock = if arguments.is_empty() { "" } else { "-locked" };
+            let debug = if profile == "debug" { "-debug-build" } else { "" };
+            let name = format!("guests/stop{lock}{debug}-{model}-gic{gic}-{cpus}-cpus-{}", entry.name());
+            let cell = move |context: &Context| stop(context, machine, entry, arguments);
+            cells.push(Cell::new(name, cell).slow(quickly != Some(entry)));
         }
     }
     for (model, gic, arguments, quickly) in [
