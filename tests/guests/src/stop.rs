@@ -2,9 +2,9 @@
 //! started with nothing pending.
 //!
 //! CPU 0 makes a SOFT_RESTART that is surely a crash's (x2 is what Linux up to 5.15 passes). The others spin or sleep
-//! at EL1 or EL0, with everything masked, or make nothing but calls; each in all of these ways, one after the other. All
-//! have SGI 0 pending, as after a stop of Linux's that they did not hear. It needs a GIC. With `lock` on its command
-//! line LOCK is called first.
+//! at EL1 or EL0, with everything masked, or make nothing but calls; each in all of these ways, one after the other.
+//! All have SGI 0 pending, as after a stop of Linux's that they did not hear. It needs a GIC. With `lock` on its
+//! command line LOCK is called first.
 
 use core::arch::naked_asm;
 use core::sync::atomic::{AtomicUsize, Ordering};
