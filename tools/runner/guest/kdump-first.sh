@@ -62,7 +62,8 @@ panic)
     ;;
 panic-stuck)
     # On another CPU throughout: what is on this one will not run again.
-    taskset $(printf '%x' $((1 << (from + 1) % $(nproc)))) sh -c "echo crash spin $from >/proc/exeunt && exeunt panic $from"
+    other=$(((from + 1) % $(nproc)))
+    taskset "$(printf %x $((1 << other)))" sh -c "echo crash spin $from >/proc/exeunt && exeunt panic $from"
     sleep 60
     ;;
 *)

@@ -158,34 +158,9 @@ fn elsewhere(context: &Context, address: u64) -> Outcome {
     Ok(())
 }
 
-pub(super) fn cells() -> Vec<Cell> {
+/// Those in which one CPU does something with the others, wherever they are.
+fn of_all_cpus() -> Vec<Cell> {
     let mut cells = Vec::new();
-    for name in ["aborts", "calls", "psci", "sysregs"] {
-        for (model, gic) in [("cortex-a57", 3), ("max", 3), ("cortex-a72", 2), ("neoverse-n2", 3), ("neoverse-v1", 3)] {
-            for entry in Entry::ALL {
-                let quick = match entry {
-                    Entry::El1 => (model, gic) == ("cortex-a57", 3),
-                    Entry::VirtualEl2 => (model, gic) == ("max", 3) || name == "psci" && gic == 2,
-                };
-                let cell = Cell::new(format!("guests/{name}-{model}-gic{gic}-{}", entry.name()), move |context| {
-                    guest(context, name, model, gic, "release", entry)
-                });
-                cells.push(cell.slow(!quick));
-            }
-        }
-        for entry in Entry::ALL {
-            let debug = move |context: &Context| guest(context, name, "max", 3, "debug", entry);
-            let quick = (name, entry) == ("aborts", Entry::VirtualEl2);
-            cells.push(Cell::new(format!("guests/{name}-debug-build-{}", entry.name()), debug).slow(!quick));
-        }
-    }
-    for gic in [2, 3] {
-        for entry in Entry::ALL {
-            let wake = move |context: &Context| guest(context, "wake", "cortex-a57", gic, "release", entry);
-            let quick = (gic == 2) == (entry == Entry::El1);
-            cells.push(Cell::new(format!("guests/wake-gic{gic}-{}", entry.name()), wake).slow(!quick));
-        }
-    }
     for (machine, arguments, quickly) in [
         (("cortex-a57", 2, 4, "release"), "", Some(Entry::VirtualEl2)),
         (("max", 3, 8, "release"), "", Some(Entry::El1)),
@@ -218,6 +193,38 @@ pub(super) fn cells() -> Vec<Cell> {
             cells.push(Cell::new(name, cell).slow(quickly != Some(entry)));
         }
     }
+    cells
+}
+
+pub(super) fn cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for name in ["aborts", "calls", "psci", "sysregs"] {
+        for (model, gic) in [("cortex-a57", 3), ("max", 3), ("cortex-a72", 2), ("neoverse-n2", 3), ("neoverse-v1", 3)] {
+            for entry in Entry::ALL {
+                let quick = match entry {
+                    Entry::El1 => (model, gic) == ("cortex-a57", 3),
+                    Entry::VirtualEl2 => (model, gic) == ("max", 3) || name == "psci" && gic == 2,
+                };
+                let cell = Cell::new(format!("guests/{name}-{model}-gic{gic}-{}", entry.name()), move |context| {
+                    guest(context, name, model, gic, "release", entry)
+                });
+                cells.push(cell.slow(!quick));
+            }
+        }
+        for entry in Entry::ALL {
+            let debug = move |context: &Context| guest(context, name, "max", 3, "debug", entry);
+            let quick = (name, entry) == ("aborts", Entry::VirtualEl2);
+            cells.push(Cell::new(format!("guests/{name}-debug-build-{}", entry.name()), debug).slow(!quick));
+        }
+    }
+    for gic in [2, 3] {
+        for entry in Entry::ALL {
+            let wake = move |context: &Context| guest(context, "wake", "cortex-a57", gic, "release", entry);
+            let quick = (gic == 2) == (entry == Entry::El1);
+            cells.push(Cell::new(format!("guests/wake-gic{gic}-{}", entry.name()), wake).slow(!quick));
+        }
+    }
+    cells.extend(of_all_cpus());
     for (model, gic) in [("cortex-a57", 3), ("max", 3), ("cortex-a72", 2)] {
         for entry in Entry::ALL {
             let quick = (model == "max") == (entry == Entry::VirtualEl2);
