@@ -51,7 +51,12 @@ fi
 on_cpu="taskset $(printf '%x' $((1 << from)))"
 echo first dies now
 case $crash in
-sysrq) $on_cpu sh -c 'echo c >/proc/sysrq-trigger' ;;
+sysrq | killed) $on_cpu sh -c 'echo c >/proc/sysrq-trigger' ;;
+killed-before)
+    # It dies when it is asked, and says so.
+    exeunt status >/tmp/status 2>&1
+    $on_cpu sh -c 'echo c >/proc/sysrq-trigger'
+    ;;
 restart)
     echo crash restart >/proc/exeunt
     $on_cpu kexec -e

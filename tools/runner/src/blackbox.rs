@@ -54,6 +54,8 @@ pub struct Death {
     pub stuck: u32,
     /// Whether each of the others that hears it is known to have gone off by itself.
     pub others_go_off: bool,
+    /// Whether Exeunt was made to die on a CPU.
+    pub killed: bool,
     /// The machine's RAM.
     pub ram: Range<u64>,
 }
@@ -69,8 +71,10 @@ impl Death {
             }
         };
         let (at_el2, stays) = (self.entry == Entry::VirtualEl2, self.policy == Policy::Resident);
-        if let Some(death) = &with.death {
-            check(false, format!("Exeunt itself has died: {}", death.reason));
+        match &with.death {
+            Some(death) if !self.killed => check(false, format!("Exeunt itself has died: {}", death.reason)),
+            None if self.killed => check(false, "Exeunt has not died".to_owned()),
+            _ => {}
         }
         let exeunt = &with.exeunt;
         check(u32::from(exeunt.cpus) == self.cpus, format!("it has {} CPUs", exeunt.cpus));
@@ -79,6 +83,12 @@ impl Death {
         let has_log = with.log_lost != 0 || with.log.contains(" INFO  Exeunt ");
         check(has_log && with.log.ends_with('\n'), format!("the log is not there, or is cut: {:?}", with.log));
 
+        if self.killed {
+            let died = with.stops.iter().filter(|stop| stop.why == Why::Died.words()).count();
+            check(died == 1, format!("Exeunt died on {died} CPUs"));
+            // The others are under Exeunt, or were called by it that has died.
+            return wrong;
+        }
         // A host at EL1 has nobody to call: it goes on at EL1, and Exeunt stays.
         let restarts: Vec<_> = with.life.iter().filter(|event| event.kind == Kind::SoftRestart as u16).collect();
         let exeunt = if stays { "stays" } else { "leaves" };
@@ -173,7 +183,7 @@ mod tests {
 
     fn expected() -> Death {
         let (entry, policy) = (Entry::VirtualEl2, Policy::Resident);
-        Death { entry, policy, from: 2, cpus: 4, stuck: 0, others_go_off: true, ram: RAM }
+        Death { entry, policy, from: 2, cpus: 4, stuck: 0, others_go_off: true, killed: false, ram: RAM }
     }
 
     /// The others go off, and the third CPU starts the crash kernel over Exeunt.
@@ -241,6 +251,12 @@ mod tests {
             let said = compare(&expected(), &b);
             assert!(said.contains(words), "{words}: {said}");
         }
+        // Where Exeunt was made to die it has.
+        let killed = Death { killed: true, ..expected() };
+        assert!(compare(&killed, &crashed()).contains("Exeunt has not died; the black box: Exeunt died on 0 CPUs"));
+        let mut dead = crashed();
+        (dead.death.cause, dead.cpus[2].stop) = (1, Why::Died as u32);
+        assert_eq!(compare(&killed, &dead), "");
         // One that hangs is caught, and no other.
         let stuck = |stuck| Death { stuck, ..expected() };
         let mut caught = crashed();

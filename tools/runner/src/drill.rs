@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::child::{self, End};
 use crate::covering::{self, Value};
-use crate::kdump::{BY_EXEUNT, CRASHES, Kdump};
+use crate::kdump::{BY_EXEUNT, CRASHES, Kdump, WITHOUT_EXEUNT};
 use crate::kexec::Kexec;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -154,7 +154,7 @@ impl Cell {
 
     /// Whether bare QEMU can do the same: it has nobody to call.
     fn has_baseline(&self) -> bool {
-        !["hvc", "hvc-other", "leave"].contains(&self.how) && !BY_EXEUNT.contains(&self.how)
+        !["hvc", "hvc-other", "leave"].contains(&self.how) && ![BY_EXEUNT, WITHOUT_EXEUNT].concat().contains(&self.how)
     }
 
     /// Its variables. `given` are those that the drill got for all of its machines.

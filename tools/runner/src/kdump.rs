@@ -20,14 +20,14 @@ use crate::restart::{
     Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_words, is_there_at_the_end, kernel_line, last_words,
     make_initrd, put, run, stub_calls, tells, what_ended,
 };
-use crate::settings::Hypervisor;
+use crate::settings::{Hypervisor, Profile};
 use crate::symbols::Symbols;
 use crate::variables::{Target, Values, Wrong, size};
 use crate::workstation::Places;
 
 /// How the host dies: by the magic key, in a way of the test module's (tests/module/crash.c), or since Exeunt is asked
 /// to have it panic: [`PANIC`], [`PANIC_STUCK`].
-pub const CRASHES: [&str; 18] = [
+pub const CRASHES: [&str; 20] = [
     "sysrq",
     "null",
     "irq",
@@ -46,6 +46,8 @@ pub const CRASHES: [&str; 18] = [
     "wild",
     PANIC,
     PANIC_STUCK,
+    KILLED,
+    KILLED_BEFORE,
 ];
 
 /// `exeunt panic`, by a program on the CPU that dies.
@@ -54,6 +56,16 @@ const PANIC: &str = "panic";
 const PANIC_STUCK: &str = "panic-stuck";
 /// These need Exeunt, and all but the first the test module.
 pub const BY_EXEUNT: [&str; 2] = [PANIC, PANIC_STUCK];
+
+/// By the magic key, and Exeunt dies in the middle of that: in the SOFT_RESTART, or, of a host at EL1, when the first
+/// CPU goes off.
+const KILLED: &str = "killed";
+/// By the magic key, when Exeunt has died on a CPU before.
+const KILLED_BEFORE: &str = "killed-before";
+/// Ways that need no test module.
+const WITHOUT_MODULE: [&str; 4] = [CRASHES[0], PANIC, KILLED, KILLED_BEFORE];
+/// Where Exeunt dies.
+pub const WITHOUT_EXEUNT: [&str; 2] = [KILLED, KILLED_BEFORE];
 
 /// Two kernels and two initrds have to fit where the way back is loaded too.
 const RESERVED: [&str; 2] = ["256M", "384M"];
@@ -81,7 +93,7 @@ impl Kdump {
     /// # Errors
     /// Everything that is wrong with them.
     pub fn read(values: &Values) -> Result<Self, Wrong> {
-        let wanted = Wanted::read(Target::Kdump, values)?;
+        let mut wanted = Wanted::read(Target::Kdump, values)?;
         let mut wrong = Wrong::default();
         let one_of = CRASHES.map(|kind| (kind, kind));
         let value = values.get("CRASH").unwrap_or_default();
@@ -102,10 +114,22 @@ impl Kdump {
         if BY_EXEUNT.contains(&crash) && !wanted.with_exeunt() {
             wrong.0.push(format!("CRASH={crash}: there is nobody to ask (HYPERVISOR=none)"));
         }
+        if WITHOUT_EXEUNT.contains(&crash) {
+            if !wanted.with_exeunt() {
+                wrong.0.push(format!("CRASH={crash}: there is nobody who could die before the host (HYPERVISOR=none)"));
+            }
+            let place = match (crash, wanted.entry) {
+                (KILLED, Entry::VirtualEl2) => "restart-begin",
+                (KILLED, Entry::El1) => "off",
+                _ => "doorbell-load",
+            };
+            wanted.settings.exeunt = format!("{} selftest=fault:{place}:store", wanted.settings.exeunt.trim_end());
+            wanted.settings.profile = Profile::Faults;
+        }
         if crash == PANIC_STUCK && wanted.settings.smp < 2 {
             wrong.0.push(format!("CRASH={crash}: it takes two CPUs (SMP=)"));
         }
-        if ![CRASHES[0], PANIC].contains(&crash) || fill != 0 {
+        if !WITHOUT_MODULE.contains(&crash) || fill != 0 {
             let what = if crash == CRASHES[0] { format!("FILL={fill}") } else { format!("CRASH={crash}") };
             wrong.0.extend(wanted.can_have_module(&what, &wanted.settings.kernel).err());
         }
@@ -126,7 +150,7 @@ impl Kdump {
 
     /// Whether the host needs the test module.
     fn has_module(&self) -> bool {
-        ![CRASHES[0], PANIC].contains(&self.crash) || self.fill != 0
+        !WITHOUT_MODULE.contains(&self.crash) || self.fill != 0
     }
 
     /// What the host's kernel has to have.
@@ -270,7 +294,9 @@ impl Kdump {
         for complaint in said.complaints() {
             verdict.line(&format!("complaint: {complaint}"));
         }
-        if let Some(why) = what_ended(ran) {
+        // A panic of Exeunt's is what was asked for then, and no end of the machine.
+        let is_killed = WITHOUT_EXEUNT.contains(&self.crash);
+        if let Some(why) = what_ended(ran).filter(|why| !(is_killed && why.starts_with("EXEUNT PANIC"))) {
             verdict.wrong.push(why);
         }
         let is_silent = |who| said.last(who, "release").is_empty() && verdict.passed();
@@ -349,6 +375,7 @@ impl Kdump {
             cpus: wanted.settings.smp,
             stuck: self.stuck(),
             others_go_off: !one_is_busy,
+            killed: WITHOUT_EXEUNT.contains(&self.crash),
             ram: RAM_BASE..RAM_BASE + wanted.settings.mem.1,
         })
     }
@@ -400,9 +427,17 @@ impl Kdump {
     fn judge_exeunt(&self, ran: &Ran, stays: bool, verdict: &mut Verdict) {
         let wanted = &self.wanted;
         let started = ran.said.last("next", "level");
-        verdict.check(started == wanted.level(), || format!("the crash kernel started at {started}"));
+        // Where Exeunt has died the crash kernel may begin at EL2.
+        let is_right = started == wanted.level() || WITHOUT_EXEUNT.contains(&self.crash);
+        verdict.check(is_right, || format!("the crash kernel started at {started}"));
         if !wanted.with_exeunt() {
             "bare QEMU, ".clone_into(&mut verdict.why);
+            return;
+        }
+        if WITHOUT_EXEUNT.contains(&self.crash) {
+            let died = ran.console.lines().filter(|line| line.contains("EXEUNT PANIC")).count();
+            verdict.check(died == 1, || format!("Exeunt has died {died} times"));
+            "Exeunt died, ".clone_into(&mut verdict.why);
             return;
         }
         match (wanted.entry, wanted.policy) {
@@ -539,7 +574,7 @@ mod tests {
         let source = include_str!("../../../tests/module/crash.c");
         let begin = source.find("crash KIND").unwrap();
         let end = source.find("Whether an oops").unwrap();
-        let ours = |kind: &&str| *kind != "sysrq" && !BY_EXEUNT.contains(kind);
+        let ours = |kind: &&str| *kind != "sysrq" && !BY_EXEUNT.contains(kind) && !WITHOUT_EXEUNT.contains(kind);
         let mut documented: BTreeSet<&str> = source[begin..end]
             .lines()
             .filter_map(|line| line.strip_prefix(" *\t"))

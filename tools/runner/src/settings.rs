@@ -118,6 +118,8 @@ pub enum Profile {
     Release,
     /// With checks that cost time.
     Debug,
+    /// With places where it can be made to die.
+    Faults,
 }
 
 impl Profile {
@@ -127,6 +129,7 @@ impl Profile {
         match self {
             Self::Release => "release",
             Self::Debug => "debug",
+            Self::Faults => "faults",
         }
     }
 }

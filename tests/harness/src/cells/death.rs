@@ -1,5 +1,7 @@
-//! Exeunt dies, in each place of its code and in each way, and its host goes on: a bare-metal guest that looks.
+//! Exeunt dies, in each place of its code and in each way, and its host goes on: a bare-metal guest that looks, and a
+//! Linux whose dump is saved all the same.
 
+use super::restarts::passes;
 use crate::cell::{Cell, Context, Outcome};
 use crate::machine::{EXEUNT_FAILED, Entry};
 use crate::{ensure, images};
@@ -19,6 +21,25 @@ fn guest(context: &Context, model: &str, gic: u32, entry: Entry, words: &str) ->
 
 pub(super) fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
+    for (crash, kernel, policy, gic, from, entry) in [
+        ("killed", "6.1", "leave", "3", "0", Entry::VirtualEl2),
+        ("killed", "6.12", "resident", "2", "3", Entry::VirtualEl2),
+        ("killed", "6.1", "leave", "3", "0", Entry::El1),
+        ("killed-before", "6.1", "leave", "2", "0", Entry::VirtualEl2),
+        ("killed-before", "6.12", "resident", "3", "3", Entry::VirtualEl2),
+        ("killed-before", "6.1", "leave", "3", "0", Entry::El1),
+    ] {
+        let variables = [
+            ("CRASH", crash),
+            ("KERNEL", kernel),
+            ("POLICY", policy),
+            ("GIC", gic),
+            ("FROM", from),
+            ("ENTRY", entry.name()),
+        ];
+        let cell = move |context: &Context| passes(context, "kdump", &variables);
+        cells.push(Cell::new(format!("death/{crash}-{kernel}-{}-{policy}-gic{gic}", entry.name()), cell).slow(true));
+    }
     for (model, gic) in [("cortex-a57", 3), ("max", 3), ("cortex-a72", 2)] {
         for entry in Entry::ALL {
             let quick = (model == "max") == (entry == Entry::VirtualEl2) && gic == 3;
