@@ -384,23 +384,41 @@ fn kexec_and_crash(host: Host) {
 
 fn kexec_or_crash(host: Host, sign: &Sign, policy: Policy) {
     // A host that was entered at EL1 has no vectors to install. Without a stub of its own none can be put back.
+    if sign.before != Before::Nothing && host.live == State::LiveEl1 {
+        return;
+    }
+    // Where nobody needs to guess that it is a crash, whoever runs under Exeunt is stopped: one CPU restarts, and the
+    // others are outside.
+    let stops = !sign.kexec && sign.x2 != 0;
+    let who = if stops { 0 } else { ALL };
+    let others = 1..if stops { smp::online() } else { 1 };
+    for cpu in others.clone() {
+        tally::clear();
+        tally::add(stub_call(Call::ResetVectors, "out of the way of a crash", RESET_VECTORS, 1));
+        on(cpu, host.live, 3, 4);
+        tally::print(host.live);
+    }
     match sign.before {
         Before::Nothing => {}
-        _ if host.live == State::LiveEl1 => return,
         // As Linux does: not to the stub that it has set up for itself at first.
         Before::Vectors => {
-            let other = stub::vectors() + 0x800;
-            change(host.live, stub_call(Call::SetVectors, "before a restart", SET_VECTORS, other), false);
+            tally::clear();
+            tally::add(stub_call(Call::SetVectors, "before a restart", SET_VECTORS, stub::vectors() + 0x800));
+            on(who, host.live, 6, 7);
+            tally::print(host.live);
         }
         Before::Resume => resume::install_and_resume(host.live),
     }
     let end = if policy == Policy::Leave { End::El2 } else { host.under_exeunt };
     tally::clear();
     tally::add(restart_with(sign.what, sign.x2, end));
-    on(ALL, host.live, 4, 5);
+    on(who, host.live, 4, 5);
     tally::print(host.live);
     if policy == Policy::Leave {
-        back(ALL, State::Stub);
+        back(who, State::Stub);
+    }
+    for cpu in others {
+        back(cpu, State::Stub);
     }
 }
 
