@@ -215,7 +215,7 @@ struct Own {
 
 impl Own {
     fn cpu(&self, cpu: u16) -> Option<&'static PerCpu> {
-        self.machine.cpus.get(usize::from(cpu)).copied().flatten()
+        self.machine.cpu(usize::from(cpu))
     }
 }
 

@@ -108,7 +108,7 @@ fn fill_notes(trap: &Trap, regions: [Option<Region>; 2], caught: CpuSet) {
     };
     let mut filled = CpuSet::default();
     for cpu in caught.iter() {
-        let Some(kept) = trap.machine.cpus.get(cpu).copied().flatten().map(|cpu| Kept(cpu.block())) else { continue };
+        let Some(kept) = trap.machine.cpu(cpu).map(|cpu| Kept(cpu.block())) else { continue };
         let number = crash_notes::number_in_linux(cpu, enter::booted_on());
         match notes.fill(number, &kept) {
             Ok(()) => filled.insert(cpu),
@@ -156,11 +156,7 @@ struct HostMemory<'a> {
 
 impl Memory for HostMemory<'_> {
     fn word(&self, address: u64) -> Option<u64> {
-        if !address.is_multiple_of(8) || !self.ram.is_open(address) {
-            return None;
-        }
-        // SAFETY: this CPU, and the host's RAM.
-        unsafe { memory::read_host(self.cpu, address) }.ok()
+        memory::host_word(self.cpu, self.ram, address)
     }
 
     fn put(&self, address: u64, bytes: &[u8]) -> bool {

@@ -52,11 +52,7 @@ struct Host<'a> {
 
 impl Ram for Host<'_> {
     fn word(&self, address: u64) -> Option<u64> {
-        if !address.is_multiple_of(8) || !self.ram.is_open(address) {
-            return None;
-        }
-        // SAFETY: this CPU, and the host's RAM.
-        unsafe { memory::read_host(self.cpu, address) }.ok()
+        memory::host_word(self.cpu, self.ram, address)
     }
 
     fn position(&self, start: u64, word: u64) -> Option<u64> {

@@ -11,7 +11,6 @@ use log::warn;
 
 use crate::cpu::PerCpu;
 use crate::leaving::{All, Stage2};
-use crate::machine::Machine;
 use crate::resident::FAST;
 use crate::trap::Trap;
 
@@ -61,20 +60,12 @@ pub fn ask(trap: &mut Trap, target: u16) -> Result<Target, Error> {
     }
 }
 
-impl All {
-    fn cpu(&self, cpu: usize) -> Option<&'static PerCpu> {
-        let Self(machine): &Self = self;
-        let machine: &'static Machine = machine;
-        machine.cpus.get(cpu).copied().flatten()
-    }
-}
-
 impl Targets for All {
     fn request(&self, cpu: usize) -> Option<&Request> {
-        self.cpu(cpu).map(|cpu| &cpu.panic_request)
+        self.0.cpu(cpu).map(|cpu| &cpu.panic_request)
     }
 
     fn in_window(&self, cpu: usize) -> bool {
-        self.cpu(cpu).is_some_and(PerCpu::in_window)
+        self.0.cpu(cpu).is_some_and(PerCpu::in_window)
     }
 }

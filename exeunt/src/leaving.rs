@@ -113,8 +113,8 @@ fn lead(trap: &mut Trap, vectors: Vectors, verdict: Verdict) -> Lead {
                 return Lead::Stay(error);
             }
             Leaver::Overtaken => return Lead::Overtaken,
-            // Before the first CPU goes.
             Leaver::Release(..) => fault_point!("leave-judged"),
+            // Before the first CPU goes.
             Leaver::Judge(_, count) if verdict == Verdict::LeaveOpen => resident::begin_round(count),
             Leaver::Look { .. } => {}
             Leaver::Catch(_) if machine.leave_test == LeaveTest::Dead => selftest::die_once(),
@@ -295,7 +295,7 @@ pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     // Nothing has come since. The SMC is made again, and answered under Exeunt.
     let by_smc = Esr::new(ESR_EL2.get()).class() == Some(ExceptionClass::Smc64);
     let was_left = cpu.life.state().is_left();
-    let known = machine.cpus.get(cpu.index()).copied().flatten();
+    let known = machine.cpu(cpu.index());
     if known.is_none_or(|known| !core::ptr::eq(known, cpu)) {
         stay_outside(frame, cpu, by_smc, STUB_ERR)
     }
@@ -383,7 +383,7 @@ impl Cpus for All {
     }
 
     fn life(&self, cpu: usize) -> Option<&LifeCycle> {
-        self.0.cpus.get(cpu).copied().flatten().map(|cpu| &cpu.life)
+        self.0.cpu(cpu).map(|cpu| &cpu.life)
     }
 
     fn is_on(&self, cpu: usize) -> bool {

@@ -98,7 +98,7 @@ impl Environment for Machine {
 
     fn context(&self, cpu: usize) -> u64 {
         // The proxy asks for CPUs of the device tree only, and each of these has a structure.
-        self.cpus.get(cpu).copied().flatten().map_or(0, PerCpu::address)
+        self.cpu(cpu).map_or(0, PerCpu::address)
     }
 
     fn is_host_ram(&self, address: u64) -> bool {
@@ -106,12 +106,12 @@ impl Environment for Machine {
     }
 
     fn is_left(&self, cpu: usize) -> bool {
-        self.cpus.get(cpu).copied().flatten().is_some_and(|cpu| cpu.life.state().is_left())
+        self.cpu(cpu).is_some_and(|cpu| cpu.life.state().is_left())
     }
 
     fn goes_off(&self, cpu: usize) {
         fault_point!("off");
-        let Some(cpu) = self.cpus.get(cpu).copied().flatten() else { return };
+        let Some(cpu) = self.cpu(cpu) else { return };
         // One that is not fit for the host goes off without having run it.
         if cpu.entered.load(Ordering::Relaxed) != 0 {
             blackbox::keep(cpu, Stop::Off);
@@ -121,7 +121,7 @@ impl Environment for Machine {
     }
 
     fn stays_on(&self, cpu: usize) {
-        if let Some(cpu) = self.cpus.get(cpu).copied().flatten() {
+        if let Some(cpu) = self.cpu(cpu) {
             blackbox::crumb(cpu, *b"host    ");
         }
     }
@@ -187,6 +187,11 @@ impl Firmware for Below {
 }
 
 impl Machine {
+    /// The structure of CPU number `cpu`; nothing for a CPU that is off for good, or none.
+    pub fn cpu(&self, cpu: usize) -> Option<&'static PerCpu> {
+        self.cpus.get(cpu).copied().flatten()
+    }
+
     /// KVM shall find that stage 2 has no granule, and leave EL2 alone. Only a host that believes in its EL2 would
     /// look.
     pub fn hides_stage2_granules(&self) -> bool {

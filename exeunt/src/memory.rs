@@ -28,6 +28,7 @@ use hypervisor::own_calls::{Buffer, Sink};
 use hypervisor::paging::registers::{MAIR_EL2, PaRange};
 use hypervisor::paging::stage1::{self, Attributes, IDENTITY_END, Stage1};
 use hypervisor::paging::{self, PAGE_SIZE as PAGE, TableMemory};
+use hypervisor::placement::HostRam;
 use hypervisor::syndrome::Esr;
 use spin::mutex::SpinMutex;
 
@@ -549,6 +550,16 @@ pub unsafe fn find_in_host(cpu: &PerCpu, start: u64, word: u64) -> Result<Option
     };
     // SAFETY: promised by the caller.
     unsafe { with_host_page(cpu, start, Attributes::Rodata, find) }
+}
+
+/// The eight bytes at `address`, a multiple of 8, on this CPU; nothing where `ram` is not the host's, or where nothing
+/// answers.
+pub fn host_word(cpu: &'static PerCpu, ram: &HostRam<'static>, address: u64) -> Option<u64> {
+    if !address.is_multiple_of(8) || !ram.is_open(address) {
+        return None;
+    }
+    // SAFETY: this CPU, and the host's RAM.
+    unsafe { read_host(cpu, address) }.ok()
 }
 
 /// Lets `fill` write to a piece of the host's RAM, and cleans what it has written to the point of coherency.

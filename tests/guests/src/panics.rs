@@ -37,13 +37,13 @@ unsafe extern "C" fn spin_until() {
 /// Loops for ever. Both have two instructions.
 #[unsafe(naked)]
 #[unsafe(link_section = ".probes")]
-unsafe extern "C" fn spin() {
+pub(crate) unsafe extern "C" fn spin() {
     naked_asm!("1: add x1, x1, #1", "b 1b")
 }
 
 #[unsafe(naked)]
 #[unsafe(link_section = ".probes")]
-unsafe extern "C" fn sleep() {
+pub(crate) unsafe extern "C" fn sleep() {
     naked_asm!("1: wfi", "b 1b")
 }
 

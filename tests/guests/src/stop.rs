@@ -18,23 +18,12 @@ use crate::conformance::landing;
 use crate::cpu::{Context, DAIF, EL0T, EL1H};
 use crate::firmware::{self, AFFINITY_INFO, AFFINITY_OFF, ALREADY_ON, CPU_ON};
 use crate::machine::machine;
+use crate::panics::{sleep, spin};
 use crate::start::Start;
 use crate::{gic, smp};
 
 /// `kimage->head` of a crash kernel: IND_DONE, and nothing before it.
 const IND_DONE: u64 = 1 << 2;
-
-#[unsafe(naked)]
-#[unsafe(link_section = ".probes")]
-unsafe extern "C" fn spin() {
-    naked_asm!("1: add x1, x1, #1", "b 1b")
-}
-
-#[unsafe(naked)]
-#[unsafe(link_section = ".probes")]
-unsafe extern "C" fn sleep() {
-    naked_asm!("1: wfi", "b 1b")
-}
 
 /// Calls with the number in x5.
 #[unsafe(naked)]

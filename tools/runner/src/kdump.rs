@@ -427,9 +427,7 @@ impl Kdump {
     fn judge_exeunt(&self, ran: &Ran, stays: bool, verdict: &mut Verdict) {
         let wanted = &self.wanted;
         let started = ran.said.last("next", "level");
-        // Where Exeunt has died the crash kernel may begin at EL2.
-        let is_right = started == wanted.level() || WITHOUT_EXEUNT.contains(&self.crash);
-        verdict.check(is_right, || format!("the crash kernel started at {started}"));
+        verdict.check(started == wanted.level(), || format!("the crash kernel started at {started}"));
         if !wanted.with_exeunt() {
             "bare QEMU, ".clone_into(&mut verdict.why);
             return;
