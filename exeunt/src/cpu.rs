@@ -75,6 +75,9 @@ pub struct PerCpu {
     /// Not 0 if EL2 would run vectors that are not the host's own stub's, or if that is not known yet. Behind
     /// `new_vectors`, for one store to both.
     has_vectors: AtomicU64,
+    /// Where a host that is in virtual EL2 was entered there, in the words of `point`; the check is 0 at any other
+    /// time, and while virtual EL2 answers a call of EL1's.
+    begin: [AtomicU64; 8],
     /// Position in the device tree's list of CPUs.
     index: AtomicUsize,
     /// What the CPU says of itself, read once.
@@ -138,6 +141,7 @@ impl PerCpu {
             boot: UnsafeCell::new(CpuBoot::NONE),
             exception: UnsafeCell::new(ExceptionFrame::NONE),
             point: [const { AtomicU64::new(0) }; 8],
+            begin: [const { AtomicU64::new(0) }; 8],
             index: AtomicUsize::new(0),
             ids: UnsafeCell::new(IdRegisters::UNKNOWN),
             opened: AtomicU8::new(Units::NONE.to_bits()),
@@ -339,14 +343,43 @@ impl PerCpu {
 
     /// Where the host goes on if Exeunt dies on this CPU now, if that is known.
     pub fn point(&self) -> Option<Point> {
-        let [pc, pstate, esr, check, x @ ..] = self.point.each_ref().map(|word| word.load(Ordering::Relaxed));
+        Self::read(&self.point)
+    }
+
+    #[inline(never)]
+    fn read(words: &[AtomicU64; 8]) -> Option<Point> {
+        let [pc, pstate, esr, check, x @ ..] = words.each_ref().map(|word| word.load(Ordering::Relaxed));
         Point::of([pc, pstate, esr, check], x)
+    }
+
+    /// Where the host was entered at virtual EL2, if it is still there.
+    pub fn begin(&self) -> Option<Point> {
+        Self::read(&self.begin)
+    }
+
+    /// The host is about to begin at virtual EL2, where the point is: should Exeunt die before it has gone to EL1, it
+    /// begins there again.
+    #[cold]
+    #[inline(never)]
+    pub fn window_begins(&self) {
+        Self::write(&self.begin, &self.point.each_ref().map(|word| word.load(Ordering::Relaxed)));
+    }
+
+    /// It has gone to EL1, and the point is there.
+    pub fn window_ends(&self) {
+        self.begin[3].store(0, Ordering::Release);
     }
 
     /// The CPU has come up. Where its host begins is with the PSCI proxy until there is a point.
     pub fn comes_up(&self) {
-        self.point[3].store(0, Ordering::Release);
+        self.lose_point();
+        self.window_ends();
         self.arriving.store(true, Ordering::Release);
+    }
+
+    /// Where the host is is not known.
+    pub fn lose_point(&self) {
+        self.point[3].store(0, Ordering::Release);
     }
 
     /// Whether it has come up, and has not got as far as its point.
@@ -357,15 +390,19 @@ impl PerCpu {
     /// Moves that point on, on this CPU.
     pub fn set_point(&self, point: &Point) {
         let Point { pc, pstate, esr, x: [x0, x1, x2, x3] } = *point;
-        let words = [pc, pstate, esr, Point::check(pc, pstate, esr), x0, x1, x2, x3];
-        // Not half of each: the check goes first and comes last.
-        let [.., check, _, _, _, _] = &self.point;
-        check.store(0, Ordering::Release);
-        for (place, word) in self.point.iter().zip(words).filter(|(place, _)| !core::ptr::eq(*place, check)) {
-            place.store(word, Ordering::Release);
-        }
-        check.store(words[3], Ordering::Release);
+        Self::write(&self.point, &[pc, pstate, esr, Point::check(pc, pstate, esr), x0, x1, x2, x3]);
         self.arriving.store(false, Ordering::Release);
+    }
+
+    /// Not half of each: the check goes first and comes last.
+    #[cold]
+    #[inline(never)]
+    fn write(places: &[AtomicU64; 8], words: &[u64; 8]) {
+        places[3].store(0, Ordering::Release);
+        for (index, (place, word)) in places.iter().zip(words).enumerate() {
+            place.store(if index == 3 { 0 } else { *word }, Ordering::Release);
+        }
+        places[3].store(words[3], Ordering::Release);
     }
 
     /// Where the vectors put the host's registers: at the top of this CPU's stack, which is empty while the host runs.
@@ -394,6 +431,7 @@ impl PerCpu {
     pub fn revive(&self) {
         // SAFETY: as above.
         unsafe { (*self.exception.get()).depth = 0 };
+        self.window_ends();
         self.died.store(false, Ordering::Relaxed);
     }
 }
@@ -468,6 +506,9 @@ pub const EXCEPTION: usize = core::mem::offset_of!(PerCpu, exception);
 pub const POINT: usize = core::mem::offset_of!(PerCpu, point);
 
 const _: () = assert!(POINT == crate::frame::POINT && POINT + 64 <= 504);
+
+/// Byte offset of the same words for where the host has begun at virtual EL2, for `rescue`.
+pub const BEGIN: usize = core::mem::offset_of!(PerCpu, begin);
 
 /// Byte offset of what is not 0 while the host is in virtual EL2, for `rescue`.
 pub const IN_WINDOW: usize = core::mem::offset_of!(PerCpu, in_window);

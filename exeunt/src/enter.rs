@@ -88,6 +88,7 @@ fn enter(entry: HostEntry) -> ! {
         let settings = machine.settings(cpu.ids());
         let mut frame = HostFrame::EMPTY;
         let trap = &mut Trap { frame: &mut frame, cpu, machine };
+        cpu.window_begins();
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(trap, &settings, entry.pc));
     }
     fault_point!("enter-level");
@@ -166,6 +167,7 @@ pub fn restart(frame: &mut HostFrame, entry: u64) {
     if level(cpu, machine, gic) == EntryLevel::VirtualEl2 {
         let settings = machine.settings(cpu.ids());
         let trap = &mut Trap { frame, cpu, machine };
+        cpu.window_begins();
         cpu.with_virtual_el2(|virtual_el2| virtual_el2.enter(trap, &settings, entry));
         fault_point!("restart-window");
     } else {

@@ -303,7 +303,14 @@ fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Ma
     let settings = machine.settings(cpu.ids());
     let pc = ELR_EL2.get();
     let trap = &mut Trap { frame, cpu, machine };
-    let answer = cpu.with_virtual_el2(|virtual_el2| virtual_el2.handle(trap, &settings, esr));
+    let answer = cpu.with_virtual_el2(|virtual_el2| {
+        let answer = virtual_el2.handle(trap, &settings, esr);
+        // The instruction that ends the window is not executed again.
+        if let Outcome::GoNative { pc, pstate } = answer.outcome {
+            trap.goes_on_at(pc, pstate);
+        }
+        answer
+    });
     fault_point!("window-done");
     if let Some(note) = answer.note {
         trap::limited(machine, || warn!("host in virtual EL2 at {pc:#x}: {note}"));
@@ -311,6 +318,7 @@ fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Ma
     match answer.outcome {
         Outcome::Continue => {}
         Outcome::GoNative { pc, pstate } => {
+            cpu.window_ends();
             // SAFETY: this CPU.
             unsafe { memory::hide_all(cpu) };
             blackbox::event(Kind::Native, [pc, pstate]);

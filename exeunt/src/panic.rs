@@ -226,6 +226,7 @@ fn relative(address: u64) -> u64 {
 }
 
 fn finish(cpu: &PerCpu) -> ! {
+    rescue::abandon_call(cpu);
     let rescue = rescue::plan(cpu);
     console::line(format_args!("  {rescue}"));
     rescue.go(cpu)
@@ -233,6 +234,7 @@ fn finish(cpu: &PerCpu) -> ! {
 
 /// The same, when there was a shorter report or none.
 fn finish_shortly(cpu: &PerCpu) -> ! {
+    rescue::abandon_call(cpu);
     let rescue = rescue::plan(cpu);
     console::line(format_args!("  CPU {}: {rescue}", cpu.index()));
     rescue.go(cpu)

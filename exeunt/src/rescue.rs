@@ -25,9 +25,15 @@
 //!    stub's text, the host's RAM, the flags. What Exeunt has dirty in the caches stays coherent for CPUs that still
 //!    use it.
 //!
+//! A host in virtual EL2 has registers that only Exeunt knows, and among them is ELR_EL2, which an ERET of Exeunt's to
+//! EL2 would need for itself. So it begins again where it was entered there (`PerCpu::begin`): with the registers that
+//! it was entered with, at real EL2. A kernel does nothing before its exception return to EL1 that it could not do
+//! twice: it has no more than its own image, and writes what it will read. Where virtual EL2 answers a call of EL1's in
+//! the host's own vectors instead, EL1 goes on after the call (`abandon_call`).
+//!
 //! What cannot be saved: a CPU whose translation tables or text at EL2 are broken so that it cannot fetch its vectors
 //! (it loops there, and no other CPU hears of it); the state of a CPU that breaks between the exception and the point,
-//! some twenty instructions, where ELR_EL2 is in no other place; a host that is in virtual EL2.
+//! some twenty instructions, where ELR_EL2 is in no other place.
 
 use core::arch::{global_asm, naked_asm};
 use core::fmt;
@@ -38,6 +44,7 @@ use aarch64_cpu::registers::{
     VBAR_EL1, Writeable,
 };
 use boot::SCTLR_EL2_MMU_OFF;
+use guest_abi::stub::STUB_ERR;
 use hypervisor::blackbox::{Kind, Stop};
 use hypervisor::features::{self, Units, hcr};
 use hypervisor::inject::{self, Exception, Origin};
@@ -52,6 +59,7 @@ use crate::faults::fault_point;
 use crate::frame::{HostFrame, x2_to_x29};
 use crate::machine::{self, Below, psci};
 use crate::resident::FAST;
+use crate::trap::Trap;
 use crate::{blackbox, firmware, last_words, registers};
 
 /// The option `fail=`, as [`Fail`] numbers it. Before it is known the machine goes off.
@@ -80,11 +88,11 @@ fn doing(cpu: &PerCpu) -> Doing {
     if cpu.is_spare() {
         return Doing::Starting;
     }
-    match cpu.point() {
-        Some(point) if cpu.in_window() => Doing::Window(point),
-        Some(point) => Doing::Exit(point),
-        None if cpu.entered.load(Ordering::Relaxed) == 0 => Doing::Starting,
-        None => Doing::Unknown,
+    match (cpu.begin(), cpu.point()) {
+        (Some(begin), _) => Doing::Window(begin),
+        (None, Some(point)) => Doing::Exit(point),
+        (None, None) if cpu.entered.load(Ordering::Relaxed) == 0 => Doing::Starting,
+        (None, None) => Doing::Unknown,
     }
 }
 
@@ -123,11 +131,39 @@ pub fn tell(cpu: &PerCpu) {
     psci().dies(cpu.index(), &Below, || CNTPCT_EL0.get() < end);
 }
 
+/// A host whose own vectors are answering a call in virtual EL2 goes on at EL1 where they would have returned to, with
+/// STUB_ERR in x0: nobody but Exeunt can go on with what they were doing. They are not its vectors any longer, since
+/// they are mostly such as serve a moment; the resident stub answers from here on. Before [`plan`], and not in it, since
+/// the stack is short.
+#[cold]
+#[inline(never)]
+pub fn abandon_call(cpu: &PerCpu) {
+    if answers_call(cpu)
+        && let Some(machine) = machine::known()
+        && let Some(cpu) = machine.cpu(cpu.index())
+    {
+        // SAFETY: this CPU's stack, whose top is kept for this.
+        let trap = &mut Trap { frame: unsafe { &mut *cpu.host_frame() }, cpu, machine };
+        let settings = machine.settings(cpu.ids());
+        let goes_on = cpu.with_virtual_el2(|virtual_el2| virtual_el2.abandon(trap, &settings));
+        trap.frame.x[0] = STUB_ERR;
+        match goes_on {
+            Some((pc, pstate)) => trap.goes_on_at(pc, pstate),
+            None => cpu.lose_point(),
+        }
+    }
+}
+
+/// Whether the host's own vectors are answering a call in virtual EL2.
+fn answers_call(cpu: &PerCpu) -> bool {
+    cpu.in_window() && cpu.begin().is_none()
+}
+
 /// The vectors that the host has given to EL2, if it has, and if they can be.
 fn vectors_of(cpu: &PerCpu) -> Option<u64> {
     let vectors = cpu.host_vectors();
     let machine = machine::known()?;
-    (vectors != 0 && machine.is_host_ram(vectors)).then_some(vectors)
+    (vectors != 0 && !answers_call(cpu) && machine.is_host_ram(vectors)).then_some(vectors)
 }
 
 /// What is about to be done with this CPU.
@@ -150,7 +186,14 @@ impl fmt::Display for Rescue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.plan {
             Plan::Leave { pc, .. } => write!(f, "the host goes on at {pc:#x}, without Exeunt on this CPU"),
-            Plan::Payload { pc } => write!(f, "the host begins at {pc:#x}, at EL2, without Exeunt on this CPU"),
+            Plan::Payload { pc } => {
+                let again = if matches!(self.doing, Doing::Window(_)) {
+                    "was in virtual EL2, and begins again"
+                } else {
+                    "begins"
+                };
+                write!(f, "the host {again} at {pc:#x}, at EL2, without Exeunt on this CPU")
+            }
             Plan::Panic { pc, known: true, .. } => write!(f, "the host gets an SError at {pc:#x}, to panic"),
             Plan::Panic { known: false, .. } => f.write_str("where the host was is lost; it gets an SError, to panic"),
             Plan::Halt(rescue::Why::Asked | rescue::Why::NoHost) => f.write_str("the machine goes off now"),
@@ -208,7 +251,9 @@ impl Rescue {
 /// Writes down where the host was.
 fn keep(cpu: &PerCpu, frame: &HostFrame, doing: &Doing) {
     let place = match doing {
-        Doing::Exit(point) | Doing::Window(point) => [point.pc, point.pstate, point.esr],
+        Doing::Exit(point) => [point.pc, point.pstate, point.esr],
+        // Not where it begins again.
+        Doing::Window(_) => cpu.point().map_or([0; 3], |point| [point.pc, point.pstate, point.esr]),
         Doing::Unknown | Doing::Starting => [0; 3],
     };
     blackbox::keep_at(cpu, Stop::Died, &frame.x, place);
@@ -262,8 +307,14 @@ global_asm!(
     "adrp x1, exeunt_fail",
     "ldrb w1, [x1, :lo12:exeunt_fail]",
     "cbz w1, exeunt_last_words",
-    "ldp x2, x3, [x0, #{point}]",
-    "ldp x4, x5, [x0, #{point} + 16]",
+    // Where it has begun, if it is in virtual EL2.
+    "add x9, x0, #{point}",
+    "add x7, x0, #{begin}",
+    "ldr x8, [x7, #24]",
+    "cmp x8, #0",
+    "csel x9, x7, x9, ne",
+    "ldp x2, x3, [x9]",
+    "ldp x4, x5, [x9, #16]",
     "eon x6, x2, x3",
     "eor x6, x6, x4",
     "cmp x6, x5",
@@ -295,8 +346,8 @@ global_asm!(
     "str xzr, [x7]",
     "3: msr elr_el2, x2",
     "msr spsr_el2, x3",
-    "ldp x4, x5, [x0, #{point} + 32]",
-    "ldp x6, x7, [x0, #{point} + 48]",
+    "ldp x4, x5, [x9, #32]",
+    "ldp x6, x7, [x9, #48]",
     "ldr x0, [x0, #{stack_top}]",
     "sub x0, x0, #{frame_size}",
     "stp x4, x5, [x0]",
@@ -307,6 +358,7 @@ global_asm!(
     ".ltorg",
     ".popsection",
     point = const cpu::POINT,
+    begin = const cpu::BEGIN,
     in_window = const cpu::IN_WINDOW,
     life = const cpu::LIFE,
     stack_top = const cpu::STACK_TOP,

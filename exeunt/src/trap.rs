@@ -14,6 +14,7 @@ use hypervisor::inject::{self, Entry, Exception, PstateFeatures, pstate};
 use hypervisor::lifecycle::Round;
 use hypervisor::paging::stage1_walk;
 use hypervisor::panic_request;
+use hypervisor::rescue::Point;
 use hypervisor::syndrome::{Abort, Encoding, Esr};
 use hypervisor::trap::{self, Vcpu};
 use hypervisor::virtual_el2::{self, VirtualEl2};
@@ -75,6 +76,14 @@ impl Trap<'_> {
 }
 
 impl Trap<'_> {
+    /// Should Exeunt die on this CPU now, the host goes on here, with the registers that it has.
+    #[cold]
+    #[inline(never)]
+    pub fn goes_on_at(&self, pc: u64, pstate: u64) {
+        let [x0, x1, x2, x3, ..] = self.frame.x;
+        self.cpu.set_point(&Point { pc, pstate, esr: 0, x: [x0, x1, x2, x3] });
+    }
+
     /// This CPU, which is held in `round`, is the target of a PANIC: its host takes the SError, or cannot.
     #[cold]
     #[inline(never)]

@@ -372,6 +372,7 @@ struct Borrowed {
 
 /// The virtual EL2 of one CPU. Only that CPU uses it.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 #[allow(clippy::struct_excessive_bools, reason = "each says a thing of its own")]
 pub struct VirtualEl2 {
     /// The values of [`El2`], in its order.
@@ -542,6 +543,16 @@ impl VirtualEl2 {
         self.open(cpu, settings, self.borrowed.other_sp);
         let taken = exception::take_from_el1(settings.ids, &state, esr);
         self.arrive(cpu, &taken);
+    }
+
+    /// Ends a window that was opened by [`Self::call`], and whose vectors nobody can go on with: gives back what was
+    /// borrowed, and tells where EL1 goes on, PC and PSTATE, if that is known. The vectors are forgotten. May be done
+    /// again where it was not done to its end.
+    pub fn abandon(&mut self, cpu: &mut impl Cpu, settings: &Settings) -> Option<(u64, u64)> {
+        let (pc, spsr) = (self.get(El2::Elr), self.get(El2::Spsr));
+        self.go_native(cpu, settings);
+        self.forget_vectors();
+        (spsr & pstate::MODE_MASK & !1 != EL2T).then_some((pc, spsr))
     }
 
     /// Gives the registers of EL2 the values that a payload finds at its entry. Those of its vectors stay.

@@ -88,6 +88,22 @@ enum Way {
     Report,
     /// And a second one.
     ReportAgain,
+    /// The other CPU of a CPU_ON, which begins at virtual EL2.
+    Window,
+    /// A call that vectors of the guest's own answer, in virtual EL2.
+    Vectors,
+}
+
+impl Way {
+    /// Whether it is one of a host that was entered at EL2 alone.
+    const fn is_of_el2(self) -> bool {
+        matches!(self, Self::StayWindow | Self::Window | Self::Vectors)
+    }
+
+    /// The CPU that dies on it.
+    const fn victim(self) -> usize {
+        if matches!(self, Self::Arrive | Self::Window) { TARGET } else { VICTIM }
+    }
 }
 
 /// The places, and what leads there.
@@ -147,6 +163,10 @@ const PLACES: &[(&str, Way)] = &[
     ("log-line", Way::Unknown),
     ("log-ring", Way::Unknown),
     ("event", Way::Reset),
+    ("window", Way::Window),
+    ("window", Way::Vectors),
+    ("window-done", Way::Window),
+    ("window-done", Way::Vectors),
     ("report-begin", Way::Report),
     ("report-registers", Way::Report),
     ("report-backtrace", Way::Report),
@@ -157,9 +177,6 @@ const PLACES: &[(&str, Way)] = &[
     ("rescue-kept", Way::Report),
     ("rescue-last", Way::Report),
 ];
-
-/// Places that no call of a host at EL1 leads to; the first instructions of a host at virtual EL2 do.
-const ELSEWHERE: [&str; 2] = ["window", "window-done"];
 
 global_asm!(
     ".pushsection .text.death, \"ax\"",
@@ -448,7 +465,8 @@ fn go(way: Way, what: &str) {
             prepare(smc, [CPU_ON[1], machine().mpidrs()[TARGET], secondary_entry as *const () as u64, area, 0, 0]);
         }
         Way::Off => prepare(smc, [CPU_OFF, 0, 0, 0, 0, 0]),
-        Way::Restart | Way::Stay | Way::StayWindow | Way::Held | Way::Arrive => {}
+        Way::Vectors => prepare(hvc, [stub::WHO, 0, 0, 0, 0, 0]),
+        Way::Restart | Way::Stay | Way::StayWindow | Way::Held | Way::Arrive | Way::Window => {}
     }
     match way {
         Way::Restart | Way::Stay | Way::StayWindow => run_on(VICTIM, what, restart),
@@ -457,7 +475,7 @@ fn go(way: Way, what: &str) {
             STILL_THERE.store(true, Ordering::Release);
             run_on(VICTIM, what, || STILL_THERE.store(is_exeunt(), Ordering::Release));
         }
-        Way::Arrive => {
+        Way::Arrive | Way::Window => {
             turn_on(TARGET, what);
             run_on(TARGET, what, || STILL_THERE.store(is_exeunt(), Ordering::Release));
         }
@@ -482,6 +500,7 @@ fn answers(way: Way) -> &'static [u64] {
         | Way::Unknown
         | Way::Leave
         | Way::Back
+        | Way::Vectors
         | Way::Report
         | Way::ReportAgain => &[STUB_ERR],
         // SUCCESS, or ALREADY_ON, or ON_PENDING.
@@ -502,7 +521,7 @@ fn die(place: &str, number: u64, way: Way, kind: (u64, &str)) {
     }
 
     let what = What(place, kind.1);
-    let victim = if way == Way::Arrive { TARGET } else { VICTIM };
+    let victim = way.victim();
     println!("death: {what}");
     X0.store(0, Ordering::Relaxed);
     WRONG.store(0, Ordering::Relaxed);
@@ -516,7 +535,15 @@ fn die(place: &str, number: u64, way: Way, kind: (u64, &str)) {
             let set = unsafe { call::set_vectors(WAY[0].load(Ordering::Acquire)) };
             check!(set.is_ok(), "SET_VECTORS: {set:?}");
         }),
-        Way::On | Way::Arrive => {
+        Way::Vectors => run_on(VICTIM, place, || {
+            // Of a CPU that has come back Exeunt knows no vectors, and takes the next ones for installed ones.
+            go_out();
+            come_back();
+            // SAFETY: the table answers.
+            let set = unsafe { call::set_vectors(stub::vectors()) };
+            check!(set.is_ok(), "SET_VECTORS: {set:?}");
+        }),
+        Way::On | Way::Arrive | Way::Window => {
             begin(TARGET, turn_off);
             check!(is_off(TARGET), "{what}: the target does not go off");
             TASKS[TARGET].store(core::ptr::null_mut(), Ordering::Release);
@@ -540,7 +567,7 @@ fn die(place: &str, number: u64, way: Way, kind: (u64, &str)) {
     come_back();
     check!(arm(0, u64::MAX, victim)[0] == 0, "{what}: did not happen");
     check!(!STILL_THERE.load(Ordering::Acquire), "{what}: Exeunt is still there");
-    if !matches!(way, Way::Held | Way::Arrive | Way::Off) {
+    if !matches!(way, Way::Held | Way::Arrive | Way::Window | Way::Off) {
         let (x0, esr, wrong) = (X0.load(Ordering::Relaxed), ESR.load(Ordering::Relaxed), WRONG.load(Ordering::Relaxed));
         check!(wrong == 0, "{what}: {wrong} registers are wrong, ESR {esr:#x}");
         let expected = if matches!(way, Way::Restart | Way::Stay | Way::StayWindow) { &[2][..] } else { answers(way) };
@@ -582,7 +609,7 @@ fn watch() {
     let at_el2 = level::entry_level() == 2;
     let mut deaths = 0;
     for (index, &(place, way)) in PLACES.iter().enumerate() {
-        if only.is_some_and(|only| only != place) || way == Way::StayWindow && !at_el2 {
+        if only.is_some_and(|only| only != place) || way.is_of_el2() && !at_el2 {
             continue;
         }
         let Some(number) = number(place) else {
@@ -599,7 +626,11 @@ fn watch() {
     // No place is left out.
     for place in 0.. {
         if arm(place, 0, 0)[0] != 0 {
-            let known = PLACES.len() + ELSEWHERE.len();
+            let known = PLACES
+                .iter()
+                .enumerate()
+                .filter(|(index, (name, _))| PLACES[..*index].iter().all(|(before, _)| before != name));
+            let known = known.count();
             check!(place as usize == known, "{place} places, of which {known} are known here");
             break;
         }

@@ -465,6 +465,17 @@ fn a_resume_before_5_16_puts_its_stub_back_itself() {
             assert_eq!(host.read(register.encoding()), value, "{}", register.name());
         }
 
+        // Exeunt dies: EL1 goes on after the call as it was, maybe at the second try.
+        let mut dies = (host.el2.clone(), host.cpu.clone());
+        for _ in 0..2 {
+            assert_eq!(dies.0.abandon(&mut dies.1, &host.model.settings()), Some((0x10dc, 0x6000_0385)));
+            for &(register, value) in el1.clone() {
+                assert_eq!(dies.1.get(register), value, "{}", register.name());
+            }
+            assert_eq!((dies.1.gicc_pmr, dies.1.hcr()), (gicc_pmr, hcr));
+            assert_eq!((dies.0.in_window(), dies.0.vectors()), (false, None));
+        }
+
         host.cpu.x = x;
         host.plainly(msr(El2::Vbar.encoding(), 24));
         let answer = host.execute(ERET);

@@ -4,7 +4,7 @@
 use super::restarts::passes;
 use crate::cell::{Cell, Context, Outcome};
 use crate::machine::{EXEUNT_FAILED, Entry};
-use crate::{ensure, images};
+use crate::{ensure, images, parse};
 
 /// Places in which the guest has Exeunt die at least, so that a list that became short is noticed.
 const PLACES: usize = 60;
@@ -19,8 +19,30 @@ fn guest(context: &Context, model: &str, gic: u32, entry: Entry, words: &str) ->
     Ok(())
 }
 
+/// A Linux is in virtual EL2 for the first time when Exeunt dies. It begins again, at real EL2, and comes up there.
+fn linux_begins_again(context: &Context, model: &str, gic: u32, place: &str) -> Outcome {
+    let machine = context.machine().with("KERNEL", "6.1").with("CPU", model).with("GIC", gic).with("SMP", 4);
+    let machine = machine.with("EXEUNT_BIN", images::faulty_exeunt()?.display()).with("MEM", "640M").limit(300);
+    let machine = machine.with("RUN", "echo level $(dmesg | grep -o 'CPU(s) started at .*'); echo cpus $(nproc)");
+    let ran =
+        machine.entered(Entry::VirtualEl2, &format!("selftest=fault:{place}")).run()?.ended_with(EXEUNT_FAILED)?;
+    let ran = ran.says("the host was in virtual EL2, and begins again at")?;
+    let [level, cpus] = ["level", "cpus"].map(|name| parse::value(&ran.stdout, name).unwrap_or_default());
+    ensure!(level == "CPU(s) started at EL2" && cpus == "4", "{cpus} CPUs, {level}:\n{}", ran.stdout);
+    Ok(())
+}
+
 pub(super) fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
+    for (model, gic, place) in [
+        ("cortex-a57", 3, "window:store"),
+        ("cortex-a72", 2, "window-done:lost-stack"),
+        ("max", 3, "enter-last:panic"),
+        ("neoverse-n2", 3, "window:overflow"),
+    ] {
+        let cell = move |context: &Context| linux_begins_again(context, model, gic, place);
+        cells.push(Cell::new(format!("death/in-virtual-el2-{model}-gic{gic}"), cell).slow(true));
+    }
     for (crash, kernel, policy, gic, from, entry) in [
         ("killed", "6.1", "leave", "3", "0", Entry::VirtualEl2),
         ("killed", "6.12", "resident", "2", "3", Entry::VirtualEl2),
