@@ -2,7 +2,10 @@
 # Owns nothing itself. Variables given to make (`make run SMP=8`) or in the environment reach the scripts as they are.
 
 .DEFAULT_GOAL := help
-TARGETS := help setup build run gdb map kexec kdump trace debian debian-dump drill soak test test-all lint check bench clean clean-all
+TARGETS := help setup build run guest gdb map kexec kdump trace debian debian-dump drill soak test test-all lint check docs bench clean clean-all
+# The labs of the book (docs/labs).
+LABS := $(addprefix lab-,1 2 3 4 5 6 7 8 9)
+TARGETS += $(LABS)
 .PHONY: $(TARGETS)
 
 # `make run RUN=echo hi` asks for two targets. Better said before the first has run.
@@ -30,6 +33,8 @@ help:
 	@echo "    DISK=IMAGE (the guest writes into it; SNAPSHOT=1: not) NET=1|PORT (ssh, by the printed command) SHARE=DIRECTORY"
 	@echo '    MODULES=DIRECTORY (of your own kernel) REBOOT=1 (a reset starts the machine again, without a terminal too)'
 	@echo '    PROFILE=release|debug TIMEOUT=SECONDS OVERLAY=DIRECTORY QEMU=... QEMU_EXTRA=... HYPERVISOR=none FIRMWARE=tf-a'
+	@echo 'make guest EXAMPLE=hello   build a program of examples/, and run it in the place of Linux (10 s)'
+	@echo 'make lab-1     a lab of the book with what you have written: solved, or what it saw instead (10 s; docs/labs/start.md)'
 	@echo 'make gdb       the same machine, stopped at Exeunt'"'"'s entry, in gdb, with commands that say what EL2 does (seconds; docs/gdb.md):'
 	@echo '    GDB_ARGS=... SYMBOLS=1|VMLINUX (1: 320 MB to fetch)'
 	@echo 'make map       boot Linux, and draw its stage 2 out of the tables in memory: text, and a page for a browser (30 s)'
@@ -50,6 +55,7 @@ help:
 	@echo 'make test-all  the same with the slow ones: every kernel, CPU model and QEMU (hours)'
 	@echo 'make lint      formatting, width, clippy for workstation, EL2 and guest programs, shellcheck, documentation (2 min)'
 	@echo 'make check     lint, the tests that need no QEMU, Miri (20 min and more; scripts/check names the steps)'
+	@echo 'make docs      the book: target/book/html/index.html (half a minute; at first 3 min, to build mdBook)'
 	@echo "make bench     figures: instructions, exits, image size, RAM (5 min): BENCH='start calls ...' for some"
 	@echo 'make clean     remove what builds and runs have made; make clean-all: also what was fetched. Disks of yours stay'
 
@@ -63,6 +69,12 @@ build:
 
 run:
 	@scripts/run --given '$(GIVEN)'
+
+guest:
+	@EXAMPLE='$(EXAMPLE)' scripts/example --given '$(filter-out EXAMPLE,$(GIVEN))'
+
+$(LABS):
+	@scripts/lab $(patsubst lab-%,%,$@)
 
 gdb:
 	@scripts/gdb --given '$(GIVEN)'
@@ -110,6 +122,11 @@ lint:
 check:
 	@scripts/setup check
 	@scripts/check
+
+docs:
+	@scripts/setup book
+	@cargo test --quiet --package exeunt-tools --test pages
+	@scripts/book
 
 bench:
 	@scripts/setup test

@@ -1,17 +1,19 @@
 //! Links the guests as position-independent arm64 Images: `scripts/run` and the bad-input tests load them at several
-//! addresses.
+//! addresses. The packages in examples/ name this file as theirs.
 
 use std::env;
 
 fn main() {
-    println!("cargo::rerun-if-changed=image.ld");
+    let folder = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    // From wherever the package is, at the same depth.
+    let script = format!("{folder}/../../tests/guests/image.ld");
+    println!("cargo::rerun-if-changed={script}");
     if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("none") {
         return;
     }
-    let folder = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     // `notext`: absolute pointers in read-only data (vtables, tables of strings) are relocated at start as well.
     for argument in [
-        &format!("--script={folder}/image.ld"),
+        &format!("--script={script}"),
         "-pie",
         "--no-dynamic-linker",
         "-znotext",

@@ -1,4 +1,5 @@
-//! What the pages and comments point at is there: links of Markdown with their headings, and paths in backticks.
+//! What the pages and comments point at is there: links of Markdown with their headings, and paths in backticks. Code
+//! in a page is the project's, every page is in the book, and those that teach have short sentences.
 
 #[allow(dead_code, reason = "nothing here looks at a build")]
 mod common;
@@ -8,14 +9,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::root;
+use exeunt_tools::prose::{AVERAGE, LONGEST, Sentences, words};
+use exeunt_tools::quotes::quotes;
 use exeunt_tools::rooms::files_below;
 
 /// Where paths in backticks begin.
-const FOLDERS: [&str; 8] = ["boot", "docs", "exeunt", "guest-abi", "hypervisor", "scripts", "tests", "tools"];
+const FOLDERS: [&str; 9] =
+    ["boot", "docs", "examples", "exeunt", "guest-abi", "hypervisor", "scripts", "tests", "tools"];
+/// The pages beside README.md.
+const PAGES: [&str; 4] = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"];
 
 /// The files of the project with one of these endings.
 fn files(endings: &[&str]) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)).to_vec();
+    let mut files: Vec<PathBuf> = PAGES.map(|name| root().join(name)).to_vec();
     files.retain(|_| endings.contains(&"md"));
     for folder in FOLDERS {
         files.extend(files_below(&root().join(folder), endings).expect("the project's files can be listed"));
@@ -109,4 +115,56 @@ fn what_leads_nowhere_is_found() {
     let text = "`hypervisor/src/trap.rs` `boot/6.12-cortex-a57` `scripts/run` `kexec/x.rs` `docs/` `tests/gone.rs.`";
     assert_eq!(paths(text).collect::<Vec<_>>(), ["hypervisor/src/trap.rs", "scripts/run", "docs/"]);
     assert_eq!(anchor("Why `/reserved-memory` with `no-map`"), "why-reserved-memory-with-no-map");
+}
+
+/// The pages of docs/ that teach.
+fn learning() -> Vec<PathBuf> {
+    let folders = ["docs/learn", "docs/labs"].map(|folder| root().join(folder));
+    folders.iter().flat_map(|folder| files_below(folder, &["md"]).expect("the pages can be listed")).collect()
+}
+
+#[test]
+fn code_in_a_page_is_the_projects() {
+    let (mut count, mut found) = (0, Vec::new());
+    for page in files(&["md"]) {
+        let text = fs::read_to_string(&page).expect("a page can be read");
+        for quote in quotes(&text) {
+            count += 1;
+            assert!(quote.lines.len() <= 24, "{}: a piece of {} is too long to be read", page.display(), quote.file);
+            found.extend(quote.fault(root()).map(|fault| format!("{}: {fault}", page.display())));
+        }
+    }
+    assert!(count >= 10, "only {count} pieces of code are found");
+    assert!(found.is_empty(), "code that is not the project's:\n{}", found.join("\n"));
+}
+
+#[test]
+fn every_page_is_in_the_book() {
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).expect("the book has a summary");
+    let listed: Vec<PathBuf> = links(&summary).map(|link| root().join("docs").join(link)).collect();
+    let missing: Vec<String> = files(&["md"])
+        .iter()
+        .filter(|page| {
+            !page.ends_with("SUMMARY.md") && (page.starts_with(root().join("docs")) || page.parent() == Some(root()))
+        })
+        .filter(|page| !listed.iter().any(|each| each.canonicalize().is_ok_and(|each| each == **page)))
+        .map(|page| page.display().to_string())
+        .collect();
+    assert!(missing.is_empty(), "docs/SUMMARY.md leaves these out: {}", missing.join(" "));
+}
+
+#[test]
+fn sentences_of_the_pages_that_teach_are_short() {
+    let pages = learning();
+    assert!(pages.len() >= 8, "only {} pages teach", pages.len());
+    let mut found = Vec::new();
+    for page in pages {
+        let sentences = Sentences::of(&fs::read_to_string(&page).expect("a page can be read"));
+        let name = page.strip_prefix(root()).unwrap_or(&page).display();
+        if sentences.tenths() > AVERAGE * 10 {
+            found.push(format!("{name}: {} words a sentence", sentences.tenths() / 10));
+        }
+        found.extend(sentences.longer_than(LONGEST).map(|each| format!("{name}: {} words: {each}", words(each))));
+    }
+    assert!(found.is_empty(), "sentences that are too long:\n{}", found.join("\n"));
 }

@@ -77,12 +77,24 @@ pub mod wake;
 #[macro_export]
 macro_rules! guest {
     ($module:ident) => {
-        $crate::guest!($module, false);
+        $crate::entry!($crate::$module::run);
     };
     ($module:ident, stays_at_el2) => {
-        $crate::guest!($module, true);
+        $crate::entry!($crate::$module::run, stays_at_el2);
     };
-    ($module:ident, $stays_at_el2:literal) => {
+}
+
+/// Makes the binary that runs the function `$run`, which takes a [`start::Start`]: at EL1, where the runtime has gone;
+/// or with `stays_at_el2` where it was entered. On the workstation, where it cannot run, an empty program.
+#[macro_export]
+macro_rules! entry {
+    ($run:path) => {
+        $crate::entry!($run, false);
+    };
+    ($run:path, stays_at_el2) => {
+        $crate::entry!($run, true);
+    };
+    ($run:path, $stays_at_el2:literal) => {
         #[cfg(target_os = "none")]
         #[unsafe(no_mangle)]
         static GUEST_STAYS_AT_EL2: bool = $stays_at_el2;
@@ -90,7 +102,7 @@ macro_rules! guest {
         #[cfg(target_os = "none")]
         #[unsafe(no_mangle)]
         extern "Rust" fn guest_main(start: &$crate::start::Start) {
-            $crate::$module::run(start);
+            $run(start);
         }
 
         #[cfg(not(target_os = "none"))]

@@ -66,6 +66,23 @@ pub fn commands(page: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The sessions of a page: in blocks that begin with "```console run", lines with a `$` are typed, and the lines after
+/// each are what it prints, `...` for any.
+#[must_use]
+pub fn sessions(page: &str) -> Vec<(&str, Vec<&str>)> {
+    let mut sessions: Vec<(&str, Vec<&str>)> = Vec::new();
+    for block in page.split("```").skip(1).step_by(2).filter_map(|block| block.strip_prefix("console run\n")) {
+        for line in block.lines() {
+            if let Some(command) = line.strip_prefix("$ ") {
+                sessions.push((command, Vec::new()));
+            } else if let Some((_, lines)) = sessions.last_mut() {
+                lines.push(line);
+            }
+        }
+    }
+    sessions
+}
+
 /// The value of the line `NAME VALUE` of a command's output.
 #[must_use]
 pub fn value<'a>(output: &'a str, name: &str) -> Option<&'a str> {
@@ -138,6 +155,12 @@ mod tests {
             found,
             ["make run", "make run RUN='echo #1'", "truncate -s 1G x", "scripts/symbolize x", "make clean"]
         );
+    }
+
+    #[test]
+    fn sessions_of_a_page_are_in_their_blocks() {
+        let page = "$ no\n```console run\n$ make a\none\n...\n$ make b\n```\n```\n$ no\n```\n";
+        assert_eq!(sessions(page), [("make a", vec!["one", "..."]), ("make b", vec![])]);
     }
 
     #[test]

@@ -119,6 +119,13 @@ pub fn on_all(task: fn(usize)) {
     }
 }
 
+/// Has all other CPUs run `task`, and returns at once: for a task that does not end on one of them. Nothing else can be
+/// run on it afterwards.
+pub fn on_others(task: fn(usize)) {
+    TASK.store(task as *mut (), Ordering::Release);
+    join();
+}
+
 /// Waits until all CPUs have come here `round` times (counting from 1 within one [`on_all`]).
 pub fn barrier(round: usize) {
     ARRIVED.fetch_add(1, Ordering::AcqRel);

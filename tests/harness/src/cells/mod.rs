@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod black_box;
 mod boards;
+mod book;
 mod boot;
 mod conformance;
 mod consoles;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Cell> {
         black_box::cells(),
         map::cells(),
         boards::cells(),
+        book::cells(),
         hotplug::cells(),
         gdb::cells(),
         guard::cells(),
