@@ -11,7 +11,7 @@ use guest_abi::record::{CPU_IN_VIRTUAL_EL2, CPU_LENT_TO_KVM, StatusCpu};
 use guest_abi::stub::{STUB_ERR, SUCCESS};
 use guest_abi::vendor::{CpuState, Error, Policy};
 use hypervisor::blackbox::{Kind, Stop};
-use hypervisor::features::{Gic, hcr};
+use hypervisor::features::Gic;
 use hypervisor::leave::Cpus;
 use hypervisor::lifecycle::{EntryLevel, LifeCycle, State};
 use hypervisor::own_calls::control::Control;
@@ -20,13 +20,11 @@ use hypervisor::own_calls::status::{self, Machine as Facts};
 use hypervisor::own_calls::{self, Buffer, Outcome, Services, Sink};
 use hypervisor::paging::stage2::Attributes;
 use hypervisor::psci::Environment;
-use hypervisor::rescue::Point;
 use hypervisor::restart::{self, Restart, Restarts};
 use hypervisor::smccc;
 use hypervisor::stub::{self, Answer};
 use hypervisor::syndrome::Esr;
 use hypervisor::trap;
-use hypervisor::virtual_el2::VirtualEl2;
 use log::{debug, info, warn};
 
 use crate::cpu::PerCpu;
@@ -35,7 +33,7 @@ use crate::leaving::All;
 use crate::machine::{Below, Kvm, Machine, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, console, crash, depart, enter, guard, hangs, leaving, memory, rescue};
+use crate::{blackbox, console, crash, guard, hangs, leaving, memory};
 
 /// Answers the stub call in x0 to x4.
 #[inline(never)]
@@ -106,40 +104,15 @@ fn soft_restart(trap: &mut Trap, entry: u64, arguments: [u64; 3]) {
     if restart.has_crashed() && crash::begin(trap, guard::crash_regions()).is_none() {
         return leaving::wait_for_leave(trap);
     }
-    let why = restart.why;
-    match FAST.control.restart(why) {
+    match FAST.control.restart(restart.why) {
         Ok(policy) => {
             fault_point!("restart-decided");
+            let why = restart.why;
             info!("CPU {}: SOFT_RESTART to {entry:#x} ({why:?}, {})", trap.cpu.index(), policy.words());
             blackbox::keep(trap.cpu, Stop::SoftRestart);
             let flags = u64::from(why == Restart::Crash) | u64::from(policy == Policy::Resident) << 1;
             blackbox::event(Kind::SoftRestart, [entry, flags]);
-            // From here on it is done, whatever becomes of Exeunt on the way.
-            let [x0, x1, x2] = arguments;
-            trap.cpu.set_point(&Point::payload(entry, [x0, x1, x2, trap.frame.x[3]]));
-            trap.frame.x[..3].copy_from_slice(&arguments);
-            trap.frame.x[4] = entry;
-            fault_point!("restart-told");
-            match policy {
-                Policy::Resident => {
-                    blackbox::crumb(trap.cpu, *b"restart ");
-                    // With `leave` this CPU has no stage 2, and to those that still have one it goes on.
-                    guard::lift(trap.cpu, &trap.machine.ram, trap.machine.stage2);
-                    fault_point!("restart-stays");
-                    enter::restart(trap.frame, entry);
-                }
-                Policy::Leave => {
-                    leaving::begin_leave(trap.cpu);
-                    trap.cpu.with_virtual_el2(VirtualEl2::forget_vectors);
-                    leaving::departs(trap.cpu, true);
-                    blackbox::crumb(trap.cpu, *b"restart ");
-                    blackbox::note_control(FAST.control.bits());
-                    rescue::open_units(trap.cpu);
-                    fault_point!("restart-leaves");
-                    // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for.
-                    unsafe { depart::to_payload(trap.frame, entry, hcr::RW, boot::stub::vectors()) }
-                }
-            }
+            leaving::restart_to(trap, entry, arguments, policy);
         }
         // Only a LEAVE stands in the way. The call is made again after it.
         Err(_) => leaving::wait_for_leave(trap),
@@ -172,6 +145,7 @@ pub fn own(trap: &mut Trap) {
         Outcome::Done => {}
         Outcome::Leave => leaving::leave(trap),
         Outcome::Panic(target) => hangs::call(trap, target),
+        Outcome::CrashKernel => hangs::crash_kernel(trap),
     }
 }
 

@@ -4,15 +4,21 @@
 //! Owns this order. How CPUs are stopped is decided in `hypervisor::leave`, what is in a note in
 //! `hypervisor::crash_notes`; a CPU that is caught does its part in [`crate::leaving`].
 
+use aarch64_cpu::registers::{ELR_EL2, Readable};
 use guest_abi::blackbox::CpuBlock;
+use guest_abi::vendor::{Error, Policy};
 use hypervisor::blackbox::{Block, Kind, Stop};
 use hypervisor::crash_notes::{self, Memory, Notes, Registers};
 use hypervisor::devicetree::Region;
+use hypervisor::guard::loaded::Start;
 use hypervisor::leave::{self, CpuSet, Cpus, Leaver, Room, World};
+use hypervisor::lifecycle::EntryLevel;
 use hypervisor::own_calls::Buffer;
 use hypervisor::own_calls::control::Verdict;
 use hypervisor::paging::PAGE_SIZE;
 use hypervisor::placement::HostRam;
+use hypervisor::restart::Restart;
+use hypervisor::trap;
 use log::{info, warn};
 
 use crate::cpu::PerCpu;
@@ -20,7 +26,7 @@ use crate::leaving::{self, All, Stage2};
 use crate::machine::{Below, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, enter, memory};
+use crate::{blackbox, enter, guard, memory};
 
 /// The host has crashed: no other CPU runs in it any longer when this returns, as far as Exeunt can reach it, and the
 /// dump will say where those were that the host itself did not reach. Takes at most three times
@@ -47,6 +53,62 @@ pub fn begin_at_el1(trap: &mut Trap, regions: [Option<Region>; 2]) {
         leaving::hold(trap.frame, trap.cpu, trap.machine);
     }
     blackbox::keep(trap.cpu, Stop::Crashed);
+}
+
+/// What becomes of a host that is to end without its own panic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Its crash kernel begins when this exit is over: the registers are that one's.
+    Begins,
+    /// It goes on, and why.
+    Refused(Error),
+    /// Another CPU's stop or LEAVE came first. This one is to be held for it, and to come again.
+    Overtaken,
+}
+
+/// Starts the crash kernel in the host's place, on this CPU: what the host's own panic would have come to, had it been
+/// able to. Its policy for a crash says whether Exeunt stays; below a host at EL1 it does.
+#[cold]
+#[inline(never)]
+pub fn start_kernel(trap: &mut Trap) -> Ending {
+    // It forgets them when another kernel begins.
+    let regions = guard::crash_regions();
+    match stop_host(trap) {
+        Err(ending) => ending,
+        Ok((start, policy, stopped)) => {
+            fill_notes(trap, regions, stopped);
+            leaving::drop_interrupts(trap.machine);
+            trap.frame.x[3] = 0;
+            leaving::restart_to(trap, start.entry, [start.tree, 0, 0], policy);
+            Ending::Begins
+        }
+    }
+}
+
+/// Stops the host, if its crash kernel can be started: how that is, what becomes of Exeunt, and whose registers are in
+/// the black box.
+#[inline(never)]
+fn stop_host(trap: &Trap) -> Result<(Start, Policy, CpuSet), Ending> {
+    let (this, machine) = (trap.cpu.index(), trap.machine);
+    let start = guard::loaded(trap.cpu, &machine.ram, machine.stage2).map_err(|error| {
+        trap::limited(machine, || warn!("CPU {this}: the crash kernel cannot be started: {error}"));
+        Ending::Refused(Error::WrongState)
+    })?;
+    let mut stopped = stop_others(trap).ok_or(Ending::Overtaken)?;
+    let policy = match machine.entry {
+        // As after its own crash, of which Exeunt sees no more than the first fetch.
+        EntryLevel::El1 => Policy::Resident,
+        EntryLevel::VirtualEl2 => FAST.control.restart(Restart::Crash).map_err(|_| Ending::Overtaken)?,
+    };
+    let (pc, words) = (ELR_EL2.get(), policy.words());
+    warn!(
+        "CPU {this}: Exeunt starts the crash kernel itself, at {:#x} ({words}); the host was at {pc:#x}",
+        start.entry
+    );
+    blackbox::keep(trap.cpu, Stop::Forced);
+    blackbox::event(Kind::CrashKernel, [start.entry, pc]);
+    stopped.insert(this);
+    Ok((start, policy, stopped))
 }
 
 /// Stops the CPUs that run under Exeunt, wherever they are, and has them go off. Gives those that were caught.

@@ -11,6 +11,7 @@ use hypervisor::own_calls::Outcome;
 use hypervisor::syndrome::Esr;
 use hypervisor::trap::{self, Vcpu};
 
+use crate::crash::{self, Ending};
 use crate::faults::fault_point;
 use crate::trap::Trap;
 use crate::{blackbox, calls, hangs, leaving, memory};
@@ -104,6 +105,14 @@ fn call(trap: &mut Trap, ring: Ring, esr: Esr) {
             registers[0] = asked.map_or_else(Error::to_register, |_| 0);
             panics = asked == Ok(hangs::Target::Here);
         }
+        Outcome::CrashKernel => match crash::start_kernel(trap) {
+            Ending::Refused(error) => registers[0] = error.to_register(),
+            Ending::Begins => return,
+            Ending::Overtaken => {
+                leaving::hold(trap.frame, trap.cpu, trap.machine);
+                return DOORBELL.take_back(ring);
+            }
+        },
     }
     DOORBELL.answer(ring, [registers[0], registers[1], registers[2], registers[3]]);
     skip(trap, esr);

@@ -10,6 +10,7 @@ use aarch64_cpu::registers::{
 };
 use hypervisor::devicetree::Region;
 use hypervisor::guard::linux::{CrashKernel, Kernel};
+use hypervisor::guard::loaded::{self, Start};
 use hypervisor::guard::{self, Caller, Fault, Guard, Note, Ram, Verdict, Wild, World};
 use hypervisor::inject;
 use hypervisor::options;
@@ -37,6 +38,9 @@ static IS_ACTIVE: AtomicBool = AtomicBool::new(false);
 
 /// The regions of the crash kernel's memory, packed, for whoever must not wait.
 static REGIONS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Where the crash kernel that was loaded last begins; 0 if that is not known.
+static ENTRY: AtomicU64 = AtomicU64::new(0);
 
 /// Locked in [`stage2::changing`] only, so that nobody waits for it.
 static GUARD: SpinMutex<Guard> = SpinMutex::new(Guard::new());
@@ -81,7 +85,7 @@ impl World for Host<'_> {
     fn caller(&self) -> Caller {
         let word = |address| self.word(stage2::host_ipa(address)?);
         match guard::caller::loads(self.frame, word) {
-            Some(returns_to) => Caller::Loads(stage2::user_ipa(returns_to)),
+            Some(load) => Caller::Loads { returns_to: stage2::user_ipa(load.returns_to), entry: load.entry },
             None => Caller::Other,
         }
     }
@@ -109,6 +113,7 @@ fn with_guard<T>(change: impl FnOnce(&mut Guard) -> T) -> Option<T> {
         for (place, region) in REGIONS.iter().zip(guard.regions()) {
             place.store(guard::pack(region), Ordering::Release);
         }
+        ENTRY.store(guard.entry().unwrap_or(0), Ordering::Release);
         result
     })
 }
@@ -244,6 +249,19 @@ fn tell(cpu: &PerCpu, note: Note) {
 /// 4 GiB for devices that reach no further. None once the crash kernel runs.
 pub fn crash_regions() -> [Option<Region>; 2] {
     REGIONS.each_ref().map(|region| guard::unpack(region.load(Ordering::Acquire)))
+}
+
+/// How the crash kernel that is loaded is entered.
+///
+/// # Errors
+/// Nobody knows.
+#[cold]
+#[inline(never)]
+pub fn loaded(cpu: &'static PerCpu, ram: &HostRam<'static>, stage2: Stage2) -> Result<Start, loaded::Error> {
+    match ENTRY.load(Ordering::Acquire) {
+        0 => loaded::find(crash_regions(), &Host { cpu, ram, stage2, frame: 0 }),
+        entry => Ok(Start { entry, tree: 0 }),
+    }
 }
 
 /// Whether there is crash kernel at `entry`, or what runs before it.

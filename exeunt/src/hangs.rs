@@ -1,4 +1,4 @@
-//! PANIC: how another CPU is made to come to EL2, for its host to panic there.
+//! PANIC: how another CPU is made to come to EL2, for its host to panic there; and CRASH_KERNEL.
 //!
 //! Owns the steps of the image's side; what is decided in them is `hypervisor::panic_request`'s. The target finds that
 //! it is meant where it is held ([`leaving`]), and takes the exception by [`Trap::panic`].
@@ -10,7 +10,8 @@ use hypervisor::trap;
 use log::warn;
 
 use crate::cpu::PerCpu;
-use crate::leaving::{All, Stage2};
+use crate::crash::{self, Ending};
+use crate::leaving::{self, All, Stage2};
 use crate::resident::FAST;
 use crate::trap::Trap;
 
@@ -26,6 +27,17 @@ pub fn call(trap: &mut Trap, target: u16) {
     answer.apply(trap.frame.arguments());
     if asked == Ok(Target::Here) {
         trap.panic_here();
+    }
+}
+
+/// CRASH_KERNEL, by an HVC.
+#[cold]
+#[inline(never)]
+pub fn crash_kernel(trap: &mut Trap) {
+    match crash::start_kernel(trap) {
+        Ending::Begins => {}
+        Ending::Refused(error) => Answer::error(error).apply(trap.frame.arguments()),
+        Ending::Overtaken => leaving::wait_for_leave(trap),
     }
 }
 

@@ -10,7 +10,7 @@ use aarch64_cpu::registers::{
     CNTFRQ_EL0, CNTP_CTL_EL0, CNTPCT_EL0, CNTV_CTL_EL0, ELR_EL2, ESR_EL2, HCR_EL2, Readable, SPSR_EL2, Writeable,
 };
 use guest_abi::stub::STUB_ERR;
-use guest_abi::vendor::{CpuState, Error};
+use guest_abi::vendor::{CpuState, Error, Policy};
 use hypervisor::blackbox::{Kind, Stop};
 use hypervisor::features::{Gic, hcr};
 use hypervisor::inject;
@@ -19,6 +19,7 @@ use hypervisor::lifecycle::{EntryLevel, LifeCycle};
 use hypervisor::own_calls;
 use hypervisor::own_calls::control::Verdict;
 use hypervisor::psci::{Environment, PowerState};
+use hypervisor::rescue::Point;
 use hypervisor::syndrome::{Esr, ExceptionClass};
 use hypervisor::trap;
 use hypervisor::virtual_el2::VirtualEl2;
@@ -189,10 +190,8 @@ pub fn caught() -> CpuSet {
     CAUGHT.get()
 }
 
-/// A CPU that was caught in a stop goes off. What its dead host has left pending must not come to the next kernel.
-#[cold]
-#[inline(never)]
-fn go_off(cpu: &PerCpu, machine: &Machine) -> ! {
+/// Drops what a dead host has left pending for this CPU, which must not come to the next kernel; and its timers.
+pub fn drop_interrupts(machine: &Machine) {
     CNTP_CTL_EL0.set(0);
     CNTV_CTL_EL0.set(0);
     match (machine.gic, machine.gicv2) {
@@ -201,6 +200,13 @@ fn go_off(cpu: &PerCpu, machine: &Machine) -> ! {
         (_, Some(frames)) => gic::drop_interrupts_v2(frames),
         _ => {}
     }
+}
+
+/// A CPU that was caught in a stop goes off.
+#[cold]
+#[inline(never)]
+fn go_off(cpu: &PerCpu, machine: &Machine) -> ! {
+    drop_interrupts(machine);
     blackbox::crumb_as(cpu, *b"caught  ", CpuState::Off);
     psci().turn_off(cpu.index(), &Below);
     // The leader says so. It is not the host's any longer, and EL2 is a place where it does no harm.
@@ -265,6 +271,37 @@ impl Vectors {
 
     const fn are_others(self) -> bool {
         self.of_host().is_some()
+    }
+}
+
+/// The host begins anew at `entry`, on this CPU.
+#[inline(never)]
+pub fn restart_to(trap: &mut Trap, entry: u64, arguments: [u64; 3], policy: Policy) {
+    // From here on it is done, whatever becomes of Exeunt on the way.
+    let [x0, x1, x2] = arguments;
+    trap.cpu.set_point(&Point::payload(entry, [x0, x1, x2, trap.frame.x[3]]));
+    trap.frame.x[..3].copy_from_slice(&arguments);
+    trap.frame.x[4] = entry;
+    fault_point!("restart-told");
+    match policy {
+        Policy::Resident => {
+            blackbox::crumb(trap.cpu, *b"restart ");
+            // With `leave` this CPU has no stage 2, and to those that still have one it goes on.
+            guard::lift(trap.cpu, &trap.machine.ram, trap.machine.stage2);
+            fault_point!("restart-stays");
+            enter::restart(trap.frame, entry);
+        }
+        Policy::Leave => {
+            begin_leave(trap.cpu);
+            trap.cpu.with_virtual_el2(VirtualEl2::forget_vectors);
+            departs(trap.cpu, true);
+            blackbox::crumb(trap.cpu, *b"restart ");
+            blackbox::note_control(FAST.control.bits());
+            open_units(trap.cpu);
+            fault_point!("restart-leaves");
+            // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for.
+            unsafe { depart::to_payload(trap.frame, entry, hcr::RW, boot::stub::vectors()) }
+        }
     }
 }
 

@@ -385,6 +385,7 @@ kinds! {
     Left = 20, "Exeunt has left a CPU along with others [vectors]";
     Stopped = 21, "the host has crashed, and all other CPUs are stopped [how many were caught, how many never came]";
     Panic = 22, "the host is to panic on a CPU [where it was, PSTATE]";
+    CrashKernel = 23, "Exeunt starts the crash kernel itself [its entry, where the host was]";
     Wild = 30, "the host accesses the memory of its crash kernel [PC, address]";
 }
 
@@ -399,6 +400,7 @@ kinds! {
     PowerOff = 5, "it turned the machine off, or reset it";
     Caught = 6, "it was caught while it ran";
     Crashed = 7, "it began to execute the crash kernel, at EL1";
+    Forced = 8, "Exeunt started the crash kernel on it, instead of its host";
 }
 
 kinds! {

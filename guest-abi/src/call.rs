@@ -406,3 +406,19 @@ pub unsafe fn panic(cpu: u32) -> Result<(), Failure> {
     let x = unsafe { vendor_call(vendor::PANIC, [cpu.into(), 0, 0]) };
     vendor::results(x).map(|_| ())
 }
+
+/// [`vendor::CRASH_KERNEL`]. Comes back with an error only.
+///
+/// # Safety
+///
+/// See [the module](self). The host ends here, on all CPUs.
+#[must_use]
+pub unsafe fn crash_kernel() -> Failure {
+    // SAFETY: the caller vouches that the host may end.
+    let x = unsafe { vendor_call(vendor::CRASH_KERNEL, [0; 3]) };
+    match vendor::results(x) {
+        Err(failure) => failure,
+        // Nobody who knows the call answers so.
+        Ok(_) => Failure::Absent(0),
+    }
+}

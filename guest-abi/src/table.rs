@@ -112,6 +112,7 @@ const HYP_ABI: &str = "Linux `hyp-abi.rst`, `hyp-stub.S`; in `Live`: Exeunt's";
 const ABI_1_0: &str = "Exeunt, ABI 1.0";
 const ABI_1_1: &str = "Exeunt, ABI 1.1";
 const ABI_1_2: &str = "Exeunt, ABI 1.2";
+const ABI_1_3: &str = "Exeunt, ABI 1.3";
 const SMCCC: &str = "DEN0028 (SMCCC), \"General service queries\"";
 const EXEUNT: &str = "Exeunt's own";
 const STUB_ERR: &str = "STUB_ERR";
@@ -251,7 +252,7 @@ pub const CALLS: &[CallDoc] = &[
         known_to: ABI_1_0,
         purpose: "how many calls the range has, without the three queries",
         inputs: NONE,
-        outputs: &[("w0", "11")],
+        outputs: &[("w0", "12")],
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
         errors: NONE,
@@ -280,7 +281,7 @@ pub const CALLS: &[CallDoc] = &[
         known_to: ABI_1_0,
         purpose: "revision of the range's calls",
         inputs: NONE,
-        outputs: &[("w0", "major, 1"), ("w1", "minor, 2")],
+        outputs: &[("w0", "major, 1"), ("w1", "minor, 3")],
         clobbers: NO_CLOBBERS,
         answers: LIVE_ONLY,
         errors: NONE,
@@ -506,6 +507,19 @@ pub const CALLS: &[CallDoc] = &[
             (BUSY, "the CPU is being started, or a LEAVE or another PANIC is under way"),
             (Error::TimedOut.name(), "the CPU did not come to EL2 in time"),
         ],
+        source: EXEUNT,
+    },
+    CallDoc {
+        number: vendor::CRASH_KERNEL as u64,
+        name: "CRASH_KERNEL",
+        family: Family::Exeunt,
+        known_to: ABI_1_3,
+        purpose: "start the crash kernel that the host has loaded, without the host's own panic",
+        inputs: NONE,
+        outputs: &[("PC", "the crash kernel's entry, as after a SOFT_RESTART to it. The call does not return")],
+        clobbers: NO_CLOBBERS,
+        answers: LIVE_ONLY,
+        errors: &[(Error::WrongState.name(), "no crash kernel is known")],
         source: EXEUNT,
     },
 ];

@@ -153,9 +153,31 @@ pub const PANIC_HERE: u32 = u32::MAX;
 /// the letters "EXN". Linux takes it for fatal in every kernel, and prints it as the code.
 pub const PANIC_SYNDROME: u64 = 0x2f << 26 | 1 << 25 | 1 << 24 | 0x45_584e;
 
+/// Starts the crash kernel that the host has loaded, on the calling CPU, and not by way of the host's own panic: all
+/// other CPUs are stopped and go off, all crash notes that are empty are filled, the caller's too, and the crash kernel
+/// begins as after a SOFT_RESTART to it, at the level at which the host was entered.
+///
+/// - In: nothing. Out: nothing; the call does not return.
+/// - Errors: [`Error::WrongState`]: no crash kernel is known.
+/// - [`RESTART_CRASH`]'s policy says what becomes of Exeunt; LOCK keeps it there, and it stays below a host that was
+///   entered at EL1.
+pub const CRASH_KERNEL: u32 = hypervisor_call_32(0x450b);
+
 /// Every call of the range except the three queries.
-pub const CALLS: [u32; 11] =
-    [VERSION, FEATURES, STATUS, RESTART_POLICY, LEAVE, LOCK, REENTER, LOG_READ, TRACE, STAGE2_RANGE, PANIC];
+pub const CALLS: [u32; 12] = [
+    VERSION,
+    FEATURES,
+    STATUS,
+    RESTART_POLICY,
+    LEAVE,
+    LOCK,
+    REENTER,
+    LOG_READ,
+    TRACE,
+    STAGE2_RANGE,
+    PANIC,
+    CRASH_KERNEL,
+];
 
 /// Exeunt's UUID, 861773e1-f7a0-47c5-a77d-fdfabab25ffe, by bytes. Made for this purpose, at random.
 pub const UID: [u8; 16] =
@@ -178,7 +200,7 @@ const _: () = assert!(UID_REGISTERS[0] != u32::MAX && UID_REGISTERS[0] as u64 !=
 /// Changes when a caller of the contract could misunderstand the new one.
 pub const ABI_MAJOR: u16 = 1;
 /// Changes when something is added.
-pub const ABI_MINOR: u16 = 2;
+pub const ABI_MINOR: u16 = 3;
 
 const _: () = assert!(ABI_MAJOR < 1 << 15);
 

@@ -171,6 +171,7 @@ fn texts_that_repeat_numbers_repeat_the_right_ones() {
         let since = match call.name {
             "TRACE" | "STAGE2_RANGE" => "1.1",
             "PANIC" => "1.2",
+            "CRASH_KERNEL" => "1.3",
             _ => "1.0",
         };
         assert_eq!(call.known_to, format!("Exeunt, ABI {since}"), "{}", call.name);

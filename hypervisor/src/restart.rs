@@ -49,7 +49,8 @@ const IND_DONE: u64 = 1 << 2;
 const FLAGS: u64 = 0xfff;
 
 /// Where Linux tells a crash kernel the address of the dying kernel's core header, and no other kernel.
-const ELF_CORE_HEADER: &str = "linux,elfcorehdr";
+/// What only a crash kernel's tree has in `/chosen`: where the core header is.
+pub(crate) const ELF_CORE_HEADER: &str = "linux,elfcorehdr";
 
 /// Why, and how surely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,9 +110,9 @@ impl Restart {
             return None;
         }
         let at = |offset: u32| word(x2.checked_add(offset.into())?);
-        devicetree::chosen_has(ELF_CORE_HEADER, at).map(|crashed| if crashed { Self::Crash } else { Self::Kexec })
+        devicetree::chosen_has(ELF_CORE_HEADER, &at).map(|crashed| if crashed { Self::Crash } else { Self::Kexec })
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

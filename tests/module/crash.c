@@ -13,6 +13,7 @@
  *	stuck		... while the next CPU spins with D, A, I and F masked
  *	stuck-all	... while all others do
  *	spin		none: CPU spins with D, A, I and F masked, and the kernel lives on as long as it can without it
+ *	deaf		none, either: the same, and whatever exception comes to it finds no more than a loop
  *	hotplug		BUG() on CPU when it has just been brought up again, in a callback of hotplug
  *	hotplug-down	a null pointer on CPU while it is taken off
  *	restart		... when the kernel is restarted: on whichever CPU asks for that, later (Linux holds the lock of
@@ -147,6 +148,28 @@ static void spin_masked(void *unused)
 		cpu_relax();
 }
 
+/* A table of vectors (VBAR_EL1): each of its entries is one instruction, a branch to itself. */
+asm(".pushsection .text, \"ax\"\n"
+    ".balign 2048\n"
+    "exeunt_test_deaf_vectors:\n"
+    ".rept 16\n"
+    "	b	.\n"
+    "	.balign 128\n"
+    ".endr\n"
+    ".popsection");
+
+extern const char exeunt_test_deaf_vectors[];
+
+static void spin_deaf(void *unused)
+{
+	asm volatile("msr daifset, #0xf" ::: "memory");
+	write_sysreg((u64)exeunt_test_deaf_vectors, vbar_el1);
+	isb();
+	atomic_inc(&other_ready);
+	for (;;)
+		cpu_relax();
+}
+
 static void leave_now(void *unused)
 {
 	struct registers registers = { { EXEUNT_CALL_LEAVE } };
@@ -180,9 +203,9 @@ static int begin_on(unsigned int cpu, void (*act)(void *unused))
 }
 
 /* Has CPU `cpu`, which is not this one, spin. */
-static int spin_on(unsigned int cpu)
+static int spin_on(unsigned int cpu, void (*spin)(void *unused))
 {
-	int error = begin_on(cpu, spin_masked);
+	int error = begin_on(cpu, spin);
 
 	while (!error && !atomic_read(&other_ready))
 		cpu_relax();
@@ -387,8 +410,8 @@ int command_crash(struct answer *answer, char *words)
 		add_timer_on(&timer, cpu);
 		return 0;
 	}
-	if (!strcmp(kind, "spin"))
-		return cpu == raw_smp_processor_id() ? -EBUSY : spin_on(cpu);
+	if (!strcmp(kind, "spin") || !strcmp(kind, "deaf"))
+		return cpu == raw_smp_processor_id() ? -EBUSY : spin_on(cpu, *kind == 's' ? spin_masked : spin_deaf);
 	if (!strcmp(kind, "restart"))
 		return register_reboot_notifier(&restart_notifier);
 	if (!strcmp(kind, "hotplug") || !strcmp(kind, "hotplug-down"))

@@ -25,7 +25,7 @@ const MOST: usize = MAX_SIZE / 4;
 
 /// Whether the tree has the node `/chosen` with a property of this name. `word` gives the word at an offset from the
 /// tree's begin, a multiple of 4, as the CPU reads it in little-endian. Nothing if it is no tree.
-pub fn chosen_has(name: &str, word: impl Fn(u32) -> Option<u32>) -> Option<bool> {
+pub fn chosen_has(name: &str, word: &dyn Fn(u32) -> Option<u32>) -> Option<bool> {
     let header = |place: u32| Some(word(4 * place)?.swap_bytes());
     if header(MAGIC)? != MAGIC_VALUE {
         return None;
@@ -64,13 +64,13 @@ pub fn chosen_has(name: &str, word: impl Fn(u32) -> Option<u32>) -> Option<bool>
     None
 }
 
-struct Tree<W> {
+struct Tree<'a> {
     size: u32,
     strings: u32,
-    word: W,
+    word: &'a dyn Fn(u32) -> Option<u32>,
 }
 
-impl<W: Fn(u32) -> Option<u32>> Tree<W> {
+impl Tree<'_> {
     /// The big-endian word at a multiple of 4, inside the tree.
     fn word(&self, at: u32) -> Option<u32> {
         let inside = at.is_multiple_of(4) && at.checked_add(4)? <= self.size;

@@ -10,6 +10,7 @@
 //! | 0 | x0 to x30 |
 //! | 256 | `pc` |
 //! | 264 | `pstate` |
+//! | 272 | `orig_x0`: x0 as the system call came with it |
 //! | 280 | `syscallno` |
 //! | 304 | `stackframe`, 5.10 to 6.12 |
 //! | 296 | the same since 6.13 |
@@ -24,6 +25,7 @@ mod field {
     pub const X8: u64 = 8 * 8;
     pub const PC: u64 = 256;
     pub const PSTATE: u64 = 264;
+    pub const ORIG_X0: u64 = 272;
     pub const SYSCALL: u64 = 280;
 }
 
@@ -32,8 +34,10 @@ const NRW: u64 = 1 << 4;
 /// M\[3:0\] of EL0, in either execution state.
 const EL_MASK: u64 = 0xf;
 
-/// `kexec_load` and `kexec_file_load` (include/uapi/asm-generic/unistd.h).
-const LOADS: [u32; 2] = [104, 294];
+/// `kexec_load` (include/uapi/asm-generic/unistd.h), whose first argument is the entry.
+const LOAD: u32 = 104;
+/// `kexec_file_load`, which is given files.
+const FILE_LOAD: u32 = 294;
 /// `kexec_load` of AArch32 (arch/arm64/tools/syscall_32.tbl).
 const LOAD_32: u32 = 347;
 
@@ -43,12 +47,21 @@ const STACK: u64 = 64 << 10;
 /// So many functions call each other at most.
 const RECORDS_AT_MOST: usize = 64;
 
-/// Where user space goes on when the system call that loads a kernel returns, if it is one by which the kernel with
-/// this x29 has been called. `word` reads eight bytes at a virtual address, a multiple of 8.
+/// A system call that loads a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Where user space goes on when it returns.
+    pub returns_to: u64,
+    /// The physical address at which the kernel that is loaded begins, or what runs before it, if the call says so.
+    pub entry: Option<u64>,
+}
+
+/// The system call that loads a kernel, if it is one by which the kernel with this x29 has been called. `word` reads
+/// eight bytes at a virtual address, a multiple of 8.
 #[must_use]
-pub fn loads(x29: u64, word: impl Fn(u64) -> Option<u64>) -> Option<u64> {
+pub fn loads(x29: u64, word: impl Fn(u64) -> Option<u64>) -> Option<Load> {
     let record = last_record(x29, &word)?;
-    RECORDS.into_iter().find_map(|offset| returns_to(record.checked_sub(offset)?, &word))
+    RECORDS.into_iter().find_map(|offset| load(record.checked_sub(offset)?, &word))
 }
 
 /// The last frame record of a stack.
@@ -71,16 +84,20 @@ fn last_record(x29: u64, word: &impl Fn(u64) -> Option<u64>) -> Option<u64> {
     None
 }
 
-/// Where user space goes on, by what is saved at `registers`, if it has called for a kernel to be loaded. x8, or x7 of
+/// The system call, by what is saved at `registers`, if user space has called for a kernel to be loaded. x8, or x7 of
 /// AArch32, still has the number that it came with.
-fn returns_to(registers: u64, word: &impl Fn(u64) -> Option<u64>) -> Option<u64> {
+fn load(registers: u64, word: &impl Fn(u64) -> Option<u64>) -> Option<Load> {
     let read = |offset: u64| word(registers.checked_add(offset)?);
     let (pstate, call) = (read(field::PSTATE)?, read(field::SYSCALL)? as u32);
     if pstate & EL_MASK != 0 {
         return None;
     }
-    let (is_load, number) =
-        if pstate & NRW == 0 { (LOADS.contains(&call), read(field::X8)?) } else { (call == LOAD_32, read(field::X7)?) };
+    let (is_load, number) = if pstate & NRW == 0 {
+        ([LOAD, FILE_LOAD].contains(&call), read(field::X8)?)
+    } else {
+        (call == LOAD_32, read(field::X7)?)
+    };
     (is_load && number == u64::from(call)).then_some(())?;
-    read(field::PC)
+    let entry = if call == FILE_LOAD { None } else { read(field::ORIG_X0) };
+    Some(Load { returns_to: read(field::PC)?, entry })
 }

@@ -23,6 +23,7 @@
 
 pub mod caller;
 pub mod linux;
+pub mod loaded;
 #[cfg(test)]
 mod tests;
 
@@ -63,8 +64,13 @@ pub trait World: Ram {
 /// Who has called the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// Somebody who loads another kernel. User space goes on at this address, as stage 1 has it, if that is known.
-    Loads(Option<u64>),
+    /// Somebody who loads another kernel.
+    Loads {
+        /// Where user space goes on, as stage 1 has it, if that is known.
+        returns_to: Option<u64>,
+        /// Where that kernel begins, or what runs before it, if it is known.
+        entry: Option<u64>,
+    },
     /// Somebody else, or nobody.
     Other,
 }
@@ -175,6 +181,8 @@ pub struct Guard {
     /// What it guards.
     regions: [Option<Region>; 2],
     watch: Option<Watch>,
+    /// Where the kernel begins that was loaded last, or what runs before it, if the load said so.
+    entry: Option<u64>,
     /// The CPU that panics.
     panics: Option<u16>,
     /// What is left to that of the pages.
@@ -186,7 +194,16 @@ impl Guard {
     /// It guards nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self { kernel: None, tables: 0, regions: [None; 2], watch: None, panics: None, pages: 0, wild: Wild::Refuse }
+        Self {
+            kernel: None,
+            tables: 0,
+            regions: [None; 2],
+            watch: None,
+            entry: None,
+            panics: None,
+            pages: 0,
+            wild: Wild::Refuse,
+        }
     }
 
     /// What becomes of a wild write.
@@ -198,6 +215,13 @@ impl Guard {
     #[must_use]
     pub const fn regions(&self) -> [Option<Region>; 2] {
         self.regions
+    }
+
+    /// The entry of the crash kernel that was loaded last, in the memory that is guarded, if the load was seen and said
+    /// so. That it was unloaded since nobody tells: it is there all the same.
+    #[must_use]
+    pub fn entry(&self) -> Option<u64> {
+        self.entry.filter(|&entry| entry.is_multiple_of(4) && self.guards(entry))
     }
 
     /// Guards the memory of `kernel`, whose tables are at `ttbr1`. Whatever it has guarded before it no longer does.
@@ -230,6 +254,8 @@ impl Guard {
     /// before. False: it may be another one; nothing is guarded.
     pub fn come_back(&mut self, ttbr1: u64, world: &mut impl World) -> bool {
         let same = self.tables == ttbr1 & TABLES && self.follow(world).is_ok() && self.close(world).is_ok();
+        // It may have loaded another one.
+        self.entry = None;
         if !same {
             self.lift(world);
         }
@@ -272,7 +298,8 @@ impl Guard {
             return (Verdict::Wild, None);
         }
         let caller = if fault.el0 { Caller::Other } else { world.caller() };
-        let opened = if let Caller::Loads(returns_to) = caller {
+        let opened = if let Caller::Loads { returns_to, entry } = caller {
+            self.entry = entry;
             self.open(fault.address, returns_to, world)
         } else if ends_vmcoreinfo(fault.address, world) {
             (self.panics, self.pages) = (Some(fault.cpu), PANIC_PAGES);
@@ -319,6 +346,8 @@ impl Guard {
             if new.end < old.end {
                 world.set(Region { start: new.end, ..old }, Attributes::Executable).map_err(|_| ())?;
                 *was = now;
+                // While a kernel is loaded nothing is given back.
+                self.entry = None;
                 changed = Some(new);
             }
         }

@@ -208,6 +208,8 @@ pub enum Request {
     Leave,
     /// PANIC.
     Panic,
+    /// CRASH_KERNEL.
+    CrashKernel,
     /// LOCK.
     Lock,
     /// REENTER.
@@ -235,6 +237,8 @@ pub enum Outcome {
     Leave,
     /// Have the host panic on this CPU ([`crate::panic_request`]), then [`Answer::done`] or [`Answer::error`].
     Panic(u16),
+    /// Start the host's crash kernel, or [`Answer::error`].
+    CrashKernel,
 }
 
 /// Answers the call whose x0 to x17 are `x`: an HVC with a fast function identifier of the vendor-specific hypervisor
@@ -259,6 +263,7 @@ pub fn call<S: Services>(x: &mut [u64; 18], services: &S) -> Outcome {
             },
             vendor::LEAVE => return Outcome::Leave,
             vendor::PANIC => return panic(x, services),
+            vendor::CRASH_KERNEL => return Outcome::CrashKernel,
             vendor::STATUS
             | vendor::RESTART_POLICY
             | vendor::LOCK
@@ -313,6 +318,7 @@ pub fn decode(x: &[u64; 18], is_host_ram: impl Fn(u64) -> bool) -> Request {
         vendor::RESTART_POLICY => policy_request(w1, w2),
         vendor::LEAVE => Ok(Request::Leave),
         vendor::PANIC => Ok(Request::Panic),
+        vendor::CRASH_KERNEL => Ok(Request::CrashKernel),
         vendor::LOCK => Ok(Request::Lock),
         vendor::REENTER => Ok(Request::Reenter),
         vendor::LOG_READ => {
@@ -410,7 +416,7 @@ fn serve<S: Services>(request: Request, services: &S) -> Answer {
         },
         Request::LogRead { position, buffer } => log_read(services, position, buffer).into(),
         // `call` has taken these; there is no answer that would be true here.
-        Request::Leave | Request::Panic => Answer::error(Error::NotSupported),
+        Request::Leave | Request::Panic | Request::CrashKernel => Answer::error(Error::NotSupported),
     }
 }
 

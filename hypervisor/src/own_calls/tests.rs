@@ -164,10 +164,10 @@ fn queries_and_versions() {
     let ring = bytes::<16>();
     let fake = Fake::new(&ring);
     assert!(is_exeunt(fake.call([u64::from(vendor::CALL_UID), 1, 2, 3])));
-    assert_eq!(fake.call([u64::from(vendor::REVISION), 1, 2, 3]), [1, 2, 2, 3]);
-    assert_eq!(fake.call([u64::from(vendor::CALL_COUNT), 1, 2, 3]), [11, 1, 2, 3]);
+    assert_eq!(fake.call([u64::from(vendor::REVISION), 1, 2, 3]), [1, 3, 2, 3]);
+    assert_eq!(fake.call([u64::from(vendor::CALL_COUNT), 1, 2, 3]), [12, 1, 2, 3]);
     let [version, own, x2, x3] = fake.call([u64::from(vendor::VERSION), 1, 2, 3]);
-    assert_eq!((version, x2, x3), (0x1_0002, 2, 3));
+    assert_eq!((version, x2, x3), (0x1_0003, 2, 3));
     assert_eq!(Version::from_bits(own as u32), EXEUNT_VERSION);
 }
 
@@ -175,7 +175,7 @@ fn queries_and_versions() {
 fn the_sve_hint_is_no_part_of_the_number() {
     let ring = bytes::<16>();
     let fake = Fake::new(&ring);
-    assert_eq!(fake.call([u64::from(vendor::VERSION) | 1 << 16, 0, 0, 0])[0], 0x1_0002);
+    assert_eq!(fake.call([u64::from(vendor::VERSION) | 1 << 16, 0, 0, 0])[0], 0x1_0003);
 }
 
 #[test]
@@ -378,7 +378,7 @@ proptest! {
             }
         } else {
             prop_assert_eq!(x, before);
-            prop_assert!([vendor::LEAVE, vendor::PANIC].contains(&(x[0] as u32 & !(1 << 16))));
+            prop_assert!([vendor::LEAVE, vendor::PANIC, vendor::CRASH_KERNEL].contains(&(x[0] as u32 & !(1 << 16))));
         }
         for (buffer, _) in fake.written.borrow().iter() {
             prop_assert!(fake.is_host_ram(buffer.address));

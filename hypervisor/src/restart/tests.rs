@@ -24,7 +24,7 @@ fn restart(x2: u64, has_vectors: bool, tree: &[u8]) -> Restart {
 }
 
 /// A flattened tree: the nodes and properties of `/chosen`, put between a node before and one after it.
-fn tree(chosen: &[&str]) -> Vec<u8> {
+pub fn tree(chosen: &[&str]) -> Vec<u8> {
     let mut strings = Vec::new();
     let mut structure = Vec::new();
     let mut put = |words: &[u32]| structure.extend(words.iter().flat_map(|word| word.to_be_bytes()));

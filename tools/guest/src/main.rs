@@ -90,6 +90,9 @@ enum Command {
     Panic {
         /// On which CPU, as Linux counts them; without, on the one that runs this program
         cpu: Option<u32>,
+        /// Not by way of Linux's panic: Exeunt stops the other CPUs and starts the crash kernel itself, here
+        #[arg(long, conflicts_with = "cpu")]
+        force: bool,
     },
     /// The memory as Exeunt lets Linux have it
     Map,
@@ -172,8 +175,8 @@ fn run(arguments: &Arguments) -> Result<u8, Trouble> {
     let memory = Memory::open(place.base)?;
     let linux = Linux::new()?;
     // Before any other CPU is visited: one of them may hang.
-    if let Some(Command::Panic { cpu }) = arguments.command {
-        let said = panic::run(&memory, &linux, cpu)?;
+    if let Some(Command::Panic { cpu, force }) = arguments.command {
+        let said = if force { panic::force(&memory, &linux)? } else { panic::run(&memory, &linux, cpu)? };
         say(&said, arguments.json)?;
         return Ok(said.status);
     }
@@ -194,7 +197,7 @@ fn run(arguments: &Arguments) -> Result<u8, Trouble> {
         Some(Command::Back) => back::run(&context)?,
         Some(Command::Policy { at, to }) => policy::run(&context, at.zip(*to).map(|(at, to)| (at.into(), to.into())))?,
         Some(Command::Lock { yes }) => policy::lock(&context, *yes)?,
-        Some(Command::Panic { cpu }) => panic::run(&memory, &linux, *cpu)?,
+        Some(Command::Panic { cpu, .. }) => panic::run(&memory, &linux, *cpu)?,
         Some(Command::Map) => map::run(&context)?,
         Some(Command::Crashes) => crashes::run(&context)?,
     };

@@ -71,6 +71,14 @@ panic-stuck)
     taskset "$(printf %x $((1 << other)))" sh -c "echo crash spin $from >/proc/exeunt && exeunt panic $from"
     sleep 60
     ;;
+forced)
+    $on_cpu exeunt panic --force
+    ;;
+forced-deaf)
+    # The other CPU is told to panic, and cannot.
+    other=$(((from + 1) % $(nproc)))
+    $on_cpu sh -c "echo crash deaf $other >/proc/exeunt && exeunt panic $other && sleep 2 && exeunt panic --force"
+    ;;
 *)
     echo "crash $crash $from $turns" >/proc/exeunt
     sleep 60

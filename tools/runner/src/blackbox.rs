@@ -54,6 +54,8 @@ pub struct Death {
     pub stuck: u32,
     /// Whether each of the others that hears it is known to have gone off by itself.
     pub others_go_off: bool,
+    /// Whether it did not die at all, and Exeunt started its crash kernel.
+    pub forced: bool,
     /// Whether Exeunt was made to die on a CPU.
     pub killed: bool,
     /// The machine's RAM.
@@ -92,7 +94,7 @@ impl Death {
         // A host at EL1 has nobody to call: it goes on at EL1, and Exeunt stays.
         let restarts: Vec<_> = with.life.iter().filter(|event| event.kind == Kind::SoftRestart as u16).collect();
         let exeunt = if stays { "stays" } else { "leaves" };
-        let expected = at_el2.then(|| format!("CPU {}, after a crash; Exeunt {exeunt}", self.from));
+        let expected = (at_el2 && !self.forced).then(|| format!("CPU {}, after a crash; Exeunt {exeunt}", self.from));
         let seen = restarts.iter().map(|event| {
             let (_, rest) = event.words.split_once(", ").unwrap_or_default();
             format!("CPU {}, {rest}", event.cpu)
@@ -115,7 +117,11 @@ impl Death {
             let others: BTreeSet<u32> = others.difference(&caught).copied().collect();
             check(off == others, format!("CPUs {off:?} went off, and not {others:?}"));
         }
-        let crashed = if at_el2 { Why::SoftRestart } else { Why::Crashed };
+        let crashed = match self.entry {
+            _ if self.forced => Why::Forced,
+            Entry::VirtualEl2 => Why::SoftRestart,
+            Entry::El1 => Why::Crashed,
+        };
         let stop = if self.others_go_off { with.stops.last() } else { has(crashed).next() };
         let stop = stop.map(|stop| (u32::from(stop.cpu), stop.why.as_str()));
         let is_right = stop == Some((self.from, crashed.words()));
@@ -183,7 +189,7 @@ mod tests {
 
     fn expected() -> Death {
         let (entry, policy) = (Entry::VirtualEl2, Policy::Resident);
-        Death { entry, policy, from: 2, cpus: 4, stuck: 0, others_go_off: true, killed: false, ram: RAM }
+        Death { entry, policy, from: 2, cpus: 4, stuck: 0, others_go_off: true, forced: false, killed: false, ram: RAM }
     }
 
     /// The others go off, and the third CPU starts the crash kernel over Exeunt.

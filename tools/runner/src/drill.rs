@@ -154,7 +154,8 @@ impl Cell {
 
     /// Whether bare QEMU can do the same: it has nobody to call.
     fn has_baseline(&self) -> bool {
-        !["hvc", "hvc-other", "leave"].contains(&self.how) && ![BY_EXEUNT, WITHOUT_EXEUNT].concat().contains(&self.how)
+        !["hvc", "hvc-other", "leave"].contains(&self.how)
+            && ![BY_EXEUNT.as_slice(), &WITHOUT_EXEUNT].concat().contains(&self.how)
     }
 
     /// Its variables. `given` are those that the drill got for all of its machines.
@@ -294,9 +295,10 @@ impl Scope {
         let how = |name| (HOW, HOWS.iter().position(|each| *each == name).expect("a way to end"));
         let one_cpu = (CPU, CPUS.iter().position(|&cpus| cpus == 1).expect("one CPU is among them"));
         // There must be another CPU, or one that can go off.
-        let mut pairs: Vec<_> = ["hvc-other", "stuck", "stuck-all", "hotplug", "hotplug-down", "leave", "panic-stuck"]
-            .map(|name| (how(name), one_cpu))
-            .into();
+        let mut pairs: Vec<_> =
+            ["hvc-other", "stuck", "stuck-all", "hotplug", "hotplug-down", "leave", "panic-stuck", "forced-deaf"]
+                .map(|name| (how(name), one_cpu))
+                .into();
         // The first CPU is not taken off, and on a machine with one CPU it is the last as well.
         pairs.extend(["hotplug", "hotplug-down"].map(|name| (how(name), (WHO, 0))));
         pairs.push((one_cpu, (WHO, 1)));
@@ -631,8 +633,9 @@ mod tests {
             }
         }
         for cell in cells {
-            let needs_two = ["hvc-other", "stuck", "stuck-all", "hotplug", "hotplug-down", "leave", "panic-stuck"]
-                .contains(&cell.how);
+            let needs_two =
+                ["hvc-other", "stuck", "stuck-all", "hotplug", "hotplug-down", "leave", "panic-stuck", "forced-deaf"]
+                    .contains(&cell.how);
             assert!(!needs_two || cell.cpus > 1, "{cell}");
             assert!(!cell.how.starts_with("hotplug") || cell.from() > 0, "{cell}");
         }

@@ -27,7 +27,7 @@ use crate::workstation::Places;
 
 /// How the host dies: by the magic key, in a way of the test module's (tests/module/crash.c), or since Exeunt is asked
 /// to have it panic: [`PANIC`], [`PANIC_STUCK`].
-pub const CRASHES: [&str; 20] = [
+pub const CRASHES: [&str; 22] = [
     "sysrq",
     "null",
     "irq",
@@ -46,6 +46,8 @@ pub const CRASHES: [&str; 20] = [
     "wild",
     PANIC,
     PANIC_STUCK,
+    FORCED,
+    FORCED_DEAF,
     KILLED,
     KILLED_BEFORE,
 ];
@@ -54,8 +56,14 @@ pub const CRASHES: [&str; 20] = [
 const PANIC: &str = "panic";
 /// `exeunt panic CPU`, by a program on another CPU: the one that dies spins with everything masked.
 const PANIC_STUCK: &str = "panic-stuck";
-/// These need Exeunt, and all but the first the test module.
-pub const BY_EXEUNT: [&str; 2] = [PANIC, PANIC_STUCK];
+/// `exeunt panic --force`: the kernel does not die, and its crash kernel begins all the same.
+const FORCED: &str = "forced";
+/// The same, after `exeunt panic CPU` was no help: the next CPU spins, and its vectors do no more.
+const FORCED_DEAF: &str = "forced-deaf";
+/// Without the host's own panic.
+const BY_FORCE: [&str; 2] = [FORCED, FORCED_DEAF];
+/// These need Exeunt.
+pub const BY_EXEUNT: [&str; 4] = [PANIC, PANIC_STUCK, FORCED, FORCED_DEAF];
 
 /// By the magic key, and Exeunt dies in the middle of that: in the SOFT_RESTART, or, of a host at EL1, when the first
 /// CPU goes off.
@@ -63,7 +71,7 @@ const KILLED: &str = "killed";
 /// By the magic key, when Exeunt has died on a CPU before.
 const KILLED_BEFORE: &str = "killed-before";
 /// Ways that need no test module.
-const WITHOUT_MODULE: [&str; 4] = [CRASHES[0], PANIC, KILLED, KILLED_BEFORE];
+const WITHOUT_MODULE: [&str; 5] = [CRASHES[0], PANIC, FORCED, KILLED, KILLED_BEFORE];
 /// Where Exeunt dies.
 pub const WITHOUT_EXEUNT: [&str; 2] = [KILLED, KILLED_BEFORE];
 
@@ -126,7 +134,7 @@ impl Kdump {
             wanted.settings.exeunt = format!("{} selftest=fault:{place}:store", wanted.settings.exeunt.trim_end());
             wanted.settings.profile = Profile::Faults;
         }
-        if crash == PANIC_STUCK && wanted.settings.smp < 2 {
+        if [PANIC_STUCK, FORCED_DEAF].contains(&crash) && wanted.settings.smp < 2 {
             wrong.0.push(format!("CRASH={crash}: it takes two CPUs (SMP=)"));
         }
         if !WITHOUT_MODULE.contains(&crash) || fill != 0 {
@@ -332,7 +340,7 @@ impl Kdump {
         if verdict.passed() {
             self.judge_dump(ran, &report, &mut verdict);
             self.judge_exeunt(ran, stays, &mut verdict);
-            if BY_EXEUNT.contains(&self.crash) {
+            if [PANIC, PANIC_STUCK].contains(&self.crash) {
                 self.judge_panic(ran, &mut verdict);
             }
             if self.back {
@@ -349,7 +357,8 @@ impl Kdump {
                 verdict.line(&blackbox::hint(&dump, places));
             }
             let names = if have_names { "" } else { " without names" };
-            let _ = write!(verdict.why, "the dump has the panic and the backtraces of {traces} CPUs{names}");
+            let panic = if BY_FORCE.contains(&self.crash) { "" } else { "the panic and " };
+            let _ = write!(verdict.why, "the dump has {panic}the backtraces of {traces} CPUs{names}");
         }
         verdict
     }
@@ -358,7 +367,7 @@ impl Kdump {
     fn stuck(&self) -> u32 {
         match self.crash {
             "stuck" => 1,
-            "stuck-all" => self.wanted.settings.smp - 1,
+            "stuck-all" | FORCED | FORCED_DEAF => self.wanted.settings.smp - 1,
             _ => 0,
         }
     }
@@ -375,6 +384,7 @@ impl Kdump {
             cpus: wanted.settings.smp,
             stuck: self.stuck(),
             others_go_off: !one_is_busy,
+            forced: BY_FORCE.contains(&self.crash),
             killed: WITHOUT_EXEUNT.contains(&self.crash),
             ram: RAM_BASE..RAM_BASE + wanted.settings.mem.1,
         })
@@ -388,7 +398,10 @@ impl Kdump {
         };
         let release = in_dump("release");
         verdict.check(release == said.last("first", "release"), || format!("the dump is of Linux {release}"));
-        verdict.check(in_dump("panic") != "none", || "the dump has no panic message".to_owned());
+        let is_forced = BY_FORCE.contains(&self.crash);
+        verdict.check(is_forced == (in_dump("panic") == "none"), || {
+            format!("the dump has {} panic message", if is_forced { "a" } else { "no" })
+        });
         if self.fill != 0 {
             let filled = said.last("first", "filled").strip_prefix("ok pages ").unwrap_or_default();
             let pattern = in_dump("pattern");
@@ -453,6 +466,12 @@ impl Kdump {
                 verdict.check(stays, || "Exeunt is gone".to_owned());
                 "Exeunt stays under the crash kernel, ".clone_into(&mut verdict.why);
             }
+        }
+        if BY_FORCE.contains(&self.crash) {
+            let line = "Exeunt starts the crash kernel itself";
+            verdict.check(ran.console.contains(line), || "it is another that started the crash kernel".to_owned());
+            "Exeunt has started the crash kernel, ".clone_into(&mut verdict.why);
+            return;
         }
         if wanted.entry == Entry::VirtualEl2 {
             let calls = stub_calls(&ran.console);
@@ -580,7 +599,7 @@ mod tests {
             .filter_map(|line| line.split('\t').next())
             .collect();
         // The kernel does not die of it, and Exeunt is asked then.
-        assert!(documented.remove("spin"));
+        assert!(documented.remove("spin") && documented.remove("deaf"));
         let known: BTreeSet<&str> = CRASHES.into_iter().filter(ours).collect();
         assert_eq!(documented, known);
     }

@@ -359,6 +359,9 @@ pub fn event_words(event: &Event) -> String {
         Kind::Panic => {
             format!("the host is to panic here; it was at {first:#x}, {}, PSTATE {second:#x}", level_of(second))
         }
+        Kind::CrashKernel => {
+            format!("Exeunt starts the crash kernel itself, at {first:#x}; the host was at {second:#x}")
+        }
         Kind::Left => format!("Exeunt has left this CPU along with others; its vectors are at {first:#x}"),
         Kind::Wild => format!("at {first:#x} the host accesses its crash kernel's memory, at {second:#x}"),
         Kind::Stopped => {

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use crate::guard::caller::loads;
+use crate::guard::caller::{Load, loads};
 use crate::tests::cases;
 
 const TOP: u64 = 0xffff_8000_1234_4000;
 const PC: u64 = 0xffff_b70d_bee8;
+/// The first argument of the system call.
+const ENTRY: u64 = 0x7e12_3000;
 
 /// Words by their addresses.
 type Stack = BTreeMap<u64, u64>;
@@ -21,6 +23,7 @@ fn stack(record: u64, depth: u64, call: u32, pstate: u64) -> (Stack, u64) {
     words.insert(registers + if pstate & 0x10 == 0 { 64 } else { 56 }, call.into());
     words.insert(registers + 256, PC);
     words.insert(registers + 264, pstate);
+    words.insert(registers + 272, ENTRY);
     words.insert(registers + 280, u64::from(call) | 0x1234_5678 << 32);
     words.insert(registers + record, 0);
     words.insert(registers + record + 8, 0);
@@ -35,7 +38,7 @@ fn stack(record: u64, depth: u64, call: u32, pstate: u64) -> (Stack, u64) {
     (words, at)
 }
 
-fn ask((words, x29): &(Stack, u64)) -> Option<u64> {
+fn ask((words, x29): &(Stack, u64)) -> Option<Load> {
     loads(*x29, |address| {
         assert!(address.is_multiple_of(8));
         words.get(&address).copied()
@@ -47,7 +50,8 @@ fn each_load_is_found_on_each_kernels_stack() {
     for record in [304, 296, 312] {
         for (call, pstate) in [(104, 0x8000_0000), (294, 0), (347, 0x6000_0010)] {
             for depth in [0, 1, 8, 60] {
-                assert_eq!(ask(&stack(record, depth, call, pstate)), Some(PC), "{record}, {call}, {depth} deep");
+                let load = Load { returns_to: PC, entry: (call != 294).then_some(ENTRY) };
+                assert_eq!(ask(&stack(record, depth, call, pstate)), Some(load), "{record}, {call}, {depth} deep");
             }
         }
     }

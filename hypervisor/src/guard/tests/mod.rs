@@ -2,6 +2,7 @@
 
 mod caller;
 mod linux;
+mod loaded;
 mod state;
 
 use proptest::prelude::*;

@@ -91,6 +91,10 @@ impl Machine {
     }
 }
 
+/// Who loads what begins at [`ENTRY`].
+const LOADS: Caller = Caller::Loads { returns_to: Some(USER), entry: Some(ENTRY) };
+const ENTRY: u64 = HIGH.start + 0x1000;
+
 fn write(address: u64) -> Fault {
     Fault { cpu: 1, address, fetches: false, el0: false, native: true, stage1: true, ttbr1: TABLES | 1 << 48 }
 }
@@ -105,7 +109,7 @@ fn a_load_opens_all_of_it_until_user_space_goes_on() {
     let mut guard = machine.begin();
     assert!(machine.is_closed());
     for _ in 0..2 {
-        machine.caller = Caller::Loads(Some(USER));
+        machine.caller = LOADS;
         assert_eq!(guard.fault(&write(HIGH.start + 0x5000), &mut machine), (Verdict::Again, Some(Note::Opened)));
         for region in [HIGH, LOW] {
             assert_eq!(machine.all(region), Some(Attributes::ExecuteNever));
@@ -124,12 +128,47 @@ fn a_load_opens_all_of_it_until_user_space_goes_on() {
 }
 
 #[test]
+fn where_a_loaded_kernel_begins_is_known_until_something_may_have_changed_it() {
+    let mut machine = Machine::new();
+    let mut guard = machine.begin();
+    assert_eq!(guard.entry(), None);
+    let load = |guard: &mut Guard, machine: &mut Machine, entry| {
+        machine.caller = Caller::Loads { returns_to: Some(USER), entry };
+        let _ = guard.fault(&write(HIGH.start), machine);
+        machine.caller = Caller::Other;
+        let _ = guard.fault(&Fault { el0: true, ..fetch(USER) }, machine);
+    };
+    for entry in [HIGH.start, LOW.start + 0x1004] {
+        load(&mut guard, &mut machine, Some(entry));
+        assert_eq!(guard.entry(), Some(entry));
+        // A wild write says nothing of it.
+        let _ = guard.fault(&write(HIGH.start), &mut machine);
+        assert_eq!(guard.entry(), Some(entry));
+    }
+    // Not in the memory, no instruction's address, not said.
+    for entry in [Some(HIGH.end), Some(0), Some(LOW.start + 2), None] {
+        load(&mut guard, &mut machine, entry);
+        assert_eq!(guard.entry(), None, "{entry:x?}");
+    }
+    load(&mut guard, &mut machine, Some(ENTRY));
+    assert!(guard.come_back(TABLES, &mut machine));
+    assert_eq!(guard.entry(), None);
+    load(&mut guard, &mut machine, Some(ENTRY));
+    machine.ram.resource(TWO[0], Some(Region { end: HIGH.end - PAGE, ..HIGH }));
+    let _ = guard.fault(&write(HIGH.end - PAGE), &mut machine);
+    assert_eq!(guard.entry(), None);
+    load(&mut guard, &mut machine, Some(ENTRY));
+    guard.lift(&mut machine);
+    assert_eq!(guard.entry(), None);
+}
+
+#[test]
 fn without_a_page_to_wait_at_one_block_is_open_at_a_time() {
     let mut machine = Machine::new();
     let mut guard = machine.begin();
     // Not known, in no RAM, in the memory itself.
     for returns_to in [None, Some(0x9000_0000), Some(HIGH.start + 0x1000)] {
-        machine.caller = Caller::Loads(returns_to);
+        machine.caller = Caller::Loads { returns_to, entry: None };
         for block in [HIGH.start, HIGH.start + 0x20_0000, LOW.start] {
             let opened = Note::OpenedBlock(Region { start: block, end: block + 0x20_0000 });
             assert_eq!(guard.fault(&write(block + 0x1234), &mut machine), (Verdict::Again, Some(opened)));
@@ -160,7 +199,7 @@ fn a_panic_notes_its_time_behind_the_vmcoreinfo_and_has_a_few_pages_more() {
     }
     assert_eq!(guard.fault(&write(HIGH.start), &mut machine), (Verdict::Wild, None), "and no more");
     // A load begins anew.
-    machine.caller = Caller::Loads(Some(USER));
+    machine.caller = LOADS;
     guard.fault(&write(HIGH.start), &mut machine);
     guard.fault(&fetch(USER), &mut machine);
     assert!(machine.is_closed());
@@ -252,7 +291,7 @@ fn memory_that_was_given_back_is_let_go() {
 fn after_a_leave_it_is_the_same_or_nothing() {
     let mut machine = Machine::new();
     let mut guard = machine.begin();
-    machine.caller = Caller::Loads(Some(USER));
+    machine.caller = LOADS;
     guard.fault(&write(HIGH.start), &mut machine);
     assert!(guard.come_back(TABLES, &mut machine), "in the middle of a load");
     assert!(machine.is_closed() && machine.says(USER) == Attributes::Executable);
@@ -277,7 +316,7 @@ fn without_tables_there_is_no_guard() {
             assert!(tables < 2 && machine.is_lifted() && guard.regions() == [None; 2]);
             continue;
         }
-        machine.caller = Caller::Loads(Some(USER));
+        machine.caller = LOADS;
         let (verdict, _) = guard.fault(&write(HIGH.start), &mut machine);
         assert_eq!(verdict, Verdict::Again);
         assert_ne!(machine.says(HIGH.start), Attributes::ReadOnly, "the host goes on");
@@ -307,9 +346,9 @@ proptest! {
                 _ => HIGH.start + random % 0x80_0000,
             };
             machine.caller = match caller {
-                0 => Caller::Loads(Some(USER)),
-                1 => Caller::Loads(None),
-                2 => Caller::Loads(Some(random)),
+                0 => LOADS,
+                1 => Caller::Loads { returns_to: None, entry: Some(random) },
+                2 => Caller::Loads { returns_to: Some(random), entry: None },
                 _ => Caller::Other,
             };
             let mut fault = Fault { fetches, cpu: u16::from(caller), ..write(address) };

@@ -138,7 +138,7 @@ impl Setting {
         };
         let junk = [0x1111, 0x2222, 0x3333];
         let uid = vendor::UID_REGISTERS.map(|word| Is(u64::from(word)));
-        list(Call::Count, "", vendor::CALL_COUNT.into(), junk, [Is(11), Same, Same, Same]);
+        list(Call::Count, "", vendor::CALL_COUNT.into(), junk, [Is(12), Same, Same, Same]);
         list(Call::Uid, "", vendor::CALL_UID.into(), junk, uid);
         list(
             Call::Revision,
@@ -283,6 +283,8 @@ impl Setting {
             let want = error(Error::InvalidParameter);
             list(Call::Panic, "of an unknown CPU", vendor::PANIC.into(), [unknown, 2, 3], want);
         }
+        let want = error(Error::WrongState);
+        list(Call::CrashKernel, "without a crash kernel", vendor::CRASH_KERNEL.into(), [1, 2, 3], want);
     }
 
     fn other_numbers(&self) {
@@ -440,6 +442,7 @@ pub fn in_the_window(setting: &Setting) {
     tally::add(Case { call: Call::OtherImmediate, what, immediate: 0x4a48, x, want, end: End::Returns });
     // The CPU 0xfffe is none.
     one(Call::Panic, what, vendor::PANIC.into(), 0xfffe, refused(STUB_ERR));
+    one(Call::CrashKernel, what, vendor::CRASH_KERNEL.into(), 0, refused(STUB_ERR));
     // The last, since it is a promise for good if it comes before the LEAVE.
     one(Call::Lock, what, vendor::LOCK.into(), 0, refused(STUB_ERR));
 }
@@ -454,6 +457,7 @@ pub fn answer_while_live(case: &Case) -> Option<u64> {
         Call::Uid => Some(vendor::UID_REGISTERS[0].into()),
         Call::Revision => Some(vendor::ABI_MAJOR.into()),
         Call::Version => Some(vendor::ABI_VERSION.into()),
+        Call::CrashKernel => Some(Error::WrongState.to_register()),
         Call::Status | Call::LogRead | Call::Panic => Some(Error::InvalidParameter.to_register()),
         Call::GetIchVtr | Call::RestartPolicy | Call::Leave | Call::Lock | Call::Trace | Call::Stage2Range => Some(0),
         Call::Psci => Some(call_by(Conduit::Smc, PSCI_VERSION, [0; 3])),

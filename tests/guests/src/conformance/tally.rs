@@ -100,6 +100,7 @@ calls! {
     Trace "TRACE",
     Stage2Range "STAGE2_RANGE",
     Panic "PANIC",
+    CrashKernel "CRASH_KERNEL",
     Psci "PSCI",
     Architecture "architecture's",
     OtherNumber "other numbers",

@@ -1,4 +1,5 @@
-//! A Linux that Exeunt has made to panic, by `exeunt panic`: on the CPU that asks, and on one that hangs.
+//! A Linux that Exeunt has made to panic, by `exeunt panic`: on the CPU that asks, and on one that hangs; and one whose
+//! crash kernel Exeunt has started in its place.
 //!
 //! What the dump then has `make kdump` compares. PANIC itself is the guest `panics`' (`guests/panics-...`).
 
@@ -13,6 +14,10 @@ pub(super) fn cells() -> Vec<Cell> {
         ("5.10", "panic-stuck", "1", "el2", "resident", "3"),
         ("testing", "panic", "0", "el1", "leave", "3"),
         ("6.1", "panic", "3", "el2", "leave", "2"),
+        ("6.1", "forced-deaf", "0", "el2", "leave", "3"),
+        ("6.12", "forced-deaf", "1", "el1", "leave", "2"),
+        ("testing", "forced-deaf", "3", "el2", "resident", "2"),
+        ("5.10", "forced", "2", "el2", "leave", "2"),
     ] {
         let name = format!("hangs/{crash}-{kernel}-{entry}-{policy}-gic{gic}");
         let cell = Cell::new(name, move |context| {

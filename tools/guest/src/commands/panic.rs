@@ -1,9 +1,9 @@
-//! `exeunt panic`: Linux panics on a CPU, wherever that is.
+//! `exeunt panic`: Linux panics on a CPU, wherever that is; or with `--force` its crash kernel begins without that.
 //!
 //! Visits no other CPU: a program that is to go to one that hangs never comes back. So it does not use what
 //! [`Context`](super::Context) finds out of all of them.
 
-use guest_abi::vendor::{PANIC, PANIC_HERE};
+use guest_abi::vendor::{CRASH_KERNEL, PANIC, PANIC_HERE};
 use serde_json::json;
 
 use super::Said;
@@ -33,6 +33,19 @@ pub fn run(page: &dyn Page, host: &dyn Host, cpu: Option<u32>) -> Result<Said, T
         Some(cpu) => format!("Linux panics on CPU {cpu}.\n"),
     };
     Ok(Said::new(text, json!({ "panics": cpu })))
+}
+
+/// The command with `--force`: the crash kernel, on the CPU on which this program is. Comes back with an error only.
+///
+/// # Errors
+/// As the call. [`Trouble::Left`] if Exeunt has left this CPU.
+pub fn force(page: &dyn Page, host: &dyn Host) -> Result<Said, Trouble> {
+    host.stay()?;
+    if door::presence(page)? == Presence::Left {
+        return Err(Trouble::Left);
+    }
+    door::ask(page, "to start the crash kernel", CRASH_KERNEL, [0; 3])?;
+    Err(Trouble::Nonsense("to start the crash kernel", 0))
 }
 
 /// Exeunt's number of Linux's CPU. Linux counts from the CPU that it was started on, Exeunt as the device tree does.

@@ -489,12 +489,22 @@ fn a_cpu_that_hangs_is_named_as_linux_names_it_and_not_visited() {
 }
 
 #[test]
+fn without_a_crash_kernel_nothing_is_forced() {
+    let fake = fake();
+    fake.hangs.set(Some(1));
+    let trouble = panic::force(&fake, &fake).unwrap_err();
+    assert!(matches!(trouble, Trouble::Refused(_, guest_abi::vendor::Error::WrongState)), "{trouble}");
+    assert!(trouble.to_string().contains("to start the crash kernel"), "{trouble}");
+}
+
+#[test]
 fn where_exeunt_has_left_nobody_panics() {
     let fake = fake();
     fake.under.borrow_mut().insert(0, false);
     fake.memory.borrow_mut().insert(MAGIC, guest_abi::doorbell::LEFT);
     assert!(matches!(panic::run(&fake, &fake, None), Err(Trouble::Left)));
     assert_eq!(fake.spilled.get(), 0);
+    assert!(matches!(panic::force(&fake, &fake), Err(Trouble::Left)));
     // Linux's CPU 1 is Exeunt's 0, which it has left.
     fake.at.set(1);
     let trouble = panic::run(&fake, &fake, Some(1)).unwrap_err();

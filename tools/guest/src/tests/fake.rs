@@ -13,7 +13,8 @@ use guest_abi::doorbell::{
     OPEN, PRESENT, R0, TICKET,
 };
 use guest_abi::vendor::{
-    CALLS, Error, LEAVE, LOCK, PANIC, PANIC_HERE, RESTART_POLICY, STAGE2_RANGE, STATUS, TRACE, TRACE_QUERY, TRACE_START,
+    CALLS, CRASH_KERNEL, Error, LEAVE, LOCK, PANIC, PANIC_HERE, RESTART_POLICY, STAGE2_RANGE, STATUS, TRACE,
+    TRACE_QUERY, TRACE_START,
 };
 use view::fixture::{ADDRESS, Builder, EXEUNT};
 
@@ -242,6 +243,8 @@ impl Fake {
                     }
                 }
             }
+            // Nobody has loaded one.
+            CRASH_KERNEL => refused(Error::WrongState),
             other => {
                 assert!(!CALLS.contains(&other), "{other:#x} is not made up yet");
                 refused(Error::NotSupported)
