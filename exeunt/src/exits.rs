@@ -325,12 +325,20 @@ fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Ma
             debug!("the host goes on in hardware at {pc:#x}, PSTATE {pstate:#x}");
         }
         Outcome::Smc(immediate) => trap::smc_call(&mut Trap { frame, cpu, machine }, machine, immediate),
-        Outcome::NoVectors { pc, esr } => {
-            error!("host in virtual EL2 at {pc:#x}: {}, and no vectors to take it to; CPU stopped", Esr::new(esr));
-            loop {
-                aarch64_cpu::asm::wfi();
-            }
-        }
+        Outcome::NoVectors { pc, esr } => no_vectors(pc, Esr::new(esr)),
+    }
+}
+
+/// The host takes an exception in virtual EL2, to vectors of its own that are not there. Who writes a guest makes the
+/// first call like this.
+#[cold]
+#[inline(never)]
+fn no_vectors(pc: u64, esr: Esr) -> ! {
+    let is_call = esr.class() == Some(ExceptionClass::Hvc64);
+    let hint = if is_call { " (to call Exeunt, ERET to EL1 first)" } else { "" };
+    error!("host in virtual EL2 at {pc:#x}: {esr}, and no vectors to take it to{hint}; CPU stopped");
+    loop {
+        aarch64_cpu::asm::wfi();
     }
 }
 
