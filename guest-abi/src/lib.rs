@@ -17,6 +17,10 @@
 
 #![cfg_attr(not(test), no_std)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod blackbox;
 #[cfg(all(target_arch = "aarch64", any(target_os = "none", target_os = "linux")))]
 pub mod call;
