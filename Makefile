@@ -2,9 +2,9 @@
 # Owns nothing itself. Variables given to make (`make run SMP=8`) or in the environment reach the scripts as they are.
 
 .DEFAULT_GOAL := help
-TARGETS := help setup build run guest gdb map kexec kdump trace debian debian-dump drill soak test test-all lint check docs bench clean clean-all
+TARGETS := help setup build run guest gdb map kexec kdump trace debian debian-dump drill soak test test-all lint check docs dist bench clean clean-all
 # The labs of the book (docs/labs).
-LABS := $(addprefix lab-,1 2 3 4 5 6 7 8 9)
+LABS := $(addprefix lab-,1 2 3 4 5 6 7 8 9 10)
 TARGETS += $(LABS)
 .PHONY: $(TARGETS)
 
@@ -56,6 +56,7 @@ help:
 	@echo 'make lint      formatting, width, clippy for workstation, EL2 and guest programs, shellcheck, documentation (2 min)'
 	@echo 'make check     lint, the tests that need no QEMU, Miri (20 min and more; scripts/check names the steps)'
 	@echo 'make docs      the book: target/book/html/index.html (half a minute; at first 3 min, to build mdBook)'
+	@echo 'make dist      a release: image, guest program, book and checksums, in target/dist (3 min; at first 6)'
 	@echo "make bench     figures: instructions, exits, image size, RAM (5 min): BENCH='start calls ...' for some"
 	@echo 'make clean     remove what builds and runs have made; make clean-all: also what was fetched. Disks of yours stay'
 
@@ -127,6 +128,10 @@ docs:
 	@scripts/setup book
 	@cargo test --quiet --package exeunt-tools --test pages
 	@scripts/book
+
+dist:
+	@scripts/setup book
+	@scripts/dist
 
 bench:
 	@scripts/setup test

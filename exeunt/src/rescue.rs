@@ -133,8 +133,8 @@ pub fn tell(cpu: &PerCpu) {
 
 /// A host whose own vectors are answering a call in virtual EL2 goes on at EL1 where they would have returned to, with
 /// STUB_ERR in x0: nobody but Exeunt can go on with what they were doing. They are not its vectors any longer, since
-/// they are mostly such as serve a moment; the resident stub answers from here on. Before [`plan`], and not in it, since
-/// the stack is short.
+/// they are mostly such as serve a moment; the resident stub answers from here on. Before [`plan`], and not in it,
+/// since the stack is short.
 #[cold]
 #[inline(never)]
 pub fn abandon_call(cpu: &PerCpu) {

@@ -75,9 +75,7 @@ pub fn judge_answers(answers: &str, console: &str, symbolized: &str) -> Verdict 
         let rest = console.lines().find_map(|line| line.split_once(&format!("{name} 0x")))?.1;
         u64::from_str_radix(rest.split_whitespace().next()?, 16).ok()
     };
-    let (Some(esr), Some(far)) = (register("ESR"), register("FAR")) else {
-        return Verdict::NotYet("the report has no ESR and FAR".to_owned());
-    };
+    let Some(esr) = register("ESR") else { return Verdict::NotYet("the report has no ESR".to_owned()) };
     let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
     let wrong = |name: &str, why: &str| Verdict::NotYet(format!("{name} = {}: {why}", answer(answers, name)));
     if number(answer(answers, "class")) != Some(esr >> 26) {
@@ -92,8 +90,17 @@ pub fn judge_answers(answers: &str, console: &str, symbolized: &str) -> Verdict 
     if answer(answers, "access") != access {
         return wrong("access", "the class and bit 6 of ESR_EL2 say otherwise");
     }
-    if number(answer(answers, "address")) != Some(far) {
-        return wrong("address", "FAR_EL2 of the report is something else");
+    // DFSC, bits 5 to 0: 0b0001LL is a translation fault, 0b0011LL a permission fault, LL the level.
+    let fault = match esr >> 2 & 0xf {
+        0b0001 => "translation",
+        0b0011 => "permission",
+        _ => "other",
+    };
+    if answer(answers, "fault") != fault {
+        return wrong("fault", "bits 5 to 2 of ESR_EL2 say otherwise: translation or permission");
+    }
+    if number(answer(answers, "level")) != Some(esr & 0b11) {
+        return wrong("level", "bits 1 and 0 of ESR_EL2 are something else");
     }
     // #0 of the backtrace is the instruction that faulted, with the functions that it is inlined into.
     let first = symbolized.split_once("#0").map_or("", |(_, rest)| rest.split("#1").next().unwrap_or_default());
@@ -145,14 +152,19 @@ mod tests {
     const NAMES: &str =
         "#0  0x0001f990  exeunt::selftest::write_text at exeunt/src/selftest.rs:40\n#1  0x1  exeunt::calls\n";
     const RIGHT: &str =
-        "# yours\nclass = 0x25\naccess = store\naddress = 0x4021f8cc\nfunction = write_text\nhost = went on\n";
+        "# yours\nclass = 0x25\naccess = store\nfault = permission\nlevel = 3\nfunction = write_text\nhost = went on\n";
 
     #[test]
     fn answers_are_compared_with_the_report() {
         assert!(matches!(judge_answers(RIGHT, REPORT, NAMES), Verdict::Solved(_)));
-        for (right, wrong) in
-            [("0x25", "0x24"), ("store", "load"), ("f8cc", "f8cd"), ("write_text", "calls"), ("went on", "")]
-        {
+        for (right, wrong) in [
+            ("0x25", "0x24"),
+            ("store", "load"),
+            ("permission", "translation"),
+            ("level = 3", "level = 2"),
+            ("write_text", "calls"),
+            ("went on", ""),
+        ] {
             let verdict = judge_answers(&RIGHT.replace(right, wrong), REPORT, NAMES);
             assert!(matches!(verdict, Verdict::NotYet(_)), "{wrong}: {verdict}");
         }

@@ -18,6 +18,8 @@ pub mod map;
 #[cfg(target_os = "none")]
 pub mod mini;
 #[cfg(target_os = "none")]
+pub mod own_trace;
+#[cfg(target_os = "none")]
 pub mod rescue;
 #[cfg(target_os = "none")]
 pub mod second_cpu;

@@ -1,5 +1,5 @@
 //! The book: what its pages show comes when it is typed, its labs fail before their solutions and not after, and it can
-//! be built. What else people type stands in `people`.
+//! be built; so can a release. What else people type stands in `people`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::{ensure, parse, paths};
 const NOT_SOLVED: i32 = 1;
 
 /// Labs, each with a word of what the starting point is told.
-const LABS: [(u32, &str); 9] = [
+const LABS: [(u32, &str); 10] = [
     (1, "ERET to EL1 first"),
     (2, "you say Access"),
     (3, "you draw Range"),
@@ -21,6 +21,7 @@ const LABS: [(u32, &str); 9] = [
     (7, "x0 = 0x7 is no call"),
     (8, "class ="),
     (9, "CPU 1 still spins"),
+    (10, "you have found None"),
 ];
 
 /// Pages with sessions, from docs/.
@@ -145,14 +146,48 @@ fn docs(context: &Context) -> Outcome {
     Ok(())
 }
 
+/// `make dist`: the archive is whole.
+fn dist(context: &Context) -> Outcome {
+    let ran = context.machine().make(&["dist"])?.ended_with(0)?;
+    let archive =
+        ran.stderr.split_whitespace().find(|word| word.ends_with(".tar.xz:")).map(|word| word.trim_end_matches(':'));
+    let Some(archive) = archive else { return Err(Missed::Failed(format!("it names no archive: {:?}", ran.stderr))) };
+    let directory = context.directory()?.display().to_string();
+    let unpack =
+        format!("tar -xf {archive} -C {directory} && cd {directory}/exeunt-* && sha256sum --quiet -c SHA256SUMS");
+    context.machine().shell(&unpack)?.ended_with(0)?;
+    let sums = fs::read_to_string(paths::root().join(archive).with_extension("xz.sha256"))?;
+    ensure!(sums.contains(".tar.xz"), "the archive's own sum is missing: {sums:?}");
+    Ok(())
+}
+
+/// The same sources in another directory give the same image, to the byte.
+fn same_image(context: &Context) -> Outcome {
+    let directory = context.directory()?.join("elsewhere").display().to_string();
+    let copy =
+        format!("mkdir -p {directory} && tar --exclude=./target --exclude=./.git -cf - . | tar -xf - -C {directory}");
+    context.machine().shell(&copy)?.ended_with(0)?;
+    context.machine().shell(&format!("{directory}/scripts/build"))?.ended_with(0)?;
+    context.machine().shell("scripts/build")?.ended_with(0)?;
+    let image = |target: &Path| fs::read(target.join("exeunt-release.bin"));
+    let (here, elsewhere) = (image(&paths::target())?, image(&Path::new(&directory).join("target"))?);
+    ensure!(here == elsewhere, "the images differ: {} and {} bytes", here.len(), elsewhere.len());
+    fs::remove_dir_all(&directory)?;
+    Ok(())
+}
+
 pub(super) fn cells() -> Vec<Cell> {
     let labs = LABS.map(|(number, told)| {
         Cell::new(format!("book/lab-{number}"), move |context| lab(context, number, told)).slow(true)
     });
     let sessions =
         SESSIONS.map(|page| Cell::new(format!("book/{page}"), move |context| session(context, page)).slow(true));
-    let docs = Cell::new("book/make-docs", docs).slow(true);
-    labs.into_iter().chain(sessions).chain([docs]).collect()
+    let made = [
+        Cell::new("book/make-docs", docs).slow(true),
+        Cell::new("book/make-dist", dist).slow(true),
+        Cell::new("book/same-image-elsewhere", same_image).slow(true),
+    ];
+    labs.into_iter().chain(sessions).chain(made).collect()
 }
 
 #[cfg(test)]
