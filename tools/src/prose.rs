@@ -7,7 +7,7 @@
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sentences(Vec<String>);
 
-/// The most words that a sentence of a page that teaches may have.
+/// The most words that a sentence of a page may have.
 pub const LONGEST: usize = 45;
 /// The most that its sentences may have on average.
 pub const AVERAGE: usize = 25;

@@ -3,7 +3,7 @@
 use core::arch::naked_asm;
 
 use guest_abi::RESERVATION;
-use guest_abi::blackbox::{MAGIC, SIZE};
+use guest_abi::blackbox::{Header, SIZE};
 use guests::machine::machine;
 use guests::random::Random;
 use guests::start::Start;
@@ -38,11 +38,13 @@ pub fn run(_: &Start, yours: &Yours) {
     const OTHER: u64 = 0x1ab0_1ab1;
     let Some(memory) = machine().reserved else { saw!("the device tree names no memory of Exeunt's") };
     let end = memory.base + RESERVATION;
-    // The box is at the end, and larger while exits are traced.
-    let places = (1..RESERVATION / SIZE as u64).map(|place| end - place * SIZE as u64);
-    // SAFETY: from the end down to its beginning the box may be read.
-    let start = places.into_iter().find(|&start| unsafe { (start as *const u64).read_volatile() } == MAGIC);
-    let Some(start) = start else { saw!("there is no black box") };
+    // Its core is at the very end, and says where the box begins: earlier, while exits are traced.
+    // SAFETY: the host may read it.
+    let core = unsafe { core::slice::from_raw_parts((end - SIZE as u64) as *const u8, SIZE) };
+    let start = match Header::read(core) {
+        Ok(header) => header.start,
+        Err(why) => saw!("there is no black box at the end of Exeunt's memory: {why}"),
+    };
     println!("lab: the black box is at {start:#x}, {} KiB", (end - start) >> 10);
     let mut random = Random::new(read_register!("cntvct_el0"));
     let count = 3 + (random.next() % 10) as usize;
