@@ -15,7 +15,7 @@ pub struct Yours {
     pub vectors: fn() -> u64,
 }
 
-/// What [`other_vectors`] answer to anything.
+/// What the vectors of `lab_other_vectors` answer to anything.
 const OTHER: u64 = 0x07e2;
 
 global_asm!(

@@ -59,11 +59,14 @@ pub fn pages() -> Result<Vec<PathBuf>, Missed> {
     Ok(pages)
 }
 
+/// Units of time.
+const UNITS: [&str; 5] = ["ns", "us", "ms", "seconds", "minutes"];
+
 /// A line as it can be compared with that of another run: without the numbers, but for those that belong to a word.
 fn without_numbers(line: &str) -> String {
     let mut out = String::new();
     let mut word = String::new();
-    for letter in line.trim().chars().chain([' ']) {
+    for letter in line.trim().replace("µs", "us").chars().chain([' ']) {
         if letter.is_ascii_alphanumeric() {
             word.push(letter);
             continue;
@@ -74,8 +77,8 @@ fn without_numbers(line: &str) -> String {
         out.push_str(match (is_number, is_cpu) {
             (true, _) => "#",
             (_, true) => "cpu#",
-            // On a slow workstation they are minutes.
-            _ if word == "seconds" || word == "minutes" => "time",
+            // On a slow workstation it is another one.
+            _ if UNITS.contains(&&*word) => "time",
             _ => &word,
         });
         word.clear();
@@ -200,7 +203,7 @@ mod tests {
             without_numbers("[exeunt     0.1202 cpu0] DEBUG at 0x41ca04b0, EL2  x0, 17 seconds"),
             "[exeunt #.# cpu#] DEBUG at #, EL2 x0, # time"
         );
-        assert_eq!(without_numbers("[    6.11] it"), without_numbers("[  116.11] it"));
+        assert_eq!(without_numbers("[    6.11] it, 9.5 µs"), without_numbers("[  116.11] it, 10.1 ms"));
         assert_ne!(without_numbers("started at EL1"), without_numbers("started at EL2"));
     }
 
