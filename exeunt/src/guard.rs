@@ -6,7 +6,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{
-    CNTPCT_EL0, ELR_EL2, FAR_EL2, HPFAR_EL2, Readable, SCTLR_EL1, SPSR_EL2, TTBR1_EL1, VBAR_EL1,
+    CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, FAR_EL2, HPFAR_EL2, Readable, SCTLR_EL1, SPSR_EL2, TTBR1_EL1, VBAR_EL1,
 };
 use hypervisor::devicetree::Region;
 use hypervisor::guard::linux::{CrashKernel, Kernel};
@@ -32,6 +32,16 @@ static LOOKS: AtomicBool = AtomicBool::new(false);
 
 /// `guard=off`.
 static IS_OFF: AtomicBool = AtomicBool::new(false);
+
+/// Something was guarded and is not any more, and no kernel has begun since.
+static LOOKS_AGAIN: AtomicBool = AtomicBool::new(false);
+
+/// CNTPCT_EL0 from which on a kernel that asks for PSCI's version can be another one than that which was looked at.
+static NEXT_LOOK: AtomicU64 = AtomicU64::new(0);
+
+/// No kernel begins so soon after another one has: a tenth of a second. A host that asks all the time has the search,
+/// of some hundred thousand instructions, once in that.
+const LOOKS_PER_SECOND: u64 = 10;
 
 /// It has guarded something, now or before.
 static IS_ACTIVE: AtomicBool = AtomicBool::new(false);
@@ -109,7 +119,11 @@ pub fn is_active() -> bool {
 fn with_guard<T>(change: impl FnOnce(&mut Guard) -> T) -> Option<T> {
     stage2::changing(|| {
         let mut guard = GUARD.lock();
+        let guarded = guard.regions() != [None; 2];
         let result = change(&mut guard);
+        if guarded && guard.regions() == [None; 2] {
+            LOOKS_AGAIN.store(true, Ordering::Relaxed);
+        }
         for (place, region) in REGIONS.iter().zip(guard.regions()) {
             place.store(guard::pack(region), Ordering::Release);
         }
@@ -123,10 +137,10 @@ fn with_guard<T>(change: impl FnOnce(&mut Guard) -> T) -> Option<T> {
 #[cold]
 #[inline(never)]
 pub fn kernel_begins(ram: &HostRam<'static>, stage2: Stage2) {
-    if IS_OFF.load(Ordering::Relaxed) || !LOOKS.swap(true, Ordering::Relaxed) {
-        return;
+    let looks = !IS_OFF.load(Ordering::Relaxed) && LOOKS.swap(true, Ordering::Relaxed);
+    if looks && (LOOKS_AGAIN.load(Ordering::Relaxed) || CNTPCT_EL0.get() >= NEXT_LOOK.load(Ordering::Relaxed)) {
+        keep_or_look(&mut Host { cpu: cpu::current(), ram, stage2, frame: 0 });
     }
-    keep_or_look(&mut Host { cpu: cpu::current(), ram, stage2, frame: 0 });
 }
 
 /// Keeps what is guarded if the kernel that runs is the one that has it, and looks where it has that otherwise.
@@ -136,6 +150,7 @@ fn keep_or_look(host: &mut Host) {
     if !guards || with_guard(|guard| guard.come_back(ttbr1, host)) == Some(false) {
         look_and_guard(host);
     }
+    NEXT_LOOK.store(CNTPCT_EL0.get() + CNTFRQ_EL0.get() / LOOKS_PER_SECOND, Ordering::Relaxed);
 }
 
 /// Looks where the kernel that runs has its crash kernel, and guards that.
@@ -154,6 +169,7 @@ fn look_and_guard(host: &mut Host) {
         IS_ACTIVE.store(true, Ordering::Relaxed);
         guard.begin(kernel, ttbr1, host)
     });
+    LOOKS_AGAIN.store(result.is_none(), Ordering::Relaxed);
     if let Some(Err(error)) = result {
         warn!("guard: {error}: the memory of the host's crash kernel is not guarded");
     }
@@ -174,10 +190,13 @@ fn look(host: &Host) -> Option<CrashKernel> {
 }
 
 /// This CPU is under Exeunt again, with its registers of EL1 as they were: what is guarded has to be so still.
+///
+/// Not if the guard was lifted and no kernel has begun since. That is one that has come back from a disk, and it does
+/// not have its copy of the vmcoreinfo any more, by which its panic would be known from a wild write.
 #[cold]
 #[inline(never)]
 pub fn come_back(cpu: &'static PerCpu, ram: &HostRam<'static>, stage2: Stage2) {
-    if IS_OFF.load(Ordering::Relaxed) || !is_active() {
+    if IS_OFF.load(Ordering::Relaxed) || !is_active() || LOOKS_AGAIN.load(Ordering::Relaxed) {
         return;
     }
     keep_or_look(&mut Host { cpu, ram, stage2, frame: 0 });

@@ -5,10 +5,12 @@
 //! each instruction takes one tick of the counter. It says which frequency it found, and the bench refuses any other.
 //! Each line is `rounds: NAME NUMBER`.
 //!
-//! The word on the command line says what is measured: `start-only`; `calls`, on one CPU; `reset`, `leave` and
-//! `restart`, among all CPUs; `restart-bare`, where there is no Exeunt. Entered at EL2 or virtual EL2, the guest also
-//! measures what it costs to go to EL1 from there.
+//! The word on the command line says what is measured: `start-only`; `calls`, on one CPU; `reset`, `leave`, `restart`
+//! and `crash`, among all CPUs; `restart-bare`, where there is no Exeunt. With `guarded` before it,
+//! Exeunt guards memory for a crash kernel meanwhile. Entered at EL2 or virtual EL2, the guest also measures what it
+//! costs to go to EL1 from there.
 
+mod crash;
 mod restart;
 
 use core::arch::{asm, naked_asm};
@@ -417,7 +419,7 @@ pub fn run(start: &Start) {
         machine::read(start.tree);
     }
     let word = |wanted| machine().words().any(|word| word == wanted);
-    let restarts = word("restart") || word("restart-bare");
+    let restarts = word("restart") || word("restart-bare") || word("crash");
     let window = (start.level == 2).then(|| in_virtual_el2(if restarts { stub::vectors() } else { 0 }));
     if window.is_some() {
         start::settle();
@@ -431,10 +433,13 @@ pub fn run(start: &Start) {
     if let Some(window) = window {
         window.print();
     }
+    if word("guarded") {
+        crash::guard();
+    }
     if word("calls") {
         calls(floor);
     }
-    if word("reset") || word("leave") || word("restart") {
+    if word("reset") || word("leave") || word("restart") || word("crash") && start.level == 2 {
         let way = way_back();
         WAY[0].store(way.vectors, Ordering::Relaxed);
         WAY[1].store(way.number, Ordering::Relaxed);
@@ -450,6 +455,9 @@ pub fn run(start: &Start) {
     }
     if word("restart-bare") {
         restart::bare(floor);
+    }
+    if word("crash") {
+        crash::count(floor, start.level == 2);
     }
     check!(true, "measured");
     crate::report::finish("rounds");

@@ -11,7 +11,7 @@ use crate::firmware::Conduit;
 use crate::registers::field;
 
 /// CPUs that a guest keeps stacks for; more in the tree are left alone.
-pub const MAX_CPUS: usize = 32;
+pub const MAX_CPUS: usize = 64;
 
 /// A range of addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

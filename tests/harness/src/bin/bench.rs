@@ -48,9 +48,26 @@ const TRACE_OTHER_GOAL: u64 = 130;
 const ACCESS_GOAL: u64 = 480;
 const VIRTUAL_EL2_GOAL: u64 = 170_000;
 
+/// Goals: instructions to find the memory of a crash kernel in an image of 3 MiB, and of another exit of the guard's.
+const FIND_GOAL: u64 = 2_000_000;
+const GUARD_GOAL: u64 = 20_000;
+/// Goals: exits that the guard may add to a load of a crash kernel, one when it opens and one when it closes, and to a
+/// panic.
+const LOAD_EXITS_GOAL: u64 = 2;
+const PANIC_EXITS_GOAL: u64 = 1;
+/// Goals: instructions from a crash to the crash kernel, with all other CPUs stopped; and, of all CPUs together, for
+/// each CPU if all others are stuck.
+const STOPPED_GOAL: u64 = 5_000;
+const STUCK_GOAL_PER_CPU: u64 = 120_000;
+
 const RAM_SIZES: [&str; 2] = ["1G", "64G"];
 const CPU_COUNTS: [u32; 3] = [1, 8, 32];
 const LEAVING_CPUS: [u32; 3] = [1, 4, 16];
+const CRASHING_CPUS: [u32; 4] = [1, 4, 16, 64];
+/// What the guest is told to measure calls while a crash kernel is guarded.
+const GUARDED_CALLS: &str = "calls guarded crashkernel=256M";
+/// What the guest is told to measure a crash. The other word is a Linux's, and says that it keeps memory for one.
+const CRASH: &str = "crash crashkernel=256M";
 
 /// A timer of the virtual clock that expires every microsecond. One thread of QEMU's runs all CPUs in turns, and a turn
 /// ends no later than at the next timer: about 1000 instructions, which the CPUs share. Without it a CPU that waits for
@@ -89,7 +106,8 @@ fn measure(memory: &str, cpus: u32, under: Under, arguments: &str) -> Result<Num
         Under::Traced(entry) => machine.entered(entry, "trace"),
         Under::Nothing(level) => machine.with("HYPERVISOR", "none").with("EL", level),
     };
-    let machine = if arguments == "leave" { machine.with_qemu(SHORT_TURNS) } else { machine };
+    let in_turns = ["leave", CRASH].contains(&arguments);
+    let machine = if in_turns { machine.with_qemu(SHORT_TURNS) } else { machine };
     let numbers = parse::rounds(&machine.run()?.ended_with(0)?.console);
     if numbers.get("frequency") == Some(&FREQUENCY) {
         Ok(numbers)
@@ -310,6 +328,29 @@ fn restarts() -> Result<(), Missed> {
     Ok(())
 }
 
+/// What a crash costs until the crash kernel begins, all other CPUs being stopped by the host or stuck.
+fn crashes() -> Result<(), Missed> {
+    heading("A crash, to the crash kernel's first instruction: instructions");
+    for (entry, from) in [(Entry::VirtualEl2, "the SOFT_RESTART"), (Entry::El1, "the first fetch")] {
+        for cpus in CRASHING_CPUS {
+            let numbers = measure("1G", cpus, Under::Exeunt(entry), CRASH)?;
+            if cpus == 1 {
+                let name = format!("from {from},  1 CPU");
+                row_of(&numbers, &name, "crash-stopped", Some(STOPPED_GOAL), "")?;
+                continue;
+            }
+            let name = format!("from {from}, {cpus:2} CPUs, the others stopped by the host");
+            row_of(&numbers, &name, "crash-stopped", Some(STOPPED_GOAL), "")?;
+            let name = format!("from {from}, {cpus:2} CPUs, the others stuck: of all CPUs");
+            let stuck = number(&numbers, "crash-stuck")?;
+            let goal = STUCK_GOAL_PER_CPU * u64::from(cpus);
+            let each = format!("{} for each", grouped(stuck / u64::from(cpus)));
+            row_of(&numbers, &name, "crash-stuck", Some(goal), &each)?;
+        }
+    }
+    Ok(())
+}
+
 /// The counters of a Debian boot.
 fn exits(cpus: u32, entry: Entry) -> Result<Numbers, Missed> {
     let directory = paths::of_cell("bench").join(format!("debian-{cpus}-{}", entry.name()));
@@ -345,15 +386,21 @@ const ALIKE: &str = "-icount shift=0,sleep=off -machine dtb-randomness=off -rtc 
 
 /// A machine that kexecs Debian. `before` runs in the first kernel, `after` in the next one; both get `line`.
 fn kexec(name: &str, line: &str, before: &str, after: &str) -> Result<Machine, Missed> {
-    let directory = paths::of_cell("bench").join(format!("kexec-{name}"));
+    let load = format!("kexec -l /next/vmlinuz --initrd=/next/initrd --command-line='{NEXT_LINE} {line}'");
+    let script =
+        format!("echo first $(/tests/ticks)\n{load} || exit\n{before}\necho left $(/tests/ticks)\nkexec -e\nfalse");
+    two_kernels(&format!("kexec-{name}"), line, &script, after)
+}
+
+/// A machine that runs `script` in Debian, which has a next kernel at hand, and `after` in that. The first one gets
+/// `line`.
+fn two_kernels(name: &str, line: &str, script: &str, after: &str) -> Result<Machine, Missed> {
+    let directory = paths::of_cell("bench").join(name);
     let ticks = images::programs()?.join("tests/ticks");
     let overlay = next::kernel(&directory, "6.12", after, std::slice::from_ref(&ticks))?;
     std::fs::create_dir_all(overlay.join("tests"))?;
     std::fs::copy(ticks, overlay.join("tests/ticks"))?;
     images::module("6.12", &overlay)?;
-    let load = format!("kexec -l /next/vmlinuz --initrd=/next/initrd --command-line='{NEXT_LINE} {line}'");
-    let script =
-        format!("echo first $(/tests/ticks)\n{load} || exit\n{before}\necho left $(/tests/ticks)\nkexec -e\nfalse");
     // Beside the overlay: a run takes a directory for itself.
     Ok(Machine::new(directory.join("run"))
         .with("OVERLAY", overlay.display())
@@ -437,6 +484,82 @@ fn kexecs() -> Result<(), Missed> {
     Ok(())
 }
 
+/// What a guard of the crash kernel costs.
+struct Guarded {
+    /// Exits of a load, and of the ten seconds after it.
+    exits: [u64; 2],
+    /// Exits of a panic and all that the crash kernel does, up to its end.
+    last: u64,
+}
+
+/// A Debian that loads a crash kernel, waits ten seconds, and dies.
+fn guarded(option: &str) -> Result<Guarded, Missed> {
+    const SCRIPT: &str = "\
+insmod /tests/exeunt_test.ko
+ask() { exec 3<>/proc/exeunt; echo status >&3; cat <&3; exec 3>&-; echo asked; }
+ask; ask
+kexec -p /next/vmlinuz --initrd=/next/initrd --command-line='LINE'
+ask; sleep 10; ask
+echo c >/proc/sysrq-trigger";
+    let line = format!("{WITHOUT_KVM} nokaslr crashkernel=256M");
+    let script = SCRIPT.replace("LINE", &format!("{NEXT_LINE} {WITHOUT_KVM}"));
+    let machine = two_kernels(&format!("guard-{option}"), &line, &script, "echo next")?;
+    let machine = machine
+        .with("SMP", 1)
+        .with("CPU", format!("cortex-a57,cntfrq={FREQUENCY}"))
+        .with_qemu(ALIKE)
+        .entered(Entry::VirtualEl2, &format!("restart=resident stats guard={option}"));
+    let ran = machine.run()?.ended_with(0)?;
+    let said = &ran.stdout;
+    let asked: Vec<u64> = said.split("asked").map(|status| parse::status_exits(status).values().sum()).collect();
+    let all = parse::exits(&ran.console).map(|exits| exits.values().sum::<u64>());
+    let (&[before, again, loaded, waited, _], Some(all)) = (asked.as_slice(), all) else {
+        return Err(format!("it did not say all:\n{said}").into());
+    };
+    // What it is to ask is in all of them.
+    let asking = again - before;
+    Ok(Guarded { exits: [loaded - again - asking, waited - loaded - asking], last: all - waited })
+}
+
+/// The guard of the crash kernel: a whole life of a Debian with it and without.
+fn guards(alone: &Numbers) -> Result<(), Missed> {
+    let [off, on] = [guarded("off")?, guarded("on")?];
+    heading("The guard of a crash kernel, Debian 6.12, 1 CPU, entry=el2: exits");
+    for (name, [off, on], more) in [
+        ("a load by kexec -p", [off.exits[0], on.exits[0]], LOAD_EXITS_GOAL),
+        ("ten seconds with a crash kernel that is loaded", [off.exits[1], on.exits[1]], 0),
+        ("a panic, and all of the crash kernel", [off.last, on.last], PANIC_EXITS_GOAL),
+    ] {
+        row(format_args!("  {name}"), on, Some(off + more), &format!("guard=off {}", grouped(off)));
+    }
+    heading("The guard of a crash kernel: instructions of an exit");
+    let guarded = measure("1G", 1, Under::Exeunt(Entry::VirtualEl2), GUARDED_CALLS)?;
+    for (name, measured, goal) in [
+        ("to find the memory, in an image of 3 MiB", "guard-find", FIND_GOAL),
+        ("a load opens it", "guard-opens", GUARD_GOAL),
+        ("user space goes on: it is closed", "guard-closes", GUARD_GOAL),
+        ("a panic opens a page", "guard-panics", GUARD_GOAL),
+        ("a wild write, with its line in the log", "guard-wild", GUARD_GOAL),
+    ] {
+        row_of(&guarded, name, measured, Some(goal), "")?;
+    }
+    // Those that come back look whether the memory is still the same.
+    let changed = |name: &str| alone.get(name).zip(guarded.get(name)).filter(|(plain, guarded)| plain != guarded);
+    for (name, measured) in [("REENTER, with it", "reenter"), ("a mailbox, with it", "mailbox")] {
+        row_of(&guarded, name, measured, None, &format!("without {}", grouped(number(alone, measured)?)))?;
+    }
+    let otherwise: Vec<String> = alone
+        .keys()
+        .filter(|name| !["start", "reenter", "mailbox"].iter().any(|other| name.starts_with(other)))
+        .filter_map(|name| changed(name).map(|(plain, guarded)| format!("{name} {plain} {guarded}")))
+        .collect();
+    row("  other calls and accesses that cost something else with it", otherwise.len() as u64, Some(0), "");
+    for line in otherwise {
+        println!("    {line}");
+    }
+    Ok(())
+}
+
 /// What it is without Exeunt, and how much more or less it is with it.
 fn beside(under: u64, bare: u64) -> String {
     let sign = if under < bare { '-' } else { '+' };
@@ -470,7 +593,8 @@ fn virtual_el2(numbers: &Numbers) -> Result<(), Missed> {
 }
 
 /// What is measured, by the names that the program takes.
-const GROUPS: [&str; 9] = ["start", "calls", "traced", "leaving", "restart", "virtual-el2", "sizes", "boots", "kexec"];
+const GROUPS: [&str; 11] =
+    ["start", "calls", "traced", "leaving", "restart", "crash", "guard", "virtual-el2", "sizes", "boots", "kexec"];
 
 fn run(groups: &[String]) -> Result<(), Missed> {
     if let Some(unknown) = groups.iter().find(|group| !GROUPS.contains(&group.as_str())) {
@@ -484,7 +608,7 @@ fn run(groups: &[String]) -> Result<(), Missed> {
     if asked("start") {
         starts()?;
     }
-    if ["calls", "traced", "leaving", "virtual-el2", "sizes"].into_iter().any(asked) {
+    if ["calls", "traced", "leaving", "guard", "virtual-el2", "sizes"].into_iter().any(asked) {
         let numbers = measure("1G", 1, Under::Exeunt(Entry::VirtualEl2), "calls")?;
         if asked("calls") {
             stub_calls(&numbers)?;
@@ -497,6 +621,9 @@ fn run(groups: &[String]) -> Result<(), Missed> {
         if asked("leaving") {
             leaving(&numbers)?;
         }
+        if asked("guard") {
+            guards(&numbers)?;
+        }
         if asked("virtual-el2") {
             virtual_el2(&numbers)?;
         }
@@ -506,6 +633,9 @@ fn run(groups: &[String]) -> Result<(), Missed> {
     }
     if asked("restart") {
         restarts()?;
+    }
+    if asked("crash") {
+        crashes()?;
     }
     if asked("boots") {
         boots()?;
