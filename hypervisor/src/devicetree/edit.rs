@@ -46,7 +46,8 @@ impl Edits {
 /// - `/chosen/bootargs`, which was Exeunt's, becomes the kernel module's, or goes if that has none.
 ///   [`Edits::arguments`] stand in front of it.
 /// - `linux,initrd-start` and `-end` are set, or go.
-/// - `/reserved-memory` gets Exeunt's memory, and the black box at its end as a node of its own. An entry of the memory
+/// - `/reserved-memory` gets Exeunt's memory, with a property that says what devices can write to all the same, and the
+///   black box at its end as a node of its own. An entry of the memory
 ///   reservation block that is in it goes: before 6.4 Linux reads the block first, and then leaves what is reserved in
 ///   its memory map.
 /// - The ITS nodes go, and each `msi-map` and `msi-parent` that refers to one, if [`Edits::hide_its`] says so.
@@ -132,6 +133,10 @@ fn put_last_first(bytes: &mut [u8], length: usize) {
 
 /// The black box's `compatible`.
 const BOX_COMPATIBLE: &[u8] = b"exeunt,black-box";
+
+/// What Exeunt keeps from the CPUs and not from devices, which no SMMU stops: its own memory, the black box, and the
+/// memory of the host's crash kernel. For drivers and people that let others aim a device.
+const DMA_NOT_COVERED: &[u8] = b"exeunt\0black-box\0crash-kernel";
 
 /// Bytes of an entry of the memory reservation block (DTSpec 5.3.2).
 const RESERVATION: usize = 16;
@@ -450,10 +455,10 @@ impl Writer<'_, '_> {
                 let Edits { exeunt, blackbox, .. } = *edits;
                 self.child(b"exeunt@", Region { end: blackbox.start, ..exeunt });
                 self.property::<0>(Name::NoMap, &[]);
+                self.strings(Name::DmaNotCovered, DMA_NOT_COVERED);
                 self.end();
                 self.child(b"exeunt-box@", blackbox);
-                self.header(Name::Compatible, BOX_COMPATIBLE.len() + 1);
-                self.text(BOX_COMPATIBLE, 0);
+                self.strings(Name::Compatible, BOX_COMPATIBLE);
                 self.end();
             }
         }
@@ -498,6 +503,12 @@ impl Writer<'_, '_> {
         for word in value.as_flattened().as_chunks().0 {
             self.bytes(*word);
         }
+    }
+
+    /// A property with a text, or with several that have a NUL between them.
+    fn strings(&mut self, name: Name, text: &[u8]) {
+        self.header(name, text.len() + 1);
+        self.text(text, 0);
     }
 
     /// Words of text, with `filler` after them: at least one.

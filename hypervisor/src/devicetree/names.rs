@@ -36,6 +36,7 @@ names! {
     Bootargs = "bootargs",
     Compatible = "compatible",
     DeviceType = "device_type",
+    DmaNotCovered = "exeunt,dma-not-covered",
     EnableMethod = "enable-method",
     InitrdEnd = "linux,initrd-end",
     InitrdStart = "linux,initrd-start",

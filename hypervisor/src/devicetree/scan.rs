@@ -462,7 +462,12 @@ impl<'a> Scanner<'a> {
             }
             Name::UefiSystemTable if in_chosen => self.platform.efi = true,
             Name::NoMap => node.no_map = true,
-            Name::InitrdStart | Name::InitrdEnd | Name::StdoutPath | Name::LinuxStdoutPath | Name::UefiSystemTable => {}
+            Name::InitrdStart
+            | Name::InitrdEnd
+            | Name::StdoutPath
+            | Name::LinuxStdoutPath
+            | Name::UefiSystemTable
+            | Name::DmaNotCovered => {}
         }
         Ok(())
     }

@@ -91,6 +91,7 @@ fn expected(tree: &Tree, exeunt: Region, hide_its: bool, arguments: &'static [u8
     let mut reg = exeunt.start.to_be_bytes()[8 - 4 * address_cells..].to_vec();
     reg.extend(&(black_box(exeunt).start - exeunt.start).to_be_bytes()[8 - 4 * size_cells..]);
     let node = Node::new(&format!("exeunt@{:x}", exeunt.start)).with("reg", reg).with("no-map", []);
+    let node = node.with("exeunt,dma-not-covered", *b"exeunt\0black-box\0crash-kernel\0");
     reserved.children.push(node);
     let mut reg = black_box(exeunt).start.to_be_bytes()[8 - 4 * address_cells..].to_vec();
     reg.extend(&black_box(exeunt).size().to_be_bytes()[8 - 4 * size_cells..]);
@@ -179,6 +180,7 @@ fn the_host_of_make_run_sees_this() {
   { exeunt@40200000
     reg = <0 40200000 0 1f0000>
     no-map
+    exeunt,dma-not-covered = "exeunt" "black-box" "crash-kernel"
   }
   { exeunt-box@403f0000
     reg = <0 403f0000 0 10000>

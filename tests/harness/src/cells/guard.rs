@@ -7,7 +7,7 @@ use std::fs;
 
 use super::restarts::passes;
 use crate::cell::{Cell, Context, Outcome};
-use crate::{ensure, machine};
+use crate::{ensure, machine, parse};
 
 /// Lines of Exeunt's with these words.
 fn count(console: &str, words: &str) -> usize {
@@ -57,7 +57,8 @@ fn lost(context: &Context, option: &str, allowed: bool) -> Outcome {
     Ok(())
 }
 
-/// A LEAVE and REENTER with a crash kernel that is loaded, and one that was loaded while Exeunt was away.
+/// A LEAVE and REENTER with a crash kernel that is loaded, and one that was loaded while Exeunt was away. And what the
+/// device tree says that no guard covers.
 const AWAY: &str = r"
 exeunt leave >/dev/null && exeunt back >/dev/null && echo back one
 echo $(($(cat /sys/kernel/kexec_crash_size) - (16 << 20))) >/sys/kernel/kexec_crash_size
@@ -65,6 +66,7 @@ exeunt leave >/dev/null
 echo $(($(cat /sys/kernel/kexec_crash_size) - (16 << 20))) >/sys/kernel/kexec_crash_size
 exeunt back >/dev/null && echo back two
 grep -i 'crash kernel' /proc/iomem
+echo tree $(tr '\0' ' ' </proc/device-tree/reserved-memory/exeunt@*/exeunt,dma-not-covered)
 ";
 
 fn away(context: &Context) -> Outcome {
@@ -74,6 +76,8 @@ fn away(context: &Context) -> Outcome {
         let is_there = ran.stdout.lines().any(|line| line == format!("back {back}"));
         ensure!(is_there, "Exeunt did not come back: {}", ran.stdout);
     }
+    let said = parse::value(&ran.stdout, "tree");
+    ensure!(said == Some("exeunt black-box crash-kernel"), "the tree says of DMA {said:?}");
     ensure!(count(&ran.console, "lifted") == 0, "the guard was lifted:\n{}", ran.console);
     ensure!(count(&ran.console, "which the host keeps") == 1, "the memory was looked for again");
     Ok(())
