@@ -24,6 +24,10 @@ const DISK: u64 = 1 << 30;
 /// From this version on a kernel puts its stub back by a call, and no longer by vectors of its own.
 const OWN_STUB: (u32, u32) = (5, 16);
 
+/// What Exeunt says when the image is written over the memory that it guards, and when it guards some.
+const LIFTED: &str = "lifted: another kernel runs";
+const GUARDED: &str = "which the host keeps for a crash kernel";
+
 /// What a person wants.
 #[derive(Clone, Debug)]
 pub struct Hibernate {
@@ -61,7 +65,13 @@ impl Hibernate {
         let next_command_line = Wanted::next_command_line();
         let from = wanted.from.unwrap_or(0).to_string();
         let modules = modules::DISK.join(" ");
-        let variables = [("modules", modules.as_str()), ("next_command_line", &next_command_line), ("from", &from)];
+        let with_exeunt = u8::from(wanted.with_exeunt()).to_string();
+        let variables = [
+            ("modules", modules.as_str()),
+            ("next_command_line", &next_command_line),
+            ("from", &from),
+            ("with_exeunt", &with_exeunt),
+        ];
         for each in [&first, &output] {
             let overlay = each.file("overlay");
             fs::create_dir_all(overlay.join("next")).map_err(|error| error.to_string())?;
@@ -101,6 +111,13 @@ impl Hibernate {
         let cpus = said.last("first", "cpus");
         let all = cpus == wanted.settings.smp.to_string();
         verdict.check(all, || format!("the host has {cpus} CPUs after it has resumed"));
+        if wanted.with_exeunt() {
+            // The image is written over the memory of the crash kernel, whose guard ends with that: a panic of the
+            // kernel that comes back would be no panic to it.
+            let after = ran.console.split_once(LIFTED).map(|(_, after)| after.contains(GUARDED));
+            verdict.check(after.is_some(), || "the guard of the crash kernel did not end with the resume".to_owned());
+            verdict.check(after != Some(true), || "the crash kernel is guarded again after the resume".to_owned());
+        }
         let how = if wanted.with_exeunt() && wanted.entry == Entry::VirtualEl2 {
             // Whatever vectors it has installed for the resume, it has not left them behind: that was a crash.
             let policy = if wanted.policy == Policy::Leave { "leave" } else { "resident" };
