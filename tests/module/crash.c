@@ -12,6 +12,7 @@
  *	hvc-other	... while the next CPU makes nothing but calls to EL2
  *	stuck		... while the next CPU spins with D, A, I and F masked
  *	stuck-all	... while all others do
+ *	stuck-stop	... and the next CPU hangs in the kernel's own stop, before it has written its registers down
  *	spin		none: CPU spins with D, A, I and F masked, and the kernel lives on as long as it can without it
  *	deaf		none, either: the same, and whatever exception comes to it finds no more than a loop
  *	hotplug		BUG() on CPU when it has just been brought up again, in a callback of hotplug
@@ -36,6 +37,7 @@
 #include <linux/ioport.h>
 #include <linux/irq_work.h>
 #include <linux/kernel.h>
+#include <linux/kprobes.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/notifier.h>
@@ -212,15 +214,24 @@ static int spin_on(unsigned int cpu, void (*spin)(void *unused))
 	return error;
 }
 
+/*
+ * The next online CPU after `cpu`, which is that itself if there is no other. A function of its own would go to a section
+ * for cold code, whose alignment the kernel's function tracing does not take.
+ */
+static __always_inline unsigned int next_online(unsigned int cpu)
+{
+	unsigned int next = cpumask_next(cpu, cpu_online_mask);
+
+	return next < nr_cpu_ids ? next : cpumask_first(cpu_online_mask);
+}
+
 /* Has the next online CPU after `cpu`, or all others, do this. */
 static int begin_on_others(unsigned int cpu, void (*act)(void *unused), bool all)
 {
 	static struct task_struct *threads[NR_CPUS];
-	unsigned int next = cpumask_next(cpu, cpu_online_mask), other;
+	unsigned int next = next_online(cpu), other;
 	int error = 0;
 
-	if (next >= nr_cpu_ids)
-		next = cpumask_first(cpu_online_mask);
 	if (next == cpu)
 		return -ENODEV;
 	/* All are made before the first begins: whoever makes the others may run where that one never stops. */
@@ -259,6 +270,27 @@ static long null_beside_other(void *unused)
 		cpu_relax();
 	exeunt_test_null();
 	return 0;
+}
+
+/* --- a stop that hangs --- */
+
+static unsigned int hanging_cpu;
+
+/* Comes before the first instruction of crash_save_cpu, in the interrupt by which the dying kernel stops its CPUs. */
+static int hang_in_stop(struct kprobe *probe, struct pt_regs *registers)
+{
+	/* Everything is masked here. */
+	while (raw_smp_processor_id() == READ_ONCE(hanging_cpu))
+		cpu_relax();
+	return 0;
+}
+
+static struct kprobe stop_probe = { .symbol_name = "crash_save_cpu", .pre_handler = hang_in_stop };
+
+static int hang_next_in_stop(unsigned int cpu)
+{
+	hanging_cpu = next_online(cpu);
+	return hanging_cpu == cpu ? -ENODEV : register_kprobe(&stop_probe);
 }
 
 /* --- hotplug --- */
@@ -392,6 +424,7 @@ int command_crash(struct answer *answer, char *words)
 		{ "hvc-other", null_beside_other, only_calls, true },
 		{ "stuck", null_beside_other, spin_masked },
 		{ "stuck-all", null_beside_other, spin_masked, .all = true },
+		{ "stuck-stop", null_here },
 		{ "wild", wild_here },
 		{ "leave", null_beside_other, leave_now, true },
 	};
@@ -421,11 +454,13 @@ int command_crash(struct answer *answer, char *words)
 			continue;
 		if (kinds[i].calls && !calls_possible())
 			return -ENODEV;
-		if (kinds[i].act == wild_here) {
+		error = 0;
+		if (kinds[i].act == wild_here)
 			error = map_wild();
-			if (error)
-				return error;
-		}
+		else if (!strcmp(kind, "stuck-stop"))
+			error = hang_next_in_stop(cpu);
+		if (error)
+			return error;
 		if (kinds[i].other) {
 			error = begin_on_others(cpu, kinds[i].other, kinds[i].all);
 			if (error)

@@ -59,7 +59,10 @@ const HOWS: [&str; CRASHES.len() + 1] = {
     hows
 };
 /// Ways to die of which Exeunt saves more than the bare machine.
-const SAVED: [&str; 3] = ["stuck", "stuck-all", WILD];
+const SAVED: [&str; 4] = ["stuck", "stuck-all", "stuck-stop", WILD];
+/// Ways to die in which another CPU takes part, or one can go off.
+const NEED_ANOTHER: [&str; 9] =
+    ["hvc-other", "stuck", "stuck-all", "stuck-stop", "hotplug", "hotplug-down", "leave", "panic-stuck", "forced-deaf"];
 /// Of this one the bare machine has no dump at all.
 const WILD: &str = "wild";
 /// Seconds for the bare machine there: it mostly stands still after the crash.
@@ -294,11 +297,7 @@ impl Scope {
     fn avoided(&self) -> Vec<(Value, Value)> {
         let how = |name| (HOW, HOWS.iter().position(|each| *each == name).expect("a way to end"));
         let one_cpu = (CPU, CPUS.iter().position(|&cpus| cpus == 1).expect("one CPU is among them"));
-        // There must be another CPU, or one that can go off.
-        let mut pairs: Vec<_> =
-            ["hvc-other", "stuck", "stuck-all", "hotplug", "hotplug-down", "leave", "panic-stuck", "forced-deaf"]
-                .map(|name| (how(name), one_cpu))
-                .into();
+        let mut pairs: Vec<_> = NEED_ANOTHER.map(|name| (how(name), one_cpu)).into();
         // The first CPU is not taken off, and on a machine with one CPU it is the last as well.
         pairs.extend(["hotplug", "hotplug-down"].map(|name| (how(name), (WHO, 0))));
         pairs.push((one_cpu, (WHO, 1)));
@@ -633,9 +632,7 @@ mod tests {
             }
         }
         for cell in cells {
-            let needs_two =
-                ["hvc-other", "stuck", "stuck-all", "hotplug", "hotplug-down", "leave", "panic-stuck", "forced-deaf"]
-                    .contains(&cell.how);
+            let needs_two = NEED_ANOTHER.contains(&cell.how);
             assert!(!needs_two || cell.cpus > 1, "{cell}");
             assert!(!cell.how.starts_with("hotplug") || cell.from() > 0, "{cell}");
         }

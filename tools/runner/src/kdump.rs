@@ -27,7 +27,7 @@ use crate::workstation::Places;
 
 /// How the host dies: by the magic key, in a way of the test module's (tests/module/crash.c), or since Exeunt is asked
 /// to have it panic: [`PANIC`], [`PANIC_STUCK`].
-pub const CRASHES: [&str; 22] = [
+pub const CRASHES: [&str; 23] = [
     "sysrq",
     "null",
     "irq",
@@ -39,6 +39,7 @@ pub const CRASHES: [&str; 22] = [
     "hvc-other",
     "stuck",
     "stuck-all",
+    "stuck-stop",
     "hotplug",
     "hotplug-down",
     "leave",
@@ -366,7 +367,7 @@ impl Kdump {
     /// How many CPUs spin with everything masked, so that they do not hear the host's own stop.
     fn stuck(&self) -> u32 {
         match self.crash {
-            "stuck" => 1,
+            "stuck" | "stuck-stop" => 1,
             "stuck-all" | FORCED | FORCED_DEAF => self.wanted.settings.smp - 1,
             _ => 0,
         }
