@@ -34,12 +34,44 @@ dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace|inconsistent modes
 done
 dmesg | sed -n 's/.*kvm \[[0-9]*\]: \(.*mode initialized successfully\|HYP mode not available\|.*giving up\).*/\1/p' |
     tail -n1 | sed "s/^/boot $round kvm /"
+
+# Works hard for $load seconds.
+work_hard() {
+    begin=$(cut -d. -f1 /proc/uptime) seconds=0 turns=0
+    workers=
+    for cpu in $(seq 0 $(($(nproc) - 1))); do
+        while :; do
+            dd if=/dev/urandom bs=64k count=16 2>/dev/null | digest >/dev/null
+            sleep 0.$cpu
+        done &
+        workers="$workers $!"
+    done
+    while [ "$seconds" -lt "$load" ]; do
+        or_say "boot $round" kexec --load-panic --no-checks /next/$next/vmlinuz --initrd=/next/initrd \
+            --command-line="$next_command_line" || break
+        for cpu in /sys/devices/system/cpu/cpu[1-9]*; do
+            { echo 0 >"$cpu/online" && echo 1 >"$cpu/online"; } || bad "${cpu##*/} does not go off and on"
+        done
+        or_say "boot $round" exeunt leave >/dev/null && or_say "boot $round" exeunt back >/dev/null || break
+        [ $((turns % 4)) != 3 ] || kexec --unload --load-panic
+        sleep 20
+        turns=$((turns + 1)) seconds=$(($(cut -d. -f1 /proc/uptime) - begin))
+    done
+    # shellcheck disable=SC2086 # one word for each
+    kill $workers
+    echo "boot $round load $turns $seconds"
+    dmesg | grep -E 'WARNING:|BUG:|Oops|Internal error|Call trace' | while read -r line; do
+        bad "$line"
+    done
+}
+
 if [ "$round" != "$rounds" ]; then
     load_modules /soak/$this "boot $round"
+    mkdir -p /next && tar xf /dev/vda -C /next $next/vmlinuz initrd || bad the disk cannot be read
+    if [ "$load" != 0 ] && [ "$round" -lt "$with_exeunt" ]; then work_hard; fi
     # Without purgatory's checksums, which it would compute with the caches off.
-    mkdir -p /next && tar xf /dev/vda -C /next $next/vmlinuz initrd &&
-        kexec --load --no-checks /next/$next/vmlinuz --initrd=/next/initrd \
-            --command-line="$next_command_line soak=$((round + 1))" &&
+    kexec --load --no-checks /next/$next/vmlinuz --initrd=/next/initrd \
+        --command-line="$next_command_line soak=$((round + 1))" &&
         kexec --exec
     bad kexec returned
     false

@@ -5,6 +5,11 @@
 //! gone for good, so that a `leave` in the middle would have the rest of the run on the bare machine. The policy for a
 //! crash changes with every boot, and no kexec may follow it. Entered at EL1 the kernels make no call, and Exeunt stays
 //! to the end.
+//!
+//! With `HOURS=` each kernel works hard before its kexec, so long in all by its own clock. All CPUs are busy, go off
+//! and come back, a crash kernel is loaded again and again, Exeunt leaves and comes back. QEMU counts instructions, each
+//! of which takes [`LOAD_ICOUNT`] of virtual time, and skips what nobody works in. Then nothing may raise an alarm: a
+//! warning of Exeunt's is a failure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,6 +17,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use guest_abi::RESERVATION;
 use object::{Object, ObjectSymbol};
@@ -31,11 +37,18 @@ use crate::workstation::Places;
 
 const PAGE: usize = 4096;
 
+/// 64 ns for an instruction: slow enough for hours to pass, and fast enough for a Linux with four CPUs.
+const LOAD_ICOUNT: [&str; 2] = ["-icount", "shift=6,sleep=off"];
+/// What the kernels that work hard are told besides.
+const LOAD_LINE: &str = "crashkernel=128M";
+
 /// What a person wants.
 #[derive(Clone, Debug)]
 pub struct Soak {
     wanted: Wanted,
     rounds: u32,
+    /// Seconds that each kernel works hard.
+    load: u64,
 }
 
 impl Soak {
@@ -44,11 +57,17 @@ impl Soak {
     /// # Errors
     /// Everything that is wrong with them.
     pub fn read(values: &Values) -> Result<Self, Wrong> {
-        let values = values.clone().or("NEXT", "6.1").or("MEM", "512M").or("POLICY", "resident");
+        let memory = if values.get("HOURS").is_some() { "1G" } else { "512M" };
+        let values = values.clone().or("NEXT", "6.1").or("MEM", memory).or("POLICY", "resident");
         let mut wanted = Wanted::read(Target::Soak, &values)?;
         let mut wrong = Vec::new();
         let read_rounds = |text: &str| text.parse().ok().filter(|rounds| (1..100_000).contains(rounds));
-        let rounds = values.parse("ROUNDS", 100, read_rounds).unwrap_or_else(|error| {
+        let read_hours = |text: &str| text.parse().ok().filter(|hours: &f64| *hours > 0.0 && *hours < 1000.0);
+        let hours = values.parse("HOURS", 0.0, read_hours).unwrap_or_else(|error| {
+            wrong.push(error);
+            0.0
+        });
+        let rounds = values.parse("ROUNDS", if hours > 0.0 { 4 } else { 100 }, read_rounds).unwrap_or_else(|error| {
             wrong.push(error);
             1
         });
@@ -61,10 +80,29 @@ impl Soak {
             let both = [&wanted.settings.kernel, &wanted.next];
             wrong.extend(both.iter().filter_map(|kernel| wanted.can_have_module("a soak", kernel).err()));
         }
-        if values.get("TIMEOUT").is_none() {
-            wanted.settings.timeout = Some(300 + 60 * u64::from(rounds));
+        if hours > 0.0 && !wanted.with_exeunt() {
+            wrong.push("HOURS=: on bare QEMU there is nothing to raise an alarm".to_owned());
         }
-        if wrong.is_empty() { Ok(Self { wanted, rounds }) } else { Err(Wrong(wrong)) }
+        // Positive, and less than a thousand hours.
+        let seconds = Duration::from_secs_f64(hours * 3600.0).as_secs();
+        if values.get("TIMEOUT").is_none() {
+            wanted.settings.timeout = Some(300 + 60 * u64::from(rounds) + 2 * seconds);
+        }
+        if seconds > 0 {
+            wanted.settings.append = format!("{LOAD_LINE} {}", wanted.settings.append);
+            wanted.settings.qemu_extra.splice(0..0, LOAD_ICOUNT.map(str::to_owned));
+        }
+        let mut soak = Self { wanted, rounds, load: 0 };
+        if seconds > 0 {
+            soak.load = seconds.div_ceil(soak.with_exeunt().max(1).into());
+        }
+        if wrong.is_empty() { Ok(soak) } else { Err(Wrong(wrong)) }
+    }
+
+    /// What the next kernel is told.
+    fn next_command_line(&self) -> String {
+        let line = Wanted::next_command_line();
+        if self.load > 0 { format!("{line} {LOAD_LINE}") } else { line }
     }
 
     /// The first boot without Exeunt. Entered at virtual EL2 the last kernel has EL2 itself.
@@ -101,11 +139,13 @@ impl Soak {
         }
         let images = [wanted.host_image(places, &output)?, wanted.next_image(places, &output)?];
         let [rounds, with_exeunt] = [self.rounds, self.with_exeunt()].map(|number| number.to_string());
+        let load = self.load.to_string();
         let script = Script::Soak.with(&[
             ("rounds", &rounds),
             ("with_exeunt", &with_exeunt),
             ("modules", &modules::DISK.join(" ")),
-            ("next_command_line", &Wanted::next_command_line()),
+            ("next_command_line", &self.next_command_line()),
+            ("load", &load),
         ]);
         // The initrd of every boot but the first is a file on the disk, beside both kernels.
         let disk = output.file("disk.tar");
@@ -153,6 +193,10 @@ impl Soak {
     ) -> impl FnMut(&str) -> Option<String> + Send + 'static {
         let rounds = self.rounds;
         move |line| {
+            if let Some(load) = Load::read(line.strip_prefix("boot ")?) {
+                print(line);
+                return Some(format!("boot {}: {} s of hard work are over", load.number, load.seconds));
+            }
             let boot = Boot::read(line.strip_prefix("boot ")?)?;
             let number = boot.number;
             print(line);
@@ -178,8 +222,13 @@ impl Soak {
         verdict.line(&ran.facts);
         let guests = fs::read_to_string(output.file("guests.txt")).unwrap_or_default();
         let boots: Vec<Boot> = guests.lines().filter_map(|line| Boot::read(line.strip_prefix("boot ")?)).collect();
-        let expected =
-            Expected { rounds, level: wanted.level(), cpus: wanted.settings.smp, with_exeunt: self.with_exeunt() };
+        let expected = Expected {
+            rounds,
+            level: wanted.level(),
+            cpus: wanted.settings.smp,
+            with_exeunt: self.with_exeunt(),
+            exits_are_alike: self.load == 0,
+        };
         let comparison = compare(&boots, expected);
         comparison.lines.iter().for_each(|line| verdict.line(line));
         let calls = stub_calls(&ran.console);
@@ -193,6 +242,9 @@ impl Soak {
             let words = if words.is_empty() { "none".to_owned() } else { words.join(", ") };
             let exeunt = if stays { "stays" } else { "gone" };
             verdict.line(&format!("stub calls that Exeunt saw: {words}; Exeunt at the end: {exeunt}"));
+        }
+        if self.load > 0 {
+            self.judge_load(&guests, &ran.console, &mut verdict);
         }
         let mut compared = "";
         if wanted.with_exeunt() && rounds > 2 {
@@ -237,6 +289,24 @@ impl Soak {
              what it costs{compared}"
         );
         verdict
+    }
+
+    /// That there was as much work as was wanted, and no alarm.
+    fn judge_load(&self, guests: &str, console: &str, verdict: &mut Verdict) {
+        let loads: Vec<Load> = guests.lines().filter_map(|line| Load::read(line.strip_prefix("boot ")?)).collect();
+        let [turns, seconds] =
+            [|load: &Load| load.turns, |load: &Load| load.seconds].map(|of| loads.iter().map(of).sum::<u64>());
+        verdict.line(&format!(
+            "hard work: {}.{:02} h by the guests' clock, in {turns} turns: a load of a crash kernel, each CPU off and \
+             on, a LEAVE and REENTER",
+            seconds / 3600,
+            seconds % 3600 / 36
+        ));
+        let wanted = self.load * u64::from(self.with_exeunt());
+        verdict.check(seconds >= wanted && turns > 0, || format!("{seconds} s of hard work instead of {wanted}"));
+        let warnings: Vec<&str> = alarms(console).collect();
+        verdict.line(&format!("Exeunt's warnings: {}", warnings.len()));
+        verdict.check(warnings.is_empty(), || format!("a false alarm: {}", warnings[0]));
     }
 
     /// Its text and constants, what its allocator says, and how many pages of its heap are not zero.
@@ -324,6 +394,34 @@ impl Layout {
     }
 }
 
+/// What Exeunt warns of: a wild write, a CPU that hangs, and whatever else. Here each is a false alarm.
+fn alarms(console: &str) -> impl Iterator<Item = &str> {
+    let is_alarm = |line: &&str| {
+        line.starts_with("[exeunt ") && (line.contains("] WARN ") || line.contains("] ERROR "))
+            || line.contains("EXEUNT PANIC")
+    };
+    console.lines().filter(is_alarm)
+}
+
+/// What a kernel has done before its kexec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Load {
+    /// Of the boot.
+    number: u32,
+    turns: u64,
+    /// By its own clock.
+    seconds: u64,
+}
+
+impl Load {
+    /// From what a guest printed after `boot `.
+    fn read(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [number, "load", turns, seconds] = words[..] else { return None };
+        Some(Self { number: number.parse().ok()?, turns: turns.parse().ok()?, seconds: seconds.parse().ok()? })
+    }
+}
+
 /// A boot, in the words of its kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boot {
@@ -402,12 +500,14 @@ pub struct Expected<'a> {
     pub cpus: u32,
     /// The first boot without Exeunt.
     pub with_exeunt: u32,
+    /// The boots of a kernel have as many exits.
+    pub exits_are_alike: bool,
 }
 
 /// Compares the boots of each of the two kernels.
 #[must_use]
 pub fn compare(boots: &[Boot], expected: Expected) -> Comparison {
-    let Expected { rounds, level, cpus, with_exeunt } = expected;
+    let Expected { rounds, level, cpus, with_exeunt, exits_are_alike } = expected;
     let mut comparison = Comparison::default();
     let mut wrong = |text: String| comparison.wrong.push(text);
     let mut seen: BTreeMap<(u32, &str), &str> = BTreeMap::new();
@@ -464,7 +564,7 @@ pub fn compare(boots: &[Boot], expected: Expected) -> Comparison {
         let total = seen.get(&(kind, "MemTotal")).unwrap_or(&"?");
         let mut line = format!("Linux {}: {} boots, MemTotal {total} kB", first.release, of_kind.len());
         let half = spent.len() / 2;
-        if half > 0 {
+        if half > 0 && exits_are_alike {
             let _ = write!(line, "; exits a boot, the cheapest of the first and of the last {half}:");
             let mut differing = String::new();
             for (class, name) in CLASSES.into_iter().enumerate() {
@@ -494,7 +594,8 @@ pub fn compare(boots: &[Boot], expected: Expected) -> Comparison {
 mod tests {
     use super::*;
 
-    const EXPECTED: Expected<'static> = Expected { rounds: 6, level: "EL2", cpus: 4, with_exeunt: 6 };
+    const EXPECTED: Expected<'static> =
+        Expected { rounds: 6, level: "EL2", cpus: 4, with_exeunt: 6, exits_are_alike: true };
 
     /// Seven boots, of which each costs ten exits by SMC and two others.
     fn boots() -> Vec<Boot> {
@@ -558,6 +659,23 @@ mod tests {
             boots[5].exits.as_mut().unwrap()[0] += more;
             assert_eq!(!compare(&boots, EXPECTED).wrong.is_empty(), is_wrong);
         }
+    }
+
+    #[test]
+    fn alarms_are_exeunts_warnings_alone() {
+        let console = "[exeunt     1.000000 cpu0] INFO  guard: x\r\n[exeunt 2.0 cpu1] WARN  guard: a wild write\n\
+                       [    3.0] a kernel's ] WARN  \nEXEUNT PANIC: x\n[exeunt 4.0 cpu1] ERROR y\n";
+        let alarms: Vec<&str> = alarms(console).collect();
+        assert_eq!(
+            alarms,
+            ["[exeunt 2.0 cpu1] WARN  guard: a wild write", "EXEUNT PANIC: x", "[exeunt 4.0 cpu1] ERROR y"]
+        );
+        assert_eq!(Load::read("3 load 12 900"), Some(Load { number: 3, turns: 12, seconds: 900 }));
+        assert_eq!(Load::read("3 load 12"), None);
+        // Of boots that have worked hard nobody asks how many exits they had.
+        let mut boots = boots();
+        boots[5].exits.as_mut().unwrap()[6] += 1000;
+        assert_eq!(compare(&boots, Expected { exits_are_alike: false, ..EXPECTED }).wrong, [""; 0]);
     }
 
     #[test]

@@ -250,7 +250,13 @@ pub const VARIABLES: &[Variable] = &[
         &[Target::Kexec, Target::Kdump, Target::Trace, Target::Soak, Target::Hibernate, Target::Drill],
     ),
     variable("DRILL", "parts of names", "the cells that are run (all)", &[Target::Drill]),
-    variable("ROUNDS", "a number of kexecs", "how many (100)", &[Target::Soak]),
+    variable("ROUNDS", "a number of kexecs", "how many (100, with HOURS= 4)", &[Target::Soak]),
+    variable(
+        "HOURS",
+        "a number such as 8 or 0.5",
+        "so long by the guest's clock it works hard between the kexecs",
+        &[Target::Soak],
+    ),
 ];
 
 /// What a person has set.
