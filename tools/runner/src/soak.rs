@@ -7,9 +7,9 @@
 //! to the end.
 //!
 //! With `HOURS=` each kernel works hard before its kexec, so long in all by its own clock. All CPUs are busy, go off
-//! and come back, a crash kernel is loaded again and again, Exeunt leaves and comes back. QEMU counts instructions, each
-//! of which takes [`LOAD_ICOUNT`] of virtual time, and skips what nobody works in. Then nothing may raise an alarm: a
-//! warning of Exeunt's is a failure.
+//! and come back, a crash kernel is loaded again and again, Exeunt leaves and comes back. QEMU counts instructions,
+//! each of which takes [`LOAD_ICOUNT`] of virtual time, and skips what nobody works in. Then nothing may raise an
+//! alarm: a warning of Exeunt's is a failure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
