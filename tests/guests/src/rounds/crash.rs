@@ -1,5 +1,5 @@
-//! What the guard of a crash kernel costs, and a crash: from the SOFT_RESTART, or from the first fetch of a host at EL1, to the crash kernel's first
-//! instruction; the other CPUs stopped by the host itself, or stuck.
+//! What the guard of a crash kernel costs, and what a crash does: from the SOFT_RESTART, or from the first fetch of a
+//! host at EL1, to the crash kernel's first instruction; the other CPUs stopped by the host itself, or stuck.
 //!
 //! Owns a Linux's data as far as Exeunt looks at them: the resource that names the memory of the crash kernel, in there
 //! a core header as `kexec -p` leaves it, and a crash note for each CPU. Owns the two ends between which is counted. A
@@ -97,8 +97,8 @@ fn region() -> u64 {
 }
 
 fn put(address: u64, value: u64) {
-    // SAFETY: RAM that the guest keeps for its crash kernel, and uses for nothing else; or the resource. Volatile, since
-    // nobody in this program reads it.
+    // SAFETY: RAM that the guest keeps for its crash kernel, and uses for nothing else; or the resource. Volatile,
+    // since nobody in this program reads it.
     unsafe { (address as *mut u64).write_volatile(value) };
 }
 
@@ -123,8 +123,8 @@ fn load(cpus: usize) {
     unsafe { asm!("dsb ish", "ic iallu", "dsb ish", "isb", options(nostack, preserves_flags)) };
 }
 
-/// Says as a Linux does where the memory is, and gives Exeunt the occasion to look. No array of the values: a copy of it
-/// on the stack, which is in the image, would be another resource.
+/// Says as a Linux does where the memory is, and gives Exeunt the occasion to look. No array of the values: a copy of
+/// it on the stack, which is in the image, would be another resource.
 fn reserve() {
     let resource = (&raw const RESOURCE).addr() as u64;
     put(resource, region());
