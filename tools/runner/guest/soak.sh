@@ -42,7 +42,7 @@ work_hard() {
     for cpu in $(seq 0 $(($(nproc) - 1))); do
         while :; do
             dd if=/dev/urandom bs=64k count=16 2>/dev/null | digest >/dev/null
-            sleep 0.$cpu
+            sleep "0.$cpu"
         done &
         workers="$workers $!"
     done
@@ -52,7 +52,8 @@ work_hard() {
         for cpu in /sys/devices/system/cpu/cpu[1-9]*; do
             { echo 0 >"$cpu/online" && echo 1 >"$cpu/online"; } || bad "${cpu##*/} does not go off and on"
         done
-        or_say "boot $round" exeunt leave >/dev/null && or_say "boot $round" exeunt back >/dev/null || break
+        or_say "boot $round" exeunt leave >/dev/null || break
+        or_say "boot $round" exeunt back >/dev/null || break
         [ $((turns % 4)) != 3 ] || kexec --unload --load-panic
         sleep 20
         turns=$((turns + 1)) seconds=$(($(cut -d. -f1 /proc/uptime) - begin))
@@ -67,7 +68,8 @@ work_hard() {
 
 if [ "$round" != "$rounds" ]; then
     load_modules /soak/$this "boot $round"
-    mkdir -p /next && tar xf /dev/vda -C /next $next/vmlinuz initrd || bad the disk cannot be read
+    mkdir -p /next
+    tar xf /dev/vda -C /next $next/vmlinuz initrd || bad the disk cannot be read
     if [ "$load" != 0 ] && [ "$round" -lt "$with_exeunt" ]; then work_hard; fi
     # Without purgatory's checksums, which it would compute with the caches off.
     kexec --load --no-checks /next/$next/vmlinuz --initrd=/next/initrd \
