@@ -66,7 +66,7 @@ exeunt leave >/dev/null
 echo $(($(cat /sys/kernel/kexec_crash_size) - (16 << 20))) >/sys/kernel/kexec_crash_size
 exeunt back >/dev/null && echo back two
 grep -i 'crash kernel' /proc/iomem
-echo tree $(tr '\0' ' ' </proc/device-tree/reserved-memory/exeunt@*/exeunt,dma-not-covered)
+echo tree $(cat /proc/device-tree/reserved-memory/exeunt@*/exeunt,dma-not-covered | tr '\0' ' ')
 ";
 
 fn away(context: &Context) -> Outcome {
