@@ -7,7 +7,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, ESR_EL2, ICH_VTR_EL2, Readable};
-use guest_abi::record::{CPU_IN_VIRTUAL_EL2, CPU_LENT_TO_KVM, StatusCpu};
+use guest_abi::record::{CPU_DIED, CPU_IN_VIRTUAL_EL2, CPU_LENT_TO_KVM, StatusCpu};
 use guest_abi::stub::{STUB_ERR, SUCCESS};
 use guest_abi::vendor::{CpuState, Error, Policy};
 use hypervisor::blackbox::{Kind, Stop};
@@ -82,13 +82,13 @@ fn reset_vectors(trap: &mut Trap) {
     fault_point!("reset-begin");
     match FAST.control.set_out() {
         Ok(()) => {
+            leaving::begin_leave(trap.cpu);
             trap.frame.x[0] = SUCCESS;
             let vectors = leaving::vectors_of(trap.cpu).unwrap_or_else(boot::stub::vectors);
             info!("CPU {}: the host has EL2 now, with its vectors at {vectors:#x}", trap.cpu.index());
             trap.cpu.lent.store(trap.machine.kvm == Kvm::Lend, Ordering::Relaxed);
             blackbox::event(Kind::ResetVectors, [vectors, 0]);
             fault_point!("reset-out");
-            leaving::begin_leave(trap.cpu);
             leaving::go(trap.frame, trap.cpu, false)
         }
         Err(Error::Busy) => leaving::wait_for_leave(trap),
@@ -167,11 +167,11 @@ pub fn kvm(trap: &mut Trap) {
     if let Some(vectors) = vectors.filter(|_| machine.kvm == Kvm::Lend) {
         match FAST.control.set_out() {
             Ok(()) => {
+                leaving::begin_leave(cpu);
                 info!("CPU {}: the host's KVM has EL2 now, with its vectors at {vectors:#x}", cpu.index());
                 blackbox::event(Kind::LentToKvm, [vectors, 0]);
                 cpu.lent.store(true, Ordering::Relaxed);
                 leaving::rewind();
-                leaving::begin_leave(cpu);
                 leaving::go(trap.frame, cpu, false)
             }
             Err(Error::Busy) => return leaving::wait_for_leave(trap),
@@ -223,8 +223,9 @@ impl Facts for Own {
         let Some(cpu) = self.cpu(number) else { return record };
         let flag = |set: bool, bit| if set { bit } else { 0 };
         record.entry_level = cpu.entered.load(Ordering::Relaxed);
-        record.flags =
-            flag(cpu.lent.load(Ordering::Relaxed), CPU_LENT_TO_KVM) | flag(cpu.in_window(), CPU_IN_VIRTUAL_EL2);
+        record.flags = flag(cpu.lent.load(Ordering::Relaxed), CPU_LENT_TO_KVM)
+            | flag(cpu.in_window(), CPU_IN_VIRTUAL_EL2)
+            | flag(cpu.died.load(Ordering::Relaxed), CPU_DIED);
         record.exits = status::exits(&cpu.block().counters);
         record.host_vectors = cpu.host_vectors();
         record.departures = cpu.departures.load(Ordering::Relaxed);

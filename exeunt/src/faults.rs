@@ -23,9 +23,10 @@ pub use armed::{arm_any, at, call};
 mod armed {
     use core::arch::{asm, naked_asm};
     use core::hint::black_box;
-    use core::sync::atomic::{AtomicU32, Ordering};
+    use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-    use aarch64_cpu::registers::{MPIDR_EL1, Readable};
+    use aarch64_cpu::registers::{MPIDR_EL1, Readable, TCR_EL2, TPIDR_EL2, TTBR0_EL2};
+    use boot::CpuBoot;
     use hypervisor::faults::{Fault, Kind, PLACES, WAITING, packed_name};
 
     /// CPUs that can have faults of their own: by Aff1 and Aff0, as QEMU numbers them.
@@ -79,6 +80,16 @@ mod armed {
             Kind::Overflow => {
                 let _ = black_box(overflow(0));
             }
+            Kind::LostPage => {
+                unmap(0, (&raw const __emergency_stack_top).addr() as u64 - 16);
+                store();
+            }
+            Kind::LostFrame => {
+                let cpu = core::ptr::with_exposed_provenance::<CpuBoot>(TPIDR_EL2.get() as usize);
+                // SAFETY: this CPU's structure begins with it.
+                unmap(1, unsafe { (*cpu).stack_top } - 16);
+                store();
+            }
         }
         panic!("no fault was taken at {}", PLACES[usize::from(fault.place)]);
     }
@@ -89,6 +100,54 @@ mod armed {
     fn store() {
         // SAFETY: it is mapped to be read alone. If it can be written, it is what it was.
         unsafe { asm!("str {word}, [{place}]", word = in(reg) CONSTANT[0], place = in(reg) &raw const CONSTANT) };
+    }
+
+    unsafe extern "C" {
+        static __emergency_stack_top: u8;
+    }
+
+    /// The descriptors that were taken away: where, and what.
+    static UNMAPPED: [[AtomicU64; 2]; 2] = [const { [const { AtomicU64::new(0) }; 2] }; 2];
+
+    /// Takes the page with this address out of EL2's tables.
+    fn unmap(which: usize, address: u64) {
+        const PAGE: u64 = 0xffff_ffff_f000;
+        let bits = 64 - (TCR_EL2.get() & 0x3f);
+        let mut level = 4 - (bits - 12).div_ceil(9);
+        let mut table = TTBR0_EL2.get() & PAGE;
+        loop {
+            let place = table + (address >> (39 - 9 * level) & 511) * 8;
+            // SAFETY: EL2's tables are mapped to themselves. What is taken away is used by nothing but reports and the
+            // frame of this CPU's host, which is what this is for.
+            unsafe {
+                let entry = core::ptr::with_exposed_provenance_mut::<u64>(place as usize);
+                let descriptor = entry.read_volatile();
+                if level < 3 && descriptor & 3 == 3 {
+                    (table, level) = (descriptor & PAGE, level + 1);
+                    continue;
+                }
+                UNMAPPED[which][0].store(place, Ordering::Relaxed);
+                UNMAPPED[which][1].store(descriptor, Ordering::Relaxed);
+                entry.write_volatile(0);
+                asm!("dsb ish", "tlbi vae2is, {}", "dsb ish", "isb", in(reg) address >> 12);
+            }
+            return;
+        }
+    }
+
+    /// Gives back what was taken away.
+    fn map() {
+        for [place, descriptor] in &UNMAPPED {
+            let place = place.swap(0, Ordering::Relaxed);
+            if place != 0 {
+                let entry = core::ptr::with_exposed_provenance_mut::<u64>(place as usize);
+                // SAFETY: what was there; nothing can be in a TLB of a page that was not mapped.
+                unsafe {
+                    entry.write_volatile(descriptor.load(Ordering::Relaxed));
+                    asm!("dsb ish", "isb");
+                }
+            }
+        }
     }
 
     #[unsafe(naked)]
@@ -115,7 +174,10 @@ mod armed {
                 None => u64::MAX,
             },
             // Nothing waits any longer; and how much there was.
-            u64::MAX => waiting.iter().map(|word| u64::from(word.swap(0, Ordering::Relaxed) != 0)).sum(),
+            u64::MAX => {
+                map();
+                waiting.iter().map(|word| u64::from(word.swap(0, Ordering::Relaxed) != 0)).sum()
+            }
             _ => {
                 let fault = Kind::of(kind).map(|kind| Fault { place: place as u16, kind });
                 match fault.zip(waiting.iter().find(|word| word.load(Ordering::Relaxed) == 0)) {

@@ -118,7 +118,8 @@ pub fn is_active() -> bool {
 /// Does something with the guard, and tells everybody what it guards afterwards. Nothing while the tables are hidden.
 fn with_guard<T>(change: impl FnOnce(&mut Guard) -> T) -> Option<T> {
     stage2::changing(|| {
-        let mut guard = GUARD.lock();
+        // Whoever else has it died with it, and nobody comes here any more: that CPU has the tables' lock too.
+        let mut guard = GUARD.try_lock()?;
         let guarded = guard.regions() != [None; 2];
         let result = change(&mut guard);
         if guarded && guard.regions() == [None; 2] {
@@ -128,8 +129,9 @@ fn with_guard<T>(change: impl FnOnce(&mut Guard) -> T) -> Option<T> {
             place.store(guard::pack(region), Ordering::Release);
         }
         ENTRY.store(guard.entry().unwrap_or(0), Ordering::Release);
-        result
+        Some(result)
     })
+    .flatten()
 }
 
 /// A kernel begins on this CPU, or asks once more: a Linux with debugfs does when `/sys/kernel/debug/psci` is read. It

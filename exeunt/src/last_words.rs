@@ -3,7 +3,8 @@
 //! The third exception of a CPU, and one that comes before the second could be counted, have nothing that they could
 //! trust: neither a stack nor any memory but this text, and for the UART one record that says by itself whether it is
 //! whole. So this is assembly without a stack, and each of its waits has a limit. An exception in it turns the machine
-//! off at once. The log's ring is left alone: whoever could read it goes off with the machine.
+//! off at once. If it looks as if there were a host that could panic, it does, and the machine goes on
+//! (`crate::rescue`). The log's ring is left alone: whoever could read it goes off with the machine.
 //!
 //! Owns that code, the record, and the word that says who reports. It is ground: it imports nothing of the image.
 
@@ -113,7 +114,8 @@ global_asm!(
     "exeunt_last_words:",
     "adr x6, 7f",
     // From another one of these: they do not work.
-    "2: mrs x0, tpidr_el2",
+    "2: mov x19, xzr",
+    "mrs x0, tpidr_el2",
     "ldr x1, ={breadcrumb}",
     "cmp x0, x1",
     "b.eq 9f",
@@ -123,7 +125,19 @@ global_asm!(
     "mrs x11, esr_el2",
     "mrs x12, elr_el2",
     "mrs x13, far_el2",
-    "adrp x10, {record}",
+    // Can a host panic? It is not in virtual EL2, and has an MMU and vectors.
+    "adrp x10, exeunt_fail",
+    "ldrb w10, [x10, :lo12:exeunt_fail]",
+    "cbz w10, 6f",
+    "mrs x10, hcr_el2",
+    "tbnz x10, #{tge}, 6f",
+    "mrs x10, sctlr_el1",
+    "tbz x10, #0, 6f",
+    "mrs x10, vbar_el1",
+    "cbz x10, 6f",
+    "adr x19, exeunt_panic_host",
+    "adr x6, 10f",
+    "6: adrp x10, {record}",
     "add x10, x10, :lo12:{record}",
     "ldp x1, x2, [x10]",
     "ldp x3, x4, [x10, #{bit}]",
@@ -157,7 +171,9 @@ global_asm!(
     "subs x9, x9, #4",
     "b.pl 5b",
     "b 3b",
-    "9: ldr w0, ={system_off}",
+    "9: cbz x19, 6f",
+    "br x19",
+    "6: ldr w0, ={system_off}",
     "smc #0",
     // Firmware cannot.
     "1: wfi",
@@ -166,6 +182,8 @@ global_asm!(
     ".asciz \"ESR # ELR # FAR #; the machine goes off now\\r\\n\"",
     "8: .ascii \"\\r\\nEXEUNT PANIC: the report of another CPU does not end; here \"",
     ".asciz \"ESR # ELR # FAR #; the machine goes off now\\r\\n\"",
+    "10: .ascii \"\\r\\nEXEUNT PANIC: an exception where none can be handled: \"",
+    ".asciz \"ESR # ELR # FAR #; the host gets an SError, to panic\\r\\n\"",
     ".balign 4",
     ".ltorg",
     // Sends the byte in w7. Changes x17, and x16 when patience ends.
@@ -194,6 +212,7 @@ global_asm!(
     patience = const PATIENCE,
     report_patience = const REPORT_PATIENCE,
     system_off = const SYSTEM_OFF,
+    tge = const 27, // HCR_EL2.TGE
 );
 
 const _: () = assert!(offset_of!(Record, uart) == 0 && offset_of!(Uart, data) == 8 && offset_of!(Uart, bit) == 16);

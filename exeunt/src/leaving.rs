@@ -222,8 +222,10 @@ pub fn vectors_of(cpu: &PerCpu) -> Option<u64> {
     vectors.filter(|&vectors| machine().is_host_ram(vectors))
 }
 
+/// This CPU, which the control word counts as outside now, is about to go.
 pub fn begin_leave(cpu: &PerCpu) {
     assert!(cpu.life.begin_leave().is_ok(), "a host calls on a CPU that is not live");
+    cpu.life.set_out();
 }
 
 /// The state of a CPU that goes, from here on.

@@ -30,7 +30,7 @@ use hypervisor::paging::stage1::{self, Attributes, IDENTITY_END, Stage1};
 use hypervisor::paging::{self, PAGE_SIZE as PAGE, TableMemory};
 use hypervisor::placement::HostRam;
 use hypervisor::syndrome::Esr;
-use spin::mutex::SpinMutex;
+use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 use crate::cpu::{self, PerCpu};
 use crate::faults::fault_point;
@@ -163,7 +163,17 @@ fn descriptor_at(table: u64, index: usize) -> &'static AtomicU64 {
 /// given back.
 pub fn allocate(size: u64, align: u64) -> Option<u64> {
     let layout = Layout::from_size_align(size as usize, align as usize).ok()?;
-    HEAP.lock().alloc(layout).ok().map(|block| block.expose_provenance().get() as u64)
+    heap()?.alloc(layout).ok().map(|block| block.expose_provenance().get() as u64)
+}
+
+/// The heap, unless a CPU has it that does not give it back: Exeunt may have died there.
+fn heap() -> Option<SpinMutexGuard<'static, Heap<22>>> {
+    /// Far more looks than any use of the heap takes.
+    const PATIENCE: u32 = 1 << 20;
+    (0..PATIENCE).find_map(|_| {
+        core::hint::spin_loop();
+        HEAP.try_lock()
+    })
 }
 
 /// Gives a table of [`TablePages`] back to the heap. The few that the image itself has stay what they are.
@@ -176,9 +186,11 @@ pub unsafe fn free_table(table: u64) {
     }
     let place = core::ptr::with_exposed_provenance_mut::<u8>(table as usize);
     let layout = Layout::from_size_align(PAGE as usize, PAGE as usize);
-    if let (Some(place), Ok(layout)) = (core::ptr::NonNull::new(place), layout) {
+    if let (Some(place), Ok(layout)) = (core::ptr::NonNull::new(place), layout)
+        && let Some(mut heap) = heap()
+    {
         // SAFETY: promised by the caller; the heap has given it away with this layout.
-        unsafe { HEAP.lock().dealloc(place, layout) };
+        unsafe { heap.dealloc(place, layout) };
     }
 }
 

@@ -139,6 +139,7 @@ fn again(cpu: &PerCpu, what: fmt::Arguments) -> ! {
     rescue::tell(cpu);
     blackbox::die_again();
     console::line(format_args!("EXEUNT PANIC: {what}"));
+    rescue::abandon_call(cpu);
     finish_shortly(cpu)
 }
 
@@ -152,6 +153,7 @@ fn beside(cpu: &PerCpu, what: fmt::Arguments) -> ! {
     rescue::tell(cpu);
     rescue::note(Cause::Exception as u64);
     console::line(format_args!("EXEUNT PANIC: CPU {} as well: {what}", cpu.index()));
+    rescue::abandon_call(cpu);
     finish_shortly(cpu)
 }
 
@@ -234,7 +236,6 @@ fn finish(cpu: &PerCpu) -> ! {
 
 /// The same, when there was a shorter report or none.
 fn finish_shortly(cpu: &PerCpu) -> ! {
-    rescue::abandon_call(cpu);
     let rescue = rescue::plan(cpu);
     console::line(format_args!("  CPU {}: {rescue}", cpu.index()));
     rescue.go(cpu)

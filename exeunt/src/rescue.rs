@@ -12,16 +12,20 @@
 //!    a signed structure's address, else by MPIDR_EL1 in the list that REENTER uses (`vectors`).
 //! 2. *The registers of EL1 and EL0* are in hardware. Exeunt changes none of them on an exit, except those that an
 //!    exception of the host's own is made of, which would have changed them as well.
-//! 3. *The first try* is in Rust, on the emergency stack or on this CPU's, below the frame. It takes no lock: the log's
-//!    is given up when it cannot be had in time, and the words that other CPUs read are single stores. Each step of it
-//!    is one that may fail: an exception or a panic counts one more, and the next one begins with less.
-//! 4. *The last try*, after three, is `exeunt_rescue`: no stack, no call, no store but to this CPU's own structure
-//!    and frame. It needs TPIDR_EL2, the point, the frame, and the text and tables that it is fetched with. An
-//!    exception in it turns the machine off ([`crate::last_words`]).
-//! 5. *The last instructions* are those of [`crate::depart`] in another order. VBAR_EL2 goes last, since until then an
+//! 3. *The first two tries* are in Rust, one on the emergency stack and one on this CPU's, below the frame. They take
+//!    no lock: the log's is given up when it cannot be had in time, and the words that other CPUs read are single
+//!    stores. Each step of them is one that may fail: an exception or a panic counts one more, and the next one begins
+//!    with less.
+//! 4. *The third try* is `exeunt_rescue`: no stack, no store but to this CPU's own structure and frame, and the word
+//!    that says who reports. It needs TPIDR_EL2, the point, the frame, and the text and tables that it is fetched with.
+//! 5. *The last one*, after an exception in that, or in what comes before an exception can be counted, is
+//!    `exeunt_panic_host`, behind the last words ([`crate::last_words`]). It reads no memory but its text, and has the
+//!    host take an SError, whatever its registers are: a Linux that panics needs none. It turns the machine off if EL1
+//!    has no MMU or no vectors, or is in virtual EL2, or if there is another exception.
+//! 6. *The last instructions* are those of [`crate::depart`] in another order. VBAR_EL2 goes last, since until then an
 //!    exception would be answered by Exeunt: all that is loaded from memory comes before, and after it there are only
 //!    instructions that cannot fault and the fetch of them.
-//! 6. *Caches.* Nothing is read with the MMU off that was not cleaned when it was written, at start: the resident
+//! 7. *Caches.* Nothing is read with the MMU off that was not cleaned when it was written, at start: the resident
 //!    stub's text, the host's RAM, the flags. What Exeunt has dirty in the caches stays coherent for CPUs that still
 //!    use it.
 //!
@@ -44,10 +48,10 @@ use aarch64_cpu::registers::{
     VBAR_EL1, Writeable,
 };
 use boot::SCTLR_EL2_MMU_OFF;
-use guest_abi::stub::STUB_ERR;
+use guest_abi::stub::{SOFT_RESTART, STUB_ERR};
 use hypervisor::blackbox::{Kind, Stop};
 use hypervisor::features::{self, Units, hcr};
-use hypervisor::inject::{self, Exception, Origin};
+use hypervisor::inject::{self, Exception, Origin, pstate};
 use hypervisor::lifecycle::State;
 use hypervisor::psci::Environment as _;
 use hypervisor::rescue::{self, AT_EL2, Doing, El1, Fail, Plan, Point, SERROR};
@@ -104,24 +108,24 @@ pub fn tell(cpu: &PerCpu) {
         return;
     }
     fault_point!("rescue-tell");
-    let before = cpu.life.state();
+    let was_left = cpu.life.state().is_left();
     if cpu.is_arriving()
-        && let Some(entry) = psci().arrive(cpu.index(), before.is_left())
+        && let Some(entry) = psci().arrive(cpu.index(), was_left)
     {
         cpu.set_point(&Point::payload(entry.pc, [entry.x0, 0, 0, 0]));
     }
-    let (state, was_held) = cpu.life.die(vectors_of(cpu).is_some());
-    // One that had set out by itself is counted.
-    if !state.is_left() && (state != State::Leaving || was_held || FAST.control.is_leaving()) {
+    let before = cpu.life.die(vectors_of(cpu).is_some());
+    if before.is_new {
         FAST.control.die();
+    }
+    if !before.was_left {
         cpu.departures.fetch_add(1, Ordering::Relaxed);
     }
     // Whoever dies in this does it again, to here, and what is done twice changes nothing.
     cpu.died.store(true, Ordering::Relaxed);
     // One that leads a LEAVE ends it, as a CPU that is held would when its patience is over.
     if let Some(seen) = FAST.control.under_way()
-        && state == State::Leaving
-        && !was_held
+        && before.may_lead
         && let Some(machine) = machine::known()
     {
         machine.stage2.show();
@@ -299,62 +303,106 @@ const HCR_KEPT: u64 = hcr::RW | hcr::APK | hcr::API | hcr::FIEN | hcr::ENSCXT | 
 
 global_asm!(
     // In: x0 = this CPU's structure, whose sign has been looked at; everything else may be overwritten. From here on an
-    // exception is the last.
+    // exception ends in the last words, and those in `exeunt_panic_host`.
     ".pushsection .text.beside_tables, \"ax\"",
     ".global exeunt_rescue",
     "exeunt_rescue:",
     "msr spsel, #0",
     "adrp x1, exeunt_fail",
-    "ldrb w1, [x1, :lo12:exeunt_fail]",
-    "cbz w1, exeunt_last_words",
-    // Where it has begun, if it is in virtual EL2.
-    "add x9, x0, #{point}",
-    "add x7, x0, #{begin}",
-    "ldr x8, [x7, #24]",
-    "cmp x8, #0",
-    "csel x9, x7, x9, ne",
-    "ldp x2, x3, [x9]",
-    "ldp x4, x5, [x9, #16]",
-    "eon x6, x2, x3",
-    "eor x6, x6, x4",
-    "cmp x6, x5",
-    "b.ne exeunt_last_words",
-    // A payload?
-    "mov x1, #{rw}",
-    "mov x7, #{at_el2}",
-    "cmp x3, x7",
-    "b.eq 2f",
-    "ldrb w7, [x0, #{in_window}]",
-    "cbnz w7, exeunt_last_words",
-    "mrs x1, hcr_el2",
-    "ldr x7, ={kept}",
-    "and x1, x1, x7",
-    "bic x7, x1, #{amo}",
-    "tst x1, #{vse}",
-    "csel x1, x7, x1, eq", // without one they are not routed here
-    "lsr x7, x4, #26",
-    "cmp x7, #{hvc64}",
-    "b.ne 2f",
-    "sub x2, x2, #4", // again
-    "2: mov w7, #{stub_state}",
+    "ldrb w10, [x1, :lo12:exeunt_fail]",
+    "cbz w10, exeunt_last_words",
+    "mov w7, #{stub_state}",
     "str w7, [x0, #{life}]",
     "adrp x7, {owner}",
     "add x7, x7, :lo12:{owner}",
     "ldr x8, [x7]",
     "cmp x8, x0",
-    "b.ne 3f",
+    "b.ne 1f",
     "str xzr, [x7]",
-    "3: msr elr_el2, x2",
+    // Where the host is, or where it has begun, if it is in virtual EL2.
+    "1: add x9, x0, #{point}",
+    "add x7, x0, #{begin}",
+    "ldr x8, [x7, #24]",
+    "cmp x8, #0",
+    "csel x9, x7, x9, ne",
+    "ldp x2, x3, [x9], #32",
+    "ldp x4, x5, [x9, #-16]",
+    "eon x6, x2, x3",
+    "eor x6, x6, x4",
+    "cmp x6, x5",
+    "b.ne exeunt_last_words",
+    // A payload has x0 to x3, and no stack is needed for the rest.
+    "mov x1, #{rw}",
+    "mov x7, #{at_el2}",
+    "cmp x3, x7",
+    "b.eq 4f",
+    "ldrb w7, [x0, #{in_window}]",
+    "cbnz w7, exeunt_last_words",
+    "bl exeunt_hcr_of_host",
+    "ldp x6, x7, [x9]",
+    "lsr x5, x4, #26",
+    "cmp x5, #{hvc64}",
+    "b.ne 2f",
+    "sub x2, x2, #4", // again
+    "cmp x6, #{soft_restart}",
+    "b.eq 3f",
+    "2: cmp w10, #{fail_panic}",
+    "b.ne 3f",
+    "mrs x5, sctlr_el1",
+    "tbz x5, #0, 3f",
+    "mrs x5, vbar_el1",
+    "cbz x5, 3f",
+    "bl exeunt_serror_to_host",
+    "3: ldp x4, x5, [x9, #16]",
+    "ldr x9, [x0, #{stack_top}]",
+    "sub x9, x9, #{frame_size}",
+    "stp x6, x7, [x9]",
+    "stp x4, x5, [x9, #16]",
+    "4: mov x0, x9",
+    "5: msr elr_el2, x2",
     "msr spsr_el2, x3",
-    "ldp x4, x5, [x9, #32]",
-    "ldp x6, x7, [x9, #48]",
-    "ldr x0, [x0, #{stack_top}]",
-    "sub x0, x0, #{frame_size}",
-    "stp x4, x5, [x0]",
-    "stp x6, x7, [x0, #16]",
     "adrp x2, exeunt_resident_stub",
     "add x2, x2, :lo12:exeunt_resident_stub",
     "b {depart}",
+    // Out: x1 = HCR_EL2 of a host that has EL2 to itself. Without an SError that waits none is routed here.
+    "exeunt_hcr_of_host:",
+    "mrs x1, hcr_el2",
+    "ldr x7, ={kept}",
+    "and x1, x1, x7",
+    "bic x7, x1, #{amo}",
+    "tst x1, #{vse}",
+    "csel x1, x7, x1, eq",
+    "ret",
+    // The host, which is at x2 with PSTATE x3, takes an SError. Out: x2, x3 = where it goes on.
+    "exeunt_serror_to_host:",
+    "msr elr_el1, x2",
+    "msr spsr_el1, x3",
+    "ldr x4, ={serror}",
+    "msr esr_el1, x4",
+    "mrs x2, vbar_el1",
+    "mov x4, #0x580", // EL0
+    "tbz x3, #4, 8f",
+    "mov x4, #0x780", // in AArch32
+    "8: tbz x3, #2, 9f",
+    "mov x4, #0x180", // EL1t
+    "tbz x3, #0, 9f",
+    "mov x4, #0x380", // EL1h
+    "9: add x2, x2, x4",
+    "mov x3, #{at_el1}",
+    "ret",
+    // The last words are said, and there may be a host with vectors. Where it is is not known, and its registers are
+    // lost: what it gets instead is this text.
+    ".global exeunt_panic_host",
+    "exeunt_panic_host:",
+    "bl exeunt_hcr_of_host",
+    "mrs x2, vbar_el1",
+    "mov x3, #{at_el1}",
+    "mov x4, sp", // SP_EL0, as `El1::pstate` looks at it
+    "tbnz x4, #55, 1f",
+    "mov x3, #{at_el0}",
+    "1: bl exeunt_serror_to_host",
+    "adr x0, exeunt_rescue",
+    "b 5b",
     ".ltorg",
     ".popsection",
     point = const cpu::POINT,
@@ -364,17 +412,22 @@ global_asm!(
     stack_top = const cpu::STACK_TOP,
     frame_size = const size_of::<HostFrame>(),
     at_el2 = const AT_EL2,
+    at_el1 = const pstate::DAIF | pstate::EL1H,
+    at_el0 = const pstate::DAIF | pstate::EL0T,
     rw = const hcr::RW,
     kept = const HCR_KEPT,
     amo = const serror::AMO,
     vse = const serror::VSE,
+    serror = const SERROR,
+    fail_panic = const Fail::Panic as u8,
+    soft_restart = const SOFT_RESTART,
     hvc64 = const ExceptionClass::Hvc64 as u64,
     stub_state = const State::Stub as u32,
     owner = sym last_words::REPORTER,
     depart = sym depart,
 );
 
-/// Goes to ELR_EL2 and SPSR_EL2, with the registers of `frame`. See point 5 above: FAR_EL2 and TPIDR_EL2 keep what has
+/// Goes to ELR_EL2 and SPSR_EL2, with the registers of `frame`. See point 6 above: FAR_EL2 and TPIDR_EL2 keep what has
 /// no register any longer.
 ///
 /// # Safety

@@ -208,10 +208,11 @@ global_asm!(
     "cbnz w6, 1b",
     "5: adrp x4, __emergency_stack_top",
     "b 2f",
-    // Somebody has it: this CPU, whose second exception this is (or its first after a panic), or another one, beside
-    // whose report this CPU says a line and goes by itself. If the machine goes off anyway, it does after the report.
+    // Somebody has it: this CPU, whose second exception this is (or its first after a panic), and the other stack may
+    // be the reason. Or another one, beside whose report this CPU says a line and goes by itself. If the machine goes
+    // off anyway, it does after the report.
     "7: cmp x5, x0",
-    "b.eq 5b",
+    "b.eq 2f",
     "mov x1, #1",
     "adrp x5, exeunt_fail",
     "ldrb w5, [x5, :lo12:exeunt_fail]",

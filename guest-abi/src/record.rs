@@ -137,6 +137,8 @@ const _: () = assert!(EXIT_NAMES.len() <= EXIT_CLASSES);
 pub const CPU_LENT_TO_KVM: u16 = 1 << 0;
 /// [`StatusCpu::flags`], bit 1: the host is still in virtual EL2; it has not yet gone to EL1.
 pub const CPU_IN_VIRTUAL_EL2: u16 = 1 << 1;
+/// [`StatusCpu::flags`], bit 2: Exeunt has died on the CPU, and has not come back to it since.
+pub const CPU_DIED: u16 = 1 << 2;
 
 record! {
     /// What STATUS writes first.
@@ -180,7 +182,7 @@ record! {
     state: u8,
     /// Exception level at which the host's first instruction ran on it: 0 none yet, 1, or 2 for virtual EL2
     entry_level: u8,
-    /// bit 0: lent to KVM; bit 1: the host is still in virtual EL2
+    /// bit 0: lent to KVM; bit 1: the host is still in virtual EL2; bit 2: Exeunt has died on it
     flags: u16,
     /// 0
     reserved: u32,

@@ -85,6 +85,7 @@ fn page() -> String {
     define(out, "STATUS_MAGIC", record::STATUS_MAGIC.into());
     define(out, "CPU_LENT_TO_KVM", record::CPU_LENT_TO_KVM.into());
     define(out, "CPU_IN_VIRTUAL_EL2", record::CPU_IN_VIRTUAL_EL2.into());
+    define(out, "CPU_DIED", record::CPU_DIED.into());
     for record in RECORDS {
         let name = snake(record.name);
         let members: String = record.fields.iter().map(member).collect();

@@ -127,17 +127,23 @@ pub enum Kind {
     LostCpu = 5,
     /// The stack overflows.
     Overflow = 6,
+    /// The emergency stack is no longer mapped, and then a store to read-only data.
+    LostPage = 7,
+    /// The top of the CPU's own stack, where the host's registers are, is no longer mapped, and the same.
+    LostFrame = 8,
 }
 
 impl Kind {
     /// All, in the order of their numbers.
-    pub const ALL: [(Self, &str); 6] = [
+    pub const ALL: [(Self, &str); 8] = [
         (Self::Store, "store"),
         (Self::Undefined, "undefined"),
         (Self::Panic, "panic"),
         (Self::LostStack, "lost-stack"),
         (Self::LostCpu, "lost-cpu"),
         (Self::Overflow, "overflow"),
+        (Self::LostPage, "lost-page"),
+        (Self::LostFrame, "lost-frame"),
     ];
 
     /// The one with this number.
@@ -207,7 +213,7 @@ impl Fault {
 /// By HVC, in x0: arms a fault on a CPU, in a build with faults. In x1 the number of a place, in x2 of a kind, in x3
 /// the MPIDR of the CPU; up to [`WAITING`] of one CPU happen in the order in which they were armed. With x2 0 nothing
 /// is armed, and x1 to x3 are the name of the place, eight bytes each; x0 is all ones behind the last. With x2 all ones
-/// nothing waits any longer, and x0 is how many did. It is no call of the contract.
+/// nothing waits any longer, x0 is how many did, and what was unmapped is mapped again. It is no call of the contract.
 pub const ARM: u64 = 0x8600_fffe;
 
 /// How many faults of one CPU can wait.
@@ -255,7 +261,7 @@ mod tests {
             assert_eq!(Fault::parse(wrong.as_bytes()), None, "{wrong}");
         }
         assert_eq!(Text::new(&[b'x'; 41]), None);
-        for word in [0, 8, PLACES.len() as u32 * 256 + 1, u32::MAX] {
+        for word in [0, 9, PLACES.len() as u32 * 256 + 1, u32::MAX] {
             assert_eq!(Fault::of_word(word), None, "{word:#x}");
         }
     }

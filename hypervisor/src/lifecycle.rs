@@ -101,13 +101,27 @@ pub struct WrongState(pub State);
 /// The life cycle of EL2 on one CPU. Only that CPU changes it; others may read it.
 ///
 /// One word: the state in bits \[7:0\], and in bits \[31:8\] for which LEAVE the host is held, as [`Round`] plus 1; 0
-/// for none. Both are read at once, so that a LEAVE never takes a CPU that an earlier one has held for its own.
+/// for none, and another number once the control word counts the CPU as outside. Both are read at once, so that a
+/// LEAVE never takes a CPU that an earlier one has held for its own.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct LifeCycle(AtomicU32);
 
 const STATE: u32 = 0xff;
 const ROUND_SHIFT: u32 = 8;
+/// In the place of a round: the CPU is counted as outside.
+const OUT: u32 = Round::COUNT + 1;
+
+/// What a CPU was when Exeunt died on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Died {
+    /// Exeunt had left it.
+    pub was_left: bool,
+    /// The control word does not count it as outside yet.
+    pub is_new: bool,
+    /// It was about to leave and has not been held: it may lead a LEAVE.
+    pub may_lead: bool,
+}
 
 impl LifeCycle {
     /// A CPU that was never started.
@@ -128,6 +142,12 @@ impl LifeCycle {
         Self(AtomicU32::new(State::Leaving as u32 | (round.number() + 1) << ROUND_SHIFT))
     }
 
+    /// Whether it is on its way and counted.
+    #[cfg(test)]
+    pub(crate) fn is_out(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == State::Leaving as u32 | OUT << ROUND_SHIFT
+    }
+
     /// The state. Acquire: who sees one sees what its CPU did before it took it.
     #[must_use]
     pub fn state(&self) -> State {
@@ -139,7 +159,8 @@ impl LifeCycle {
     #[must_use]
     pub fn held_for(&self) -> Option<Round> {
         let word = self.0.load(Ordering::Acquire);
-        (word & STATE == State::Leaving as u32).then(|| (word >> ROUND_SHIFT).checked_sub(1).map(Round::new)).flatten()
+        let round = word >> ROUND_SHIFT;
+        (word & STATE == State::Leaving as u32 && round != 0 && round != OUT).then(|| Round::new(round - 1))
     }
 
     /// EL2 belongs to nobody yet: the CPU has come up, or has come back by REENTER, or the payload that it ran is no
@@ -164,6 +185,11 @@ impl LifeCycle {
     /// It was something else; nothing has changed.
     pub fn begin_leave(&self) -> Result<(), WrongState> {
         self.change(State::Live, State::Leaving)
+    }
+
+    /// It is `Leaving`, and from now on the control word counts it as outside.
+    pub fn set_out(&self) {
+        self.0.store(State::Leaving as u32 | OUT << ROUND_SHIFT, Ordering::Release);
     }
 
     /// The host is held for a LEAVE: `Live` to `Leaving`, or from one LEAVE to another.
@@ -199,11 +225,18 @@ impl LifeCycle {
     }
 
     /// Exeunt has died on this CPU, whatever state it was in, and what is left of it goes: `Gone` or `Stub`, as for
-    /// [`Self::leave`]. Gives the state before, and whether the host was held in a LEAVE.
-    pub fn die(&self, to_others: bool) -> (State, bool) {
-        let before = (self.state(), self.held_for().is_some());
+    /// [`Self::leave`]. Says what it was.
+    ///
+    /// A CPU that dies between being counted and saying so counts twice. That costs LOCK, which promises nothing then;
+    /// the other way round LOCK would promise too much.
+    pub fn die(&self, to_others: bool) -> Died {
+        let (state, round) = (self.state(), self.0.load(Ordering::Relaxed) >> ROUND_SHIFT);
         self.0.store(if to_others { State::Gone } else { State::Stub } as u32, Ordering::Release);
-        before
+        Died {
+            was_left: state.is_left(),
+            is_new: !state.is_left() && round != OUT,
+            may_lead: state == State::Leaving && round == 0,
+        }
     }
 
     /// One CPU does all of this, so that a load and a store are enough; the check is against mistakes. Release: who

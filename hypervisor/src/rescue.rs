@@ -244,7 +244,10 @@ pub fn plan(fail: Fail, doing: Doing, el1: &El1) -> Plan {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::tests::cases;
 
     const HVC: u64 = (ExceptionClass::Hvc64 as u64) << EC_SHIFT | IL;
     const SMC: u64 = (ExceptionClass::Smc64 as u64) << EC_SHIFT | IL;
@@ -335,6 +338,55 @@ mod tests {
         for (el1, mode) in [(LINUX, pstate::EL1H), (user, pstate::EL0T)] {
             let expected = Plan::Panic { pc: LINUX.vbar, pstate: pstate::DAIF | mode, known: false };
             assert_eq!(plan(Fail::Leave, Doing::Unknown, &el1), expected);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(cases(4000, 16))]
+
+        /// Exeunt dies at any moment, and any word that it goes by may be broken: there is a plan, the machine goes off
+        /// only for one of the reasons that there are, and where the host goes on is what was written down.
+        #[test]
+        fn whatever_is_broken_there_is_a_plan(
+            (fail, doing) in (0_u8..5, 0..4),
+            words in any::<[u64; 4]>(),
+            mode in 0_u64..32,
+            is_whole in prop::bool::weighted(0.8),
+            x in any::<[u64; 4]>(),
+            restarts in any::<bool>(),
+            (hvc, vbar, sctlr, sp_el0) in any::<(bool, u64, u64, u64)>(),
+        ) {
+            let [pc, pstate, esr, damaged] = words;
+            let (pstate, esr) = (pstate & !pstate::MODE_MASK | mode, if hvc { HVC } else { esr });
+            let x = [if restarts { SOFT_RESTART } else { x[0] }, x[1], x[2], x[3]];
+            let check = if is_whole { Point::check(pc, pstate, esr) } else { damaged };
+            let point = Point::of([pc, pstate, esr, check], x);
+            let matches = check == Point::check(pc, pstate, esr);
+            prop_assert_eq!(point.is_some(), matches && MODES.contains(&mode));
+            let (fail, el1) = (Fail::of(fail), El1 { vbar, sctlr, sp_el0 });
+            let doing = match (doing, point) {
+                (0, _) => Doing::Starting,
+                (1, Some(point)) => Doing::Window(Point::payload(point.pc, point.x)),
+                (2, Some(point)) => Doing::Exit(point),
+                _ => Doing::Unknown,
+            };
+            let vectors = sctlr & 1 != 0 && vbar >> 11 != 0;
+            match (plan(fail, doing, &el1), doing) {
+                (Plan::Halt(Why::Asked), _) => prop_assert_eq!(fail, Fail::Halt),
+                (Plan::Halt(Why::NoHost), _) => prop_assert_eq!(doing, Doing::Starting),
+                (Plan::Halt(Why::NoVectors), _) => prop_assert!(doing == Doing::Unknown && !vectors),
+                (Plan::Payload { pc: to }, Doing::Window(_) | Doing::Exit(_)) => prop_assert_eq!(to, pc),
+                (Plan::Leave { pc: to, pstate: state }, Doing::Exit(_)) => {
+                    prop_assert!(fail == Fail::Leave || !vectors || (hvc && restarts));
+                    prop_assert_eq!((to, state), (pc.wrapping_sub(if hvc { 4 } else { 0 }), pstate));
+                }
+                (Plan::Panic { pc: at, pstate: state, known: true }, Doing::Exit(_)) => {
+                    prop_assert!(fail == Fail::Panic && vectors && !(hvc && restarts));
+                    prop_assert_eq!((at, state), (pc.wrapping_sub(if hvc { 4 } else { 0 }), pstate));
+                }
+                (Plan::Panic { known: false, .. }, _) => prop_assert!(doing == Doing::Unknown && vectors),
+                (plan, doing) => prop_assert!(false, "{:?} {:?}", doing, plan),
+            }
         }
     }
 

@@ -54,7 +54,7 @@ const ROOTS: [(&str, i64, i64); 12] = [
     ("exeunt::leaving::come_back", CPU_STACK, HOST_FRAME),
     ("exeunt_secondary", CPU_STACK, 0),
     ("exeunt::panic::el2_exception", CPU_STACK, 0),
-    ("exeunt::panic::double_fault", CPU_STACK, 0),
+    ("exeunt::panic::double_fault", CPU_STACK, HOST_FRAME),
     ("exeunt_early", BOOT_STACK, 0),
     ("exeunt_main", BOOT_STACK, 0),
 ];

@@ -256,9 +256,15 @@ impl Leaver {
                 }
             }
             Self::End(round, end) => match (world.control.end_leave(round, end.is_ok()), end) {
-                (true, Ok(held)) => Self::Depart(held),
+                (true, Ok(held)) => {
+                    life.set_out();
+                    Self::Depart(held)
+                }
                 // The others have gone by the verdict.
-                (false, Ok(held)) if world.control.set_out().is_ok() => Self::Depart(held),
+                (false, Ok(held)) if world.control.set_out().is_ok() => {
+                    life.set_out();
+                    Self::Depart(held)
+                }
                 (false, Ok(_)) => Self::Stay(Err(Error::TimedOut)),
                 (true, Err(_)) => Self::Stay(end),
                 (false, Err(_)) => Self::Deposed,
@@ -366,6 +372,7 @@ pub fn held(life: &LifeCycle, control: &Control, can_be_left: bool, keep: impl F
             }
         }
         (Verdict::Leave | Verdict::LeaveOpen, true) if control.go_along(under_way) => {
+            life.set_out();
             return Fate::Leave { open: verdict == Verdict::LeaveOpen };
         }
         (Verdict::Off, _) if life.stay().is_ok() => return Fate::Off,

@@ -72,16 +72,20 @@ enum Call {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one fact")]
 struct Cpu {
     at: At,
     life: State,
     /// The LEAVE that it is held for.
     held_for: Option<Round>,
+    /// It is on its way, and counted.
+    out: bool,
     /// The two bits of the PSCI proxy ([`crate::psci::cpus`]).
     on: bool,
     claimed: bool,
     /// It may not be in the count of the LEAVE that is under way, or the other way round: firmware has refused its
-    /// CPU_OFF meanwhile, and it may have been looked at as off.
+    /// CPU_OFF meanwhile, and it may have been looked at as off. Or Exeunt has died on it, and it may have been held
+    /// before.
     refused: bool,
 }
 
@@ -100,11 +104,17 @@ struct Machine {
     mortal: bool,
     /// Whether the host may crash.
     stops: bool,
+    /// Whether Exeunt may die on a CPU, so that its host goes on without it.
+    fails: bool,
 }
 
 impl Cpu {
     fn life(&self) -> LifeCycle {
-        self.held_for.map_or(LifeCycle::in_state(self.life), LifeCycle::held_in)
+        let life = self.held_for.map_or(LifeCycle::in_state(self.life), LifeCycle::held_in);
+        if self.out {
+            life.set_out();
+        }
+        life
     }
 
     /// Held for the LEAVE that is under way.
@@ -238,9 +248,9 @@ impl Machine {
     /// Takes back what a step has changed. The lives of other CPUs than `this` cannot have changed.
     fn take(mut self, this: usize, real: &Real) -> Self {
         for (number, (cpu, life)) in self.cpus.iter_mut().zip(&real.lives).enumerate() {
-            let now = (life.state(), life.held_for());
-            assert!(number == this || now == (cpu.life, cpu.held_for), "only its own CPU changes a life");
-            (cpu.life, cpu.held_for) = now;
+            let now = (life.state(), life.held_for(), life.is_out());
+            assert!(number == this || now == (cpu.life, cpu.held_for, cpu.out), "only its own CPU changes a life");
+            (cpu.life, cpu.held_for, cpu.out) = now;
         }
         self.control = real.control.word();
         self.hidden = real.hidden.get();
@@ -279,7 +289,35 @@ impl Machine {
         if self.mortal && self.dead.is_none() && self.cpus[this].at.concerns_leaving() {
             next.push(Self { dead: Some(this), ..self });
         }
+        if self.fails && self.cpus[this].at.is_in_el2() && self.cpus[this].at != At::Arriving {
+            next.push(self.fail(this));
+        }
         next.into_iter().map(Self::renumbered).collect()
+    }
+
+    /// Exeunt dies on a CPU, and tells the others (`exeunt/src/rescue.rs`).
+    fn fail(self, this: usize) -> Self {
+        let real = self.real(true);
+        let before = real.lives[this].die(false);
+        assert!(!before.was_left || matches!(self.cpus[this].at, At::Returning | At::Leaver(Leaver::Over(Ok(_)))));
+        if before.is_new {
+            real.control.die();
+        }
+        if let Some(seen) = real.control.under_way()
+            && before.may_lead
+        {
+            real.show();
+            let _ = real.control.give_up(seen);
+        }
+        let mut next = self.take(this, &real);
+        // What it had asked firmware for is asked again, or is withdrawn by the proxy's `dies`.
+        match self.cpus[this].at {
+            At::Starting(target) => next.cpus[target].claimed = false,
+            At::GoingOff | At::Caught => return next.at(this, At::Off),
+            _ => {}
+        }
+        next.cpus[this].refused = real.control.is_leaving();
+        next.at(this, At::Native)
     }
 
     /// Every state that CPU `this` can bring about with one step.
@@ -463,11 +501,11 @@ impl Machine {
             Call::Leave => vec![self.at(this, At::Leaver(Leaver::Begin))],
             Call::Crash => vec![self.at(this, At::Stopper(Leaver::Begin))],
             Call::ResetVectors => match real.control.set_out() {
-                Ok(()) => vec![self.take(this, &real).at(this, At::Going)],
+                Ok(()) => vec![self.begin_to_go(this, &real)],
                 Err(_) => vec![back],
             },
             Call::SoftRestart => match real.control.restart(Restart::Crash) {
-                Ok(Policy::Leave) => vec![self.take(this, &real).at(this, At::Going)],
+                Ok(Policy::Leave) => vec![self.begin_to_go(this, &real)],
                 Ok(Policy::Resident) | Err(_) => vec![back],
             },
             Call::Lock => {
@@ -505,11 +543,14 @@ impl Machine {
         self.take(this, &real).at(this, if window { At::Window } else { At::Host })
     }
 
+    fn begin_to_go(self, this: usize, real: &Real) -> Self {
+        assert_eq!(real.lives[this].begin_leave(), Ok(()));
+        real.lives[this].set_out();
+        self.take(this, real).at(this, At::Going)
+    }
+
     fn gone(self, this: usize) -> Self {
-        let mut next = self.at(this, At::Native);
-        if next.cpus[this].life == State::Live {
-            next.cpus[this].life = State::Leaving;
-        }
+        let next = self.at(this, At::Native);
         let real = next.real(true);
         assert_eq!(real.lives[this].leave(false), Ok(()));
         next.take(this, &real)
@@ -518,7 +559,7 @@ impl Machine {
     /// When a LEAVE is about to succeed nobody is left behind: what the count says, and what it is for.
     fn all_are_held(&self, leaver: usize, count: u16) {
         let held = self.cpus.iter().filter(|cpu| cpu.is_held() && !cpu.refused).count();
-        let refused = self.cpus.iter().filter(|cpu| cpu.is_held() && cpu.refused).count();
+        let refused = self.cpus.iter().filter(|cpu| cpu.refused).count();
         assert!((held + 1..=held + 1 + refused).contains(&usize::from(count)), "{count} of {self:?}");
         for (number, cpu) in self.cpus.iter().enumerate() {
             let gone = matches!(cpu.at, At::Off | At::GoingOff | At::Caught | At::Parked);
@@ -544,6 +585,9 @@ impl Machine {
         }
         // Who has left is counted, once.
         let is_outside = |cpu: &&Cpu| cpu.life.is_left() || matches!(cpu.at, At::Going | At::Leaver(Leaver::Depart(_)));
+        for cpu in &self.cpus {
+            assert_eq!(cpu.out, matches!(cpu.at, At::Going | At::Leaver(Leaver::Depart(_))), "{self:?}");
+        }
         let outside = self.cpus.iter().filter(is_outside).count();
         assert_eq!(usize::from(control.outside()), outside, "{self:?}");
         if control.is_locked() {
@@ -654,13 +698,14 @@ fn print_way(machines: &[Machine], before: &[usize], mut number: usize) {
     }
 }
 
-const OFF: Cpu = Cpu { at: At::Off, life: State::Outside, held_for: None, on: false, claimed: false, refused: false };
+const OFF: Cpu =
+    Cpu { at: At::Off, life: State::Outside, held_for: None, out: false, on: false, claimed: false, refused: false };
 
 const RUNNING: Cpu = Cpu { at: At::Host, life: State::Live, on: true, ..OFF };
 
 fn machine(cpus: [Cpu; CPUS], mortal: bool) -> Machine {
     let control = Control::new(Policy::Leave, Policy::Leave).word();
-    Machine { cpus, control, hidden: false, starts: false, dead: None, mortal, stops: false }
+    Machine { cpus, control, hidden: false, starts: false, dead: None, mortal, stops: false, fails: false }
 }
 
 #[test]
@@ -691,6 +736,15 @@ fn every_order_of_steps_with_stops_is_defined() {
 fn whoever_dies_in_a_stop_keeps_nobody_waiting() {
     let states = explore(Machine { stops: true, ..machine([RUNNING; CPUS], true) });
     assert!(states > 10_000, "{states}");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of thousands of states")]
+fn wherever_exeunt_dies_nobody_waits_and_who_is_outside_is_counted() {
+    for stops in [false, true] {
+        let states = explore(Machine { stops, fails: true, ..machine([RUNNING, RUNNING, OFF], true) });
+        assert!(states > 10_000, "{states}");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::counters::{Counters, Exit};
 use crate::lifecycle::{EntryLevel, Round};
 use crate::paging::stage2::Attributes;
 use crate::restart::Restart;
+use crate::tests::cases;
 
 const RAM: Range<u64> = 0x4000_0000..0x8000_0000;
 const OWN: Range<u64> = 0x4020_0000..0x4040_0000;
@@ -344,6 +345,8 @@ fn counters_stand_in_the_record_in_the_order_of_the_contract() {
 }
 
 proptest! {
+    #![proptest_config(cases(2000, 16))]
+
     #[test]
     fn random_registers_get_an_answer_and_nothing_but_results_changes(
         mut x: [u64; 18],

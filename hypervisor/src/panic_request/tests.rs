@@ -52,6 +52,7 @@ struct Cpu {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "each is one fact")]
 struct Machine {
     cpus: [Cpu; CPUS],
     control: u32,
@@ -64,6 +65,8 @@ struct Machine {
     rounds: u32,
     /// What is led is no LEAVE, but the stop of all CPUs at a crash.
     stops: bool,
+    /// Exeunt may die on a CPU, whose host goes on without it.
+    fails: bool,
 }
 
 struct Real {
@@ -159,7 +162,29 @@ impl Machine {
         if self.mortal && self.dead.is_none() && at_el2 {
             next.push(Self { dead: Some(this), ..self });
         }
+        if self.fails && at_el2 && self.cpus[this].at != At::GoingOff {
+            next.push(self.fail(this));
+        }
         next
+    }
+
+    /// Exeunt dies on a CPU, and tells the others (`exeunt/src/rescue.rs`).
+    fn fail(self, this: usize) -> Self {
+        let real = self.real(true);
+        let before = real.lives[this].die(false);
+        if before.is_new {
+            real.control.die();
+        }
+        let mut next = self;
+        if let Some(seen) = real.control.under_way()
+            && before.may_lead
+        {
+            real.show();
+            if real.control.give_up(seen) {
+                next = next.tell(seen.round, |_, deposed| *deposed = true);
+            }
+        }
+        next.take(&real).at(this, At::Native)
     }
 
     /// A CPU that comes to EL2, for something that it is answered unless it is held.
@@ -326,6 +351,7 @@ fn machine(target: Cpu, mortal: bool, rounds: u32) -> Machine {
         mortal,
         rounds,
         stops: false,
+        fails: false,
     }
 }
 
@@ -357,6 +383,14 @@ fn every_answer_is_true_in_every_order_of_steps() {
 #[cfg_attr(miri, ignore = "hundreds of thousands of states")]
 fn whoever_dies_at_el2_keeps_nobody_waiting() {
     assert!(explore(machine(RUNNING, true, 2)).len() > 10_000);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "hundreds of thousands of states")]
+fn wherever_exeunt_dies_a_panic_keeps_nobody_waiting() {
+    for stops in [false, true] {
+        assert!(explore(Machine { stops, fails: true, ..machine(RUNNING, false, 2) }).len() > 10_000);
+    }
 }
 
 #[test]

@@ -53,6 +53,9 @@ pub struct State {
     pub classes: Vec<Count>,
     /// Stores of the host's into the black box that had no effect.
     pub ignored_stores: u64,
+    /// Where and why Exeunt has died, if it has since the machine was started: the last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub died: Option<String>,
     /// Each CPU.
     pub each: Vec<Cpu>,
 }
@@ -110,6 +113,10 @@ pub fn state(context: &Context<'_>) -> Result<State, Trouble> {
         returns: block.returns,
         last: printable(text_of(&block.crumb)).trim_end().to_owned(),
     });
+    let died = view.core().death().map(|death| {
+        let seconds = Clock::of(header).seconds(death.time);
+        format!("on CPU {} at {seconds:.3} s: {}", death.cpu, printable(text_of(&death.reason)))
+    });
     Ok(State {
         state: if context.is_there() { "present" } else { "left" },
         version: format!("{}.{}.{}", version.major, version.minor, version.patch),
@@ -129,6 +136,7 @@ pub fn state(context: &Context<'_>) -> Result<State, Trouble> {
         exits: Count::sum(&classes),
         classes,
         ignored_stores: live.ignored_stores,
+        died,
         each: each.collect(),
     })
 }
@@ -163,6 +171,9 @@ fn text(state: &State) -> String {
     line("exits", &state.exits.to_string());
     if state.ignored_stores > 0 {
         line("stores", &format!("{} into the black box, without effect", state.ignored_stores));
+    }
+    if let Some(died) = &state.died {
+        line("died", died);
     }
     let _ = writeln!(out, "\n CPU  state    entered at      exits  left  back  last");
     for cpu in &state.each {
