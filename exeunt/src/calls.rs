@@ -7,7 +7,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, ESR_EL2, ICH_VTR_EL2, Readable};
-use guest_abi::record::{CPU_DIED, CPU_IN_VIRTUAL_EL2, CPU_LENT_TO_KVM, StatusCpu};
+use guest_abi::record::{CPU_DIED, CPU_IN_VIRTUAL_EL2, CPU_LENT_TO_KVM, CPU_WATCHED, StatusCpu};
 use guest_abi::stub::{STUB_ERR, SUCCESS};
 use guest_abi::vendor::{CpuState, Error, Policy};
 use hypervisor::blackbox::{Kind, Stop};
@@ -33,7 +33,7 @@ use crate::leaving::All;
 use crate::machine::{Below, Kvm, Machine, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, console, crash, guard, hangs, leaving, memory};
+use crate::{blackbox, console, crash, guard, hangs, leaving, memory, ticks};
 
 /// Answers the stub call in x0 to x4.
 #[inline(never)]
@@ -71,6 +71,7 @@ pub fn stub(trap: &mut Trap) {
 #[cold]
 #[inline(never)]
 fn run_vectors(trap: &mut Trap) {
+    ticks::end(trap.cpu, false);
     let (cpu, settings, esr) = (trap.cpu, trap.machine.settings(trap.cpu.ids()), Esr::new(ESR_EL2.get()));
     cpu.with_virtual_el2(|virtual_el2| virtual_el2.call(trap, &settings, esr));
     debug!("the host's vectors answer, at {:#x}", ELR_EL2.get());
@@ -89,7 +90,7 @@ fn reset_vectors(trap: &mut Trap) {
             trap.cpu.lent.store(trap.machine.kvm == Kvm::Lend, Ordering::Relaxed);
             blackbox::event(Kind::ResetVectors, [vectors, 0]);
             fault_point!("reset-out");
-            leaving::go(trap.frame, trap.cpu, false)
+            leaving::go(trap.frame, trap.cpu, false, false)
         }
         Err(Error::Busy) => leaving::wait_for_leave(trap),
         Err(_) => trap.frame.x[0] = STUB_ERR,
@@ -172,7 +173,7 @@ pub fn kvm(trap: &mut Trap) {
                 blackbox::event(Kind::LentToKvm, [vectors, 0]);
                 cpu.lent.store(true, Ordering::Relaxed);
                 leaving::rewind();
-                leaving::go(trap.frame, cpu, false)
+                leaving::go(trap.frame, cpu, false, false)
             }
             Err(Error::Busy) => return leaving::wait_for_leave(trap),
             Err(_) => {}
@@ -225,7 +226,8 @@ impl Facts for Own {
         record.entry_level = cpu.entered.load(Ordering::Relaxed);
         record.flags = flag(cpu.lent.load(Ordering::Relaxed), CPU_LENT_TO_KVM)
             | flag(cpu.in_window(), CPU_IN_VIRTUAL_EL2)
-            | flag(cpu.died.load(Ordering::Relaxed), CPU_DIED);
+            | flag(cpu.died.load(Ordering::Relaxed), CPU_DIED)
+            | flag(ticks::come_to(cpu), CPU_WATCHED);
         record.exits = status::exits(&cpu.block().counters);
         record.host_vectors = cpu.host_vectors();
         record.departures = cpu.departures.load(Ordering::Relaxed);

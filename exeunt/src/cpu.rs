@@ -16,6 +16,7 @@ use hypervisor::panic_request::Request;
 use hypervisor::psci;
 use hypervisor::rescue::Point;
 use hypervisor::virtual_el2::VirtualEl2;
+use hypervisor::watchdog::Watch;
 
 use crate::frame::{ExceptionFrame, HostFrame};
 use crate::registers;
@@ -100,6 +101,12 @@ pub struct PerCpu {
     virtual_el2: UnsafeCell<VirtualEl2>,
     /// The level at which the host was entered on it last (`EntryLevel`), 0 if it never was.
     pub entered: AtomicU8,
+    /// The watchdog has its ticks on this CPU, from a GIC of this generation; else 0.
+    pub watched: AtomicU8,
+    /// CNTHP_CVAL_EL2, which `vectors` writes over at a guarded access that has failed.
+    pub tick_due: AtomicU64,
+    /// The watchdog's. Only this CPU uses it.
+    watch: UnsafeCell<Watch>,
     /// EL2 was lent to the host's KVM.
     pub lent: AtomicBool,
     /// See [`Self::comes_up`].
@@ -121,7 +128,7 @@ pub struct PerCpu {
     pub windows: Windows,
 }
 
-// SAFETY: `boot` is written before its CPU or any other runs with it and read after; `exception`, `ids` and
+// SAFETY: `boot` is written before its CPU or any other runs with it and read after; `exception`, `ids`, `watch` and
 // `virtual_el2` belong to the CPU itself; the rest is atomic.
 unsafe impl Sync for PerCpu {}
 
@@ -153,6 +160,9 @@ impl PerCpu {
             panic_request: Request::new(),
             virtual_el2: UnsafeCell::new(VirtualEl2::new()),
             entered: AtomicU8::new(0),
+            watched: AtomicU8::new(0),
+            tick_due: AtomicU64::new(0),
+            watch: UnsafeCell::new(Watch::NOTHING),
             lent: AtomicBool::new(false),
             arriving: AtomicBool::new(false),
             died: AtomicBool::new(false),
@@ -322,6 +332,13 @@ impl PerCpu {
             self.new_vectors.store(0, Ordering::Relaxed);
         }
         work(virtual_el2)
+    }
+
+    /// Lets `work` use what is kept for this CPU's ticks. (Of another CPU only while that does not run.)
+    pub fn with_watch<T>(&self, work: impl FnOnce(&mut Watch) -> T) -> T {
+        // SAFETY: only its own CPU comes here, which handles one exception at a time and does not come here from
+        // `work`; or the boot CPU, before any other runs.
+        work(unsafe { &mut *self.watch.get() })
     }
 
     /// The registers of the last exception that this CPU took from EL2.
@@ -512,6 +529,12 @@ pub const BEGIN: usize = core::mem::offset_of!(PerCpu, begin);
 
 /// Byte offset of what is not 0 while the host is in virtual EL2, for `rescue`.
 pub const IN_WINDOW: usize = core::mem::offset_of!(PerCpu, in_window);
+
+/// Byte offset of when the next tick is due, for `vectors`.
+pub const TICK_DUE: usize = core::mem::offset_of!(PerCpu, tick_due);
+
+/// Byte offset of the mark of a CPU that has ticks, for `rescue`.
+pub const WATCHED: usize = core::mem::offset_of!(PerCpu, watched);
 
 /// Byte offset of the state of its life, for `rescue`.
 pub const LIFE: usize = core::mem::offset_of!(PerCpu, life);

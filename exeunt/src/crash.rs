@@ -26,7 +26,7 @@ use crate::leaving::{self, All, Stage2};
 use crate::machine::{Below, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, enter, guard, memory};
+use crate::{blackbox, enter, guard, memory, ticks};
 
 /// The host has crashed: no other CPU runs in it any longer when this returns, as far as Exeunt can reach it, and the
 /// dump will say where those were that the host itself did not reach. Takes at most three times
@@ -77,6 +77,7 @@ pub fn start_kernel(trap: &mut Trap) -> Ending {
         Err(ending) => ending,
         Ok((start, policy, stopped)) => {
             fill_notes(trap, regions, stopped);
+            ticks::end(trap.cpu, true);
             leaving::drop_interrupts(trap.machine);
             trap.frame.x[3] = 0;
             leaving::restart_to(trap, start.entry, [start.tree, 0, 0], policy);

@@ -5,7 +5,7 @@
 
 use aarch64_cpu::registers::{ELR_EL2, FAR_EL2, HPFAR_EL2, Readable, SCTLR_EL1, SPSR_EL2};
 use guest_abi::vendor::{Error, PAGE};
-use hypervisor::doorbell::{self, Access, Doorbell, Facts, Ring, Target};
+use hypervisor::doorbell::{self, Access, Doorbell, Facts, Ring, Target, Ticket};
 use hypervisor::inject;
 use hypervisor::own_calls::Outcome;
 use hypervisor::syndrome::Esr;
@@ -26,23 +26,46 @@ fn facts() -> Facts {
 
 /// Answers a data abort of the host's at EL1 or EL0, if it is an access to the doorbell that can be answered. False: it
 /// is to be refused. Out of the way of all other exits.
+#[inline]
+pub fn answer(trap: &mut Trap, esr: Esr) -> bool {
+    match answer_here(trap, esr) {
+        Answered::Not => false,
+        Answered::Done => true,
+        // From here, since it is the deepest call.
+        Answered::StartsCrashKernel(ticket) => {
+            start_crash_kernel(trap, ticket, esr);
+            true
+        }
+    }
+}
+
+/// What became of an access.
+enum Answered {
+    /// It is to be refused.
+    Not,
+    /// All of it.
+    Done,
+    /// It is a call that has still to be made.
+    StartsCrashKernel(Ticket),
+}
+
 #[cold]
 #[inline(never)]
-pub fn answer(trap: &mut Trap, esr: Esr) -> bool {
+fn answer_here(trap: &mut Trap, esr: Esr) -> Answered {
     // Valid for a translation fault, and for no other one the access is answered.
     let address = trap::fault_ipa(HPFAR_EL2.get()) | FAR_EL2.get() & (PAGE - 1);
     let own = memory::reservation();
     if address < own.start || address >= own.end {
-        return false;
+        return Answered::Not;
     }
     let (facts, offset) = (facts(), address - own.start);
     match doorbell::access(esr, offset, facts.box_size, SPSR_EL2.get(), SCTLR_EL1.get()) {
         Some(access) => answer_access(trap, esr, access, facts),
-        None => false,
+        None => Answered::Not,
     }
 }
 
-fn answer_access(trap: &mut Trap, esr: Esr, access: Access, facts: Facts) -> bool {
+fn answer_access(trap: &mut Trap, esr: Esr, access: Access, facts: Facts) -> Answered {
     let register = usize::from(access.register);
     match access.target {
         Target::Mirror(offset) => {
@@ -58,21 +81,18 @@ fn answer_access(trap: &mut Trap, esr: Esr, access: Access, facts: Facts) -> boo
             // The zero register is none of the frame's.
             let value = access.stored(trap.frame.x.get(register).copied().unwrap_or(0));
             match DOORBELL.store(offset, value) {
-                Ok(Some(ring)) => {
-                    call(trap, ring, esr);
-                    return true;
-                }
+                Ok(Some(ring)) => return call(trap, ring, esr),
                 Ok(None) => {}
-                Err(doorbell::NoRegister) => return false,
+                Err(doorbell::NoRegister) => return Answered::Not,
             }
         }
         Target::Registers(offset) => match DOORBELL.load(offset, facts) {
             Some(value) => trap.set_register(access.register, access.loaded(value)),
-            None => return false,
+            None => return Answered::Not,
         },
     }
     skip(trap, esr);
-    true
+    Answered::Done
 }
 
 /// Has the host go on after the access.
@@ -83,7 +103,7 @@ fn skip(trap: &mut Trap, esr: Esr) {
 
 /// Makes the call that a store has asked for, and has the host go on after it; on the store, if the call could not be
 /// made yet.
-fn call(trap: &mut Trap, ring: Ring, esr: Esr) {
+fn call(trap: &mut Trap, ring: Ring, esr: Esr) -> Answered {
     fault_point!("doorbell-call");
     let mut registers = [0; 18];
     registers[..4].copy_from_slice(&ring.arguments);
@@ -97,7 +117,10 @@ fn call(trap: &mut Trap, ring: Ring, esr: Esr) {
     match outcome {
         Outcome::Done => {}
         Outcome::Leave => {
-            let Some(error) = leaving::leave_by_doorbell(trap) else { return DOORBELL.take_back(ring) };
+            let Some(error) = leaving::leave_by_doorbell(trap) else {
+                DOORBELL.take_back(ring.ticket());
+                return Answered::Done;
+            };
             registers[0] = error.to_register();
         }
         Outcome::Panic(target) => {
@@ -105,18 +128,28 @@ fn call(trap: &mut Trap, ring: Ring, esr: Esr) {
             registers[0] = asked.map_or_else(Error::to_register, |_| 0);
             panics = asked == Ok(hangs::Target::Here);
         }
-        Outcome::CrashKernel => match crash::start_kernel(trap) {
-            Ending::Refused(error) => registers[0] = error.to_register(),
-            Ending::Begins => return,
-            Ending::Overtaken => {
-                leaving::hold(trap.frame, trap.cpu, trap.machine);
-                return DOORBELL.take_back(ring);
-            }
-        },
+        Outcome::CrashKernel => return Answered::StartsCrashKernel(ring.ticket()),
     }
-    DOORBELL.answer(ring, [registers[0], registers[1], registers[2], registers[3]]);
+    DOORBELL.answer(ring.ticket(), [registers[0], registers[1], registers[2], registers[3]]);
     skip(trap, esr);
     if panics {
         trap.panic_here();
+    }
+    Answered::Done
+}
+
+/// Makes the call that starts the crash kernel.
+#[inline(never)]
+fn start_crash_kernel(trap: &mut Trap, ticket: Ticket, esr: Esr) {
+    match crash::start_kernel(trap) {
+        Ending::Refused(error) => {
+            DOORBELL.answer(ticket, [error.to_register(), 0, 0, 0]);
+            skip(trap, esr);
+        }
+        Ending::Begins => {}
+        Ending::Overtaken => {
+            leaving::hold(trap.frame, trap.cpu, trap.machine);
+            DOORBELL.take_back(ticket);
+        }
     }
 }

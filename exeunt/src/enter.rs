@@ -23,7 +23,7 @@ use crate::frame::HostFrame;
 use crate::machine::{self, Machine, machine, psci};
 use crate::resident::{self, FAST};
 use crate::trap::Trap;
-use crate::{blackbox, firmware, gic, memory, registers};
+use crate::{blackbox, firmware, gic, memory, registers, ticks};
 
 /// The CPU on which the host has begun.
 static BOOTED_ON: AtomicUsize = AtomicUsize::new(0);
@@ -83,6 +83,7 @@ fn enter(entry: HostEntry) -> ! {
     let level = level(cpu, machine, gic);
     if level == EntryLevel::El1 {
         cpu.set_point(&Point { pc: entry.pc, pstate: level.spsr(), esr: 0, x });
+        ticks::begin(cpu);
     }
     if level == EntryLevel::VirtualEl2 {
         let settings = machine.settings(cpu.ids());
@@ -161,6 +162,8 @@ pub fn restart(frame: &mut HostFrame, entry: u64) {
     let cpu = cpu::current();
     let machine = machine();
     BOOTED_ON.store(cpu.index(), Ordering::Relaxed);
+    ticks::begin_anew(cpu);
+    ticks::end(cpu, true);
     cpu.life.begin();
     let gic = set_up(cpu, machine, Keep::Nothing);
     fault_point!("restart-set-up");
@@ -174,6 +177,7 @@ pub fn restart(frame: &mut HostFrame, entry: u64) {
         cpu.with_virtual_el2(VirtualEl2::forget_vectors);
         ELR_EL2.set(entry);
         SPSR_EL2.set(EntryLevel::El1.spsr());
+        ticks::begin(cpu);
     }
 }
 

@@ -6,13 +6,14 @@
 use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{
-    CNTPCT_EL0, ELR_EL2, ESR_EL2, FAR_EL2, HCR_EL2, HPFAR_EL2, ReadWriteable, Readable, VBAR_EL1,
+    CNTPCT_EL0, ELR_EL2, ESR_EL2, FAR_EL2, HCR_EL2, HPFAR_EL2, ReadWriteable, Readable, SPSR_EL2, VBAR_EL1, Writeable,
 };
 use guest_abi::blackbox::{IN_VIRTUAL_EL2, INJECTED, WENT_NATIVE};
 use hypervisor::blackbox::trace;
 use hypervisor::blackbox::{Beginning, Kind, Open};
 use hypervisor::counters::{self, Counters, Exit};
 use hypervisor::guard::Verdict;
+use hypervisor::inject;
 use hypervisor::paging::stage2::Hidden;
 use hypervisor::syndrome::{Abort, EC_SHIFT, Esr, ExceptionClass, FaultKind};
 use hypervisor::trap::{self, Next};
@@ -26,7 +27,7 @@ use crate::frame::HostFrame;
 use crate::machine::{self, Machine};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, calls, crash, doorbell, guard, leaving, memory, serror};
+use crate::{blackbox, calls, crash, doorbell, guard, leaving, memory, serror, stage2, ticks, watchdog};
 
 /// The counters of a CPU that has come from the host.
 #[inline]
@@ -222,6 +223,9 @@ fn abort(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine,
     if !in_window && doorbell::answer(&mut Trap { frame, cpu, machine }, esr) {
         return;
     }
+    if ticks::are_wanted() && store_to_gic(frame, cpu, esr) {
+        return;
+    }
     if guard::is_active() && guarded(frame, cpu, machine, esr) {
         return;
     }
@@ -230,6 +234,32 @@ fn abort(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machine,
     } else {
         dispatch(frame, cpu, machine, esr);
     }
+}
+
+/// Carries out a store of the host's to the GIC that comes here for the sake of the watchdog.
+#[cold]
+#[inline(never)]
+fn store_to_gic(frame: &HostFrame, cpu: &'static PerCpu, esr: Esr) -> bool {
+    let Some(abort) = esr.abort().filter(|abort| {
+        abort.fault().kind == FaultKind::Permission
+            && abort.is_write()
+            && !abort.on_stage1_walk()
+            && !abort.is_cache_maintenance()
+    }) else {
+        return false;
+    };
+    let far = FAR_EL2.get();
+    let address = if cpu.in_window() { Some(far) } else { stage2::host_ipa(far) };
+    let (Some(address), Some(access)) = (address, abort.access()) else { return false };
+    // The zero register is none of the frame's.
+    let value = frame.x.get(usize::from(access.register)).copied().unwrap_or(0);
+    if !ticks::store(cpu, address, access.size, value) {
+        return false;
+    }
+    let (pc, pstate) = inject::skip_instruction(ELR_EL2.get(), SPSR_EL2.get(), esr.is_32bit_instruction());
+    ELR_EL2.set(pc);
+    SPSR_EL2.set(pstate);
+    true
 }
 
 /// Has the guard of the crash kernel answer an abort. True: the host tries again.
@@ -243,6 +273,7 @@ fn guarded(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machin
         Verdict::Again => true,
         Verdict::CrashBegins => {
             crash::begin_at_el1(&mut Trap { frame, cpu, machine }, regions);
+            ticks::begin_anew(cpu);
             true
         }
         Verdict::Others => false,
@@ -322,6 +353,7 @@ fn virtual_el2(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Ma
             // SAFETY: this CPU.
             unsafe { memory::hide_all(cpu) };
             blackbox::event(Kind::Native, [pc, pstate]);
+            ticks::begin(cpu);
             debug!("the host goes on in hardware at {pc:#x}, PSTATE {pstate:#x}");
         }
         Outcome::Smc(immediate) => trap::smc_call(&mut Trap { frame, cpu, machine }, machine, immediate),
@@ -348,9 +380,16 @@ pub extern "C" fn irq(frame: &mut HostFrame, cpu: &'static PerCpu) {
     interrupt(frame, cpu, "an IRQ");
 }
 
-/// An FIQ taken to EL2; as for [`irq`].
+/// An FIQ taken to EL2; as for [`irq`], or a tick of the watchdog's.
 pub extern "C" fn fiq(frame: &mut HostFrame, cpu: &'static PerCpu) {
-    interrupt(frame, cpu, "an FIQ");
+    if ticks::come_to(cpu) && !cpu.in_window() {
+        counters_of(cpu).count(Exit::Interrupt);
+        // SAFETY: this is its exit.
+        let machine = unsafe { machine::of_running_host() };
+        watchdog::fiq(&mut Trap { frame, cpu, machine });
+    } else {
+        interrupt(frame, cpu, "an FIQ");
+    }
 }
 
 #[cold]

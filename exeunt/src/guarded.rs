@@ -145,6 +145,12 @@ guarded! {
     /// Nothing that Exeunt relies on is there.
     store32(value, address) concat!("mov x9, x1\n", guarded_asm!("str w0, [x9]", "ret"));
 
+    /// Stores the low byte of `value`.
+    ///
+    /// # Safety
+    /// Nothing that Exeunt relies on is there.
+    store8(value, address) concat!("mov x9, x1\n", guarded_asm!("strb w0, [x9]", "ret"));
+
     /// Copies bytes from `text` to the byte at `data`, `length` of them or as long as the byte at `status`, with all
     /// bits but `mask` cleared, is `room`. The value of the access is how many.
     ///

@@ -33,7 +33,7 @@ use crate::machine::{Below, LeaveTest, Machine, machine, psci};
 use crate::rescue::{hcr_of_host, open_units};
 use crate::resident::{self, FAST};
 use crate::trap::Trap;
-use crate::{blackbox, depart, firmware, gic, guard, selftest};
+use crate::{blackbox, depart, firmware, gic, guard, selftest, ticks};
 
 /// How long `selftest=slow-leave` holds a LEAVE before each of its steps, in milliseconds.
 const SLOW_STEP_MS: u64 = 20;
@@ -49,7 +49,7 @@ pub fn leave(trap: &mut Trap) {
     match lead(trap, vectors, Verdict::Leave) {
         Lead::Leave(count) => {
             own_calls::Answer::left(count).apply(trap.frame.arguments());
-            leave_to_host(trap.frame, trap.cpu, vectors)
+            leave_to_host(trap.frame, trap.cpu, vectors, true)
         }
         Lead::Stay(error) => own_calls::Answer::error(error).apply(trap.frame.arguments()),
         Lead::Overtaken => wait_for_leave(trap),
@@ -68,7 +68,7 @@ pub fn leave_by_doorbell(trap: &mut Trap) -> Option<Error> {
             let (pc, pstate) = inject::skip_instruction(ELR_EL2.get(), SPSR_EL2.get(), is_32bit);
             ELR_EL2.set(pc);
             SPSR_EL2.set(pstate);
-            leave_to_host(trap.frame, trap.cpu, vectors)
+            leave_to_host(trap.frame, trap.cpu, vectors, true)
         }
         Lead::Stay(error) => Some(error),
         Lead::Overtaken => {
@@ -171,7 +171,7 @@ pub fn hold(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machi
             Fate::Stay => return,
             Fate::Leave { open } => {
                 fault_point!("held-leaves");
-                go(frame, cpu, open)
+                go(frame, cpu, open, true)
             }
         }
     }
@@ -206,6 +206,7 @@ pub fn drop_interrupts(machine: &Machine) {
 #[cold]
 #[inline(never)]
 fn go_off(cpu: &PerCpu, machine: &Machine) -> ! {
+    ticks::end(cpu, false);
     drop_interrupts(machine);
     blackbox::crumb_as(cpu, *b"caught  ", CpuState::Off);
     psci().turn_off(cpu.index(), &Below);
@@ -234,15 +235,15 @@ pub fn departs(cpu: &PerCpu, to_others: bool) {
     cpu.departures.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Exeunt leaves this CPU, which is `Leaving`, to its host; if `open`, with a way back.
+/// Exeunt leaves this CPU, which is `Leaving`, to its host; if `open`, with a way back; if `together`, with all others.
 #[cold]
 #[inline(never)]
-pub fn go(frame: &HostFrame, cpu: &PerCpu, open: bool) -> ! {
+pub fn go(frame: &HostFrame, cpu: &PerCpu, open: bool, together: bool) -> ! {
     fault_point!("goes");
     let vectors = Vectors::of(cpu, open);
     blackbox::event(Kind::Left, [vectors.of_host().unwrap_or(0), 0]);
     departs(cpu, vectors.are_others());
-    leave_to_host(frame, cpu, vectors)
+    leave_to_host(frame, cpu, vectors, together)
 }
 
 /// Where VBAR_EL2 points on a CPU that Exeunt leaves to its host.
@@ -299,6 +300,7 @@ pub fn restart_to(trap: &mut Trap, entry: u64, arguments: [u64; 3], policy: Poli
             departs(trap.cpu, true);
             blackbox::crumb(trap.cpu, *b"restart ");
             blackbox::note_control(FAST.control.bits());
+            ticks::end(trap.cpu, true);
             open_units(trap.cpu);
             fault_point!("restart-leaves");
             // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for.
@@ -307,11 +309,12 @@ pub fn restart_to(trap: &mut Trap, entry: u64, arguments: [u64; 3], policy: Poli
     }
 }
 
-fn leave_to_host(frame: &HostFrame, cpu: &PerCpu, vectors: Vectors) -> ! {
+fn leave_to_host(frame: &HostFrame, cpu: &PerCpu, vectors: Vectors, together: bool) -> ! {
     fault_point!("departs");
     blackbox::keep(cpu, Stop::Left);
     blackbox::crumb(cpu, *b"left    ");
     blackbox::note_control(FAST.control.bits());
+    ticks::end(cpu, together);
     open_units(cpu);
     fault_point!("last-steps");
     let (vectors, traps) = match vectors {
@@ -354,6 +357,7 @@ pub extern "C" fn come_back(frame: &mut HostFrame, cpu: &'static PerCpu) {
     if machine.entry == EntryLevel::VirtualEl2 {
         HCR_EL2.set(machine.settings(cpu.ids()).native_hcr());
     }
+    ticks::begin(cpu);
     guard::come_back(cpu, &machine.ram, machine.stage2);
     fault_point!("back-set-up");
     psci().come_back(cpu.index());

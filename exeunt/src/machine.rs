@@ -24,7 +24,7 @@ use spin::Once;
 use crate::cpu::{self, PerCpu};
 use crate::faults::fault_point;
 use crate::stage2::Stage2;
-use crate::{blackbox, firmware, guard, selftest};
+use crate::{blackbox, firmware, guard, selftest, ticks};
 
 /// What all CPUs share while the host runs.
 pub struct Machine {
@@ -116,6 +116,7 @@ impl Environment for Machine {
         if cpu.entered.load(Ordering::Relaxed) != 0 {
             blackbox::keep(cpu, Stop::Off);
         }
+        ticks::end(cpu, false);
         blackbox::event(Kind::CpuOff, [0; 2]);
         blackbox::crumb_as(cpu, *b"off     ", CpuState::Off);
     }
@@ -123,10 +124,14 @@ impl Environment for Machine {
     fn stays_on(&self, cpu: usize) {
         if let Some(cpu) = self.cpu(cpu) {
             blackbox::crumb(cpu, *b"host    ");
+            ticks::begin(cpu);
         }
     }
 
-    fn suspends(&self, _cpu: usize) {
+    fn suspends(&self, cpu: usize) {
+        if let Some(cpu) = self.cpu(cpu) {
+            ticks::end(cpu, true);
+        }
         blackbox::event(Kind::Suspends, [0; 2]);
     }
 

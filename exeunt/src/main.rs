@@ -64,11 +64,15 @@ mod stage2;
 #[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]
+mod ticks;
+#[cfg(target_os = "none")]
 mod trap;
 #[cfg(target_os = "none")]
 mod vectors;
 #[cfg(target_os = "none")]
 mod virtual_el2;
+#[cfg(target_os = "none")]
+mod watchdog;
 
 /// The binary is built for the workstation too, by `cargo clippy --workspace`, and has nothing to do there.
 #[cfg(not(target_os = "none"))]

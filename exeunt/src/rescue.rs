@@ -64,7 +64,7 @@ use crate::frame::{HostFrame, x2_to_x29};
 use crate::machine::{self, Below, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, firmware, last_words, registers};
+use crate::{blackbox, firmware, last_words, registers, ticks};
 
 /// The option `fail=`, as [`Fail`] numbers it. Before it is known the machine goes off.
 #[unsafe(export_name = "exeunt_fail")]
@@ -236,6 +236,7 @@ impl Rescue {
         keep(cpu, frame, doing);
         fault_point!("rescue-kept");
         blackbox::clean();
+        ticks::end(cpu, false);
         let (pc, pstate) = match *plan {
             Plan::Leave { pc, pstate } => (pc, pstate),
             Plan::Panic { pc, pstate, .. } => serror_to_host(cpu, pc, pstate),
@@ -339,6 +340,7 @@ global_asm!(
     "ldrb w7, [x0, #{in_window}]",
     "cbnz w7, exeunt_last_words",
     "bl exeunt_hcr_of_host",
+    "strb wzr, [x0, #{watched}]",
     "ldp x6, x7, [x9]",
     "lsr x5, x4, #26",
     "cmp x5, #{hvc64}",
@@ -367,7 +369,12 @@ global_asm!(
     // Out: x1 = HCR_EL2 of a host that has EL2 to itself. Without an SError that waits none is routed here.
     "exeunt_hcr_of_host:",
     "mrs x1, hcr_el2",
-    "ldr x7, ={kept}",
+    "tbz x1, #3, 6f", // FMO: the watchdog's ticks
+    "mrs x7, id_aa64pfr0_el1",
+    "ubfx x7, x7, #24, #4", // GIC: a GICv3's system registers
+    "cbz x7, 6f",
+    "msr S3_4_C12_C11_0, xzr", // ICH_HCR_EL2: nobody carries out what it traps
+    "6: ldr x7, ={kept}",
     "and x1, x1, x7",
     "bic x7, x1, #{amo}",
     "tst x1, #{vse}",
@@ -408,6 +415,7 @@ global_asm!(
     point = const cpu::POINT,
     begin = const cpu::BEGIN,
     in_window = const cpu::IN_WINDOW,
+    watched = const cpu::WATCHED,
     life = const cpu::LIFE,
     stack_top = const cpu::STACK_TOP,
     frame_size = const size_of::<HostFrame>(),

@@ -17,6 +17,7 @@ use hypervisor::placement::{AddressMap, DeviceError, HostRam};
 use hypervisor::psci::HostEntry;
 use hypervisor::start::{self, Refusal};
 use hypervisor::uart::Uart;
+use hypervisor::watchdog::gic::{Refusal as NoWatchdog, asks_for_pseudo_nmi};
 use log::{LevelFilter, debug, info, warn};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
@@ -26,7 +27,8 @@ use crate::memory::TablePages;
 use crate::panic::cannot_start;
 use crate::stage2::Stage2;
 use crate::{
-    blackbox, console, enter, firmware, gic, guard, guarded, memory, registers, rescue, resident, selftest, vectors,
+    blackbox, console, enter, firmware, gic, guard, guarded, memory, registers, rescue, resident, selftest, ticks,
+    vectors,
 };
 
 /// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware
@@ -156,6 +158,9 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     let machine = prepare(platform, map, kernel, &options);
     let arguments = platform.kernel.and_then(|kernel| kernel.bootargs(tree)).unwrap_or_default();
     guard::set_up(options.guard, asks_for_crash_kernel(arguments));
+    if let Some(seconds) = options.watchdog {
+        watch(seconds, (platform, tree), &machine, map, asks_for_pseudo_nmi(arguments));
+    }
     blackbox::publish(platform.cpus.len(), machine.entry, platform.options(tree));
     if let Some(starts) = blackbox::last_starts() {
         info!(
@@ -277,6 +282,23 @@ fn gic_and_level(options: &Options, tree: Option<devicetree::Gic>) -> (Gic, Entr
         EntryLevel::El1
     });
     (here, level)
+}
+
+/// Sees to it that CPUs are watched, if they can be.
+#[cold]
+#[inline(never)]
+fn watch(seconds: u16, tree: (&Platform, &[u8]), machine: &Machine, map: &AddressMap, by_priority: bool) {
+    let psci = machine::psci();
+    let number = |affinity| (0..psci.count()).find(|&cpu| psci.affinity(cpu) == Some(affinity));
+    let gic = (machine.gic, machine.gicv2);
+    let prepared = match gic {
+        (Gic::V3, _) if by_priority => Err(NoWatchdog::PSEUDO_NMI),
+        _ => ticks::prepare(seconds, tree, gic, map, machine.stage2, &machine.cpus, number),
+    };
+    match prepared {
+        Ok(()) => info!("watchdog: the host panics on a CPU that hangs for {} s", u32::from(seconds)),
+        Err(refusal) => warn!("no watchdog: {}", refusal.words()),
+    }
 }
 
 /// Makes what CPU `index` needs.

@@ -15,7 +15,7 @@ use hypervisor::lifecycle::Round;
 use hypervisor::paging::stage1_walk;
 use hypervisor::panic_request;
 use hypervisor::rescue::Point;
-use hypervisor::syndrome::{Abort, Encoding, Esr};
+use hypervisor::syndrome::{Abort, Encoding, Esr, SystemAccess};
 use hypervisor::trap::{self, Vcpu};
 use hypervisor::virtual_el2::{self, VirtualEl2};
 use log::{debug, info, warn};
@@ -24,7 +24,7 @@ use crate::cpu::PerCpu;
 use crate::faults::fault_point;
 use crate::frame::HostFrame;
 use crate::machine::Machine;
-use crate::{blackbox, guard, memory, registers, stage2};
+use crate::{blackbox, guard, memory, registers, stage2, ticks};
 
 /// A CPU that has trapped.
 pub struct Trap<'a> {
@@ -191,6 +191,17 @@ impl Vcpu for Trap<'_> {
         let shut = |unit: &Unit| unit.waits(self.cpu.ids()) && !self.cpu.opened().contains(*unit);
         let Some(unit) = Unit::of(access).filter(shut) else { return false };
         self.open(unit);
+        true
+    }
+
+    #[cold]
+    fn interrupt_controller(&mut self, access: SystemAccess) -> bool {
+        let register = usize::from(access.register());
+        let store = (!access.is_read()).then(|| self.frame.x.get(register).copied().unwrap_or(0));
+        let Some(value) = ticks::access(self.cpu, access.encoding(), store) else { return false };
+        if access.is_read() {
+            self.set_register(access.register(), value);
+        }
         true
     }
 

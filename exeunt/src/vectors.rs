@@ -26,8 +26,8 @@ global_asm!(
     // An exception from EL2, and what it may trust. Its stack may be the reason, and Exeunt always uses SP_EL2: so
     // SP_EL0 is selected, and from here on an exception would come by another vector, to say no more than its last
     // words. CNTHP_CVAL_EL2 is the one place to put a register before there is any memory to put it: EL2's physical
-    // timer is off for all of Exeunt's life. TPIDR_EL2 is the other one, once it is in x0: it is used when it is the
-    // address of a CPU's structure, in these 2 MiB, aligned, and signed; else the spare one is.
+    // timer is off, or it is the watchdog's, which gets its time back. TPIDR_EL2 is the other one, once it is in x0: it
+    // is used when it is the address of a CPU's structure, in these 2 MiB, aligned, and signed; else the spare one is.
     ".macro EL2_VECTOR index",
     ".balign 0x80",
     "msr spsel, #0",
@@ -267,6 +267,8 @@ global_asm!(
     "exeunt_fix_up:",
     "msr spsel, #1",
     "mrs x0, tpidr_el2",
+    "ldr x1, [x0, #{tick_due}]",
+    "msr cnthp_cval_el2, x1",
     "ldr x1, [x0, #{spare}]",
     "msr elr_el2, x11",
     "msr spsr_el2, x1",
@@ -290,6 +292,7 @@ global_asm!(
     list_size = const size_of::<boot::stub::CpuList>(),
     lost_cpu = const ExceptionFrame::LOST_CPU,
     sign = const cpu::SIGN,
+    tick_due = const cpu::TICK_DUE,
     alignment = const align_of::<cpu::PerCpu>(),
     reservation = const boot::RESERVATION.trailing_zeros(),
     lost = const EXCEPTION + ExceptionFrame::LOST,

@@ -386,6 +386,7 @@ kinds! {
     Stopped = 21, "the host has crashed, and all other CPUs are stopped [how many were caught, how many never came]";
     Panic = 22, "the host is to panic on a CPU [where it was, PSTATE]";
     CrashKernel = 23, "Exeunt starts the crash kernel itself [its entry, where the host was]";
+    Hang = 26, "a CPU hangs [where, the seconds of the watchdog]";
     Wild = 30, "the host accesses the memory of its crash kernel [PC, address]";
 }
 

@@ -139,6 +139,8 @@ pub const CPU_LENT_TO_KVM: u16 = 1 << 0;
 pub const CPU_IN_VIRTUAL_EL2: u16 = 1 << 1;
 /// [`StatusCpu::flags`], bit 2: Exeunt has died on the CPU, and has not come back to it since.
 pub const CPU_DIED: u16 = 1 << 2;
+/// [`StatusCpu::flags`], bit 3: the watchdog watches it, and its ticks are among the exits by an interrupt.
+pub const CPU_WATCHED: u16 = 1 << 3;
 
 record! {
     /// What STATUS writes first.

@@ -86,6 +86,7 @@ fn page() -> String {
     define(out, "CPU_LENT_TO_KVM", record::CPU_LENT_TO_KVM.into());
     define(out, "CPU_IN_VIRTUAL_EL2", record::CPU_IN_VIRTUAL_EL2.into());
     define(out, "CPU_DIED", record::CPU_DIED.into());
+    define(out, "CPU_WATCHED", record::CPU_WATCHED.into());
     for record in RECORDS {
         let name = snake(record.name);
         let members: String = record.fields.iter().map(member).collect();

@@ -101,12 +101,22 @@ const fn zeros() -> [AtomicU64; 4] {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Ring {
-    ticket: u64,
+    ticket: Ticket,
     /// x0 to x3.
     pub arguments: [u64; 4],
 }
 
+/// Whose call it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(u64);
+
 impl Ring {
+    /// Whose call it is.
+    #[must_use]
+    pub const fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
     /// Whether the doorbell may make this call: only those of Exeunt's own range, which [`crate::own_calls::call`]
     /// answers. No other call was meant for a program: a stub call belongs to the kernel, PSCI too.
     #[must_use]
@@ -188,23 +198,23 @@ impl Doorbell {
     }
 
     /// The call has been made. If another program has the channel now, nobody hears of it.
-    pub fn answer(&self, ring: Ring, results: [u64; 4]) {
-        let channel = self.of(ring.ticket);
-        let answering = State::new(ring.ticket, Phase::Answering);
-        if channel.step(State::new(ring.ticket, Phase::Called), answering) {
+    pub fn answer(&self, Ticket(ticket): Ticket, results: [u64; 4]) {
+        let channel = self.of(ticket);
+        let answering = State::new(ticket, Phase::Answering);
+        if channel.step(State::new(ticket, Phase::Called), answering) {
             for (place, result) in channel.results.iter().zip(results) {
                 // After the state: who sees the result of a later call does not see the state of an earlier one again.
                 place.store(result, Ordering::Release);
             }
-            let done = State::new(ring.ticket, Phase::Done);
+            let done = State::new(ticket, Phase::Done);
             channel.state.store(done.0, Ordering::Release);
         }
     }
 
     /// The call has not been made, and the host will make the store again.
-    pub fn take_back(&self, ring: Ring) {
-        let open = State::new(ring.ticket, Phase::Open);
-        let _ = self.of(ring.ticket).step(State::new(ring.ticket, Phase::Called), open);
+    pub fn take_back(&self, Ticket(ticket): Ticket) {
+        let open = State::new(ticket, Phase::Open);
+        let _ = self.of(ticket).step(State::new(ticket, Phase::Called), open);
     }
 
     /// Gives a ticket for the channel that was opened first. If that is being written to at this moment, or another
@@ -231,7 +241,7 @@ impl Doorbell {
             *argument = place.load(Ordering::Acquire);
         }
         (seal(ticket, arguments) == value && channel.step(state, State::new(ticket, Phase::Called)))
-            .then_some(Ring { ticket, arguments })
+            .then_some(Ring { ticket: Ticket(ticket), arguments })
     }
 
     fn of(&self, ticket: u64) -> &Channel {

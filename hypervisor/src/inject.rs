@@ -29,6 +29,8 @@ pub mod pstate {
     pub const A32_T: u64 = 1 << 5;
     /// F, I, A, D: the interrupt masks and, for D, the mask of debug exceptions.
     pub const DAIF: u64 = 0xf << 6;
+    /// IRQs alone.
+    pub const I: u64 = 1 << 7;
     /// BTYPE\[11:10\], in AArch64 (FEAT_BTI).
     pub const BTYPE: u64 = 3 << 10;
     /// SSBS, in AArch64 (FEAT_SSBS).

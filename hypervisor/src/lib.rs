@@ -38,3 +38,4 @@ mod tests;
 pub mod trap;
 pub mod uart;
 pub mod virtual_el2;
+pub mod watchdog;

@@ -103,6 +103,8 @@ pub struct Options {
     pub guard: Guard,
     /// `fail=`
     pub fail: Fail,
+    /// `watchdog=`: how long a CPU may hang, in seconds. `None`: for ever.
+    pub watchdog: Option<u16>,
     /// `trace`: keep a trace of the exits from the start on, and as long a one as there is room for.
     pub trace: bool,
     /// `stats`: print how often the host left to EL2, by cause, when it powers off.
@@ -251,6 +253,20 @@ pub const OPTIONS: &[OptionDoc] = &[
         set: nothing,
     },
     OptionDoc {
+        name: "watchdog",
+        help: "what becomes of a CPU of the host's that hangs with its interrupts masked",
+        values: &[
+            ValueDoc { name: "off", help: "it hangs (the default)", set: |o| o.watchdog = None },
+            ValueDoc {
+                name: SECONDS,
+                help: "after so many seconds the host panics on it, and kdump follows; 10 and more are sensible \
+                       ([hangs.md](hangs.md))",
+                set: |_| {},
+            },
+        ],
+        set: nothing,
+    },
+    OptionDoc {
         name: "stats",
         help: "when the host powers off, print how often it left to EL2, by cause",
         values: &[],
@@ -364,6 +380,23 @@ pub const OPTIONS: &[OptionDoc] = &[
 /// How a fault is written: the one value that is not to be taken by the letter.
 const FAULT: &str = "fault:PLACE:KIND";
 
+/// The seconds that a hang may last, and how they are written: a space is in no value.
+const HANG_SECONDS: core::ops::RangeInclusive<u16> = 2..=600;
+const SECONDS: &str = "2 to 600";
+
+/// The number of seconds that `value` is, for an option that takes such.
+#[inline(never)]
+fn seconds(option: &OptionDoc, value: &[u8]) -> Option<u16> {
+    let mut number = 0_u16;
+    for byte in value {
+        number = number.checked_mul(10)?.checked_add(u16::from(byte.wrapping_sub(b'0')))?;
+        if !byte.is_ascii_digit() {
+            return None;
+        }
+    }
+    (option.values.last()?.name == SECONDS && HANG_SECONDS.contains(&number)).then_some(number)
+}
+
 /// What comes before the place.
 const FAULT_PREFIX: &[u8] = b"fault:";
 
@@ -465,10 +498,12 @@ impl Options {
                     let fault = Text::new(&value[FAULT_PREFIX.len()..]);
                     options.fault = Some(fault.ok_or(OptionsError::Value { option, value })?);
                 }
-                (Some(value), values) => {
-                    let known = values.iter().find(|known| known.name.as_bytes() == value);
-                    (known.ok_or(OptionsError::Value { option, value })?.set)(&mut options);
-                }
+                (Some(value), values) => match values.iter().find(|known| known.name.as_bytes() == value) {
+                    Some(known) => (known.set)(&mut options),
+                    None => {
+                        options.watchdog = Some(seconds(option, value).ok_or(OptionsError::Value { option, value })?);
+                    }
+                },
             }
         }
         Ok(options)
@@ -513,7 +548,7 @@ mod tests {
             if option.values.is_empty() {
                 assert_ne!(Options::parse(option.name.as_bytes()).unwrap(), Options::default(), "{option}");
             }
-            for value in option.values {
+            for value in option.values.iter().filter(|value| value.name != SECONDS) {
                 assert!(!value.help.is_empty());
                 Options::parse(format!("{}={}", option.name, value.name).as_bytes()).unwrap();
             }
@@ -534,7 +569,8 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named_beside_what_would_be() {
         let known = "; known are: log=error|warn|info|debug|trace entry=el1|el2 restart=leave|resident \
-                     kvm=hide|lend guard=on|count|off fail=leave|panic|halt stats trace \
+                     kvm=hide|lend guard=on|count|off fail=leave|panic|halt watchdog=off|2 to 600 \
+                     stats trace \
                      selftest=write-text|write-rodata|run-data|read-host|stack-overflow|lost-stack|\
                      lost-cpu|dead-lock|double-fault|triple-fault|dead-report|slow-leave|dead-leave|unknown-gic|\
                      gic-holds-nothing|panic|fault:PLACE:KIND late";
@@ -545,6 +581,18 @@ mod tests {
         assert_eq!(refused("stats=yes"), format!("option 'stats' takes no value{known}"));
         assert_eq!(refused("LOG=info"), format!("unknown option 'LOG=info'{known}"));
         assert!(Options::parse(b"\xff\x1b[2J").unwrap_err().to_string().starts_with(r"unknown option '\xff\x1b[2J'"));
+    }
+
+    #[test]
+    fn a_hang_may_last_a_sane_number_of_seconds() {
+        let asked = |bootargs: &str| Options::parse(bootargs.as_bytes()).unwrap().watchdog;
+        assert_eq!([asked(""), asked("watchdog=off"), asked("watchdog=9 watchdog=off")], [None; 3]);
+        assert_eq!([asked("watchdog=2"), asked("watchdog=010"), asked("watchdog=600")], [Some(2), Some(10), Some(600)]);
+        for wrong in ["0", "1", "601", "65538", "+9", "-9", "9s", "1e2", "SECONDS", "on", ""] {
+            let refused = refused(&format!("watchdog={wrong}"));
+            assert!(refused.starts_with(&format!("option 'watchdog' has no value '{wrong}' ")), "{refused}");
+            assert!(refused.contains(" watchdog=off|2 to 600 "), "{refused}");
+        }
     }
 
     proptest! {

@@ -14,6 +14,7 @@
 //! | a store into the black box | passed over |
 //! | system registers | an ID register read (HCR_EL2.TID3): its value, as the host is to see it |
 //! | | those of a unit that waits for the host to ask ([`crate::features::Unit`]): opened, and tried again |
+//! | | those of the GIC's that trap with the watchdog on ([`crate::watchdog`]): carried out |
 //! | | else *unhandled* |
 //! | all others | *unhandled*: the instruction is undefined at EL1 |
 //!
@@ -29,7 +30,7 @@ use crate::inject::{self, Entry, Exception, Origin, PstateFeatures};
 use crate::psci::{Environment, Firmware, Psci};
 use crate::ratelimit::RateLimit;
 use crate::smccc::{self, Call, Conduit};
-use crate::syndrome::{CLASSES, Encoding, Esr, ExceptionClass, FaultKind};
+use crate::syndrome::{CLASSES, Encoding, Esr, ExceptionClass, FaultKind, SystemAccess};
 
 /// Log lines about the host's mistakes: at most this many ...
 pub const LOG_BURST: u16 = 10;
@@ -69,6 +70,11 @@ pub trait Vcpu {
     /// The host at EL1 has trapped with an access to this. If it asks for a unit that is shut
     /// ([`crate::features::Unit`]): opens it, and it is worth to try again. False for all else.
     fn ask(&mut self, access: Encoding) -> bool;
+    /// Carries out an access of the host's at EL1, if it is one to a register of the GIC's that traps for the sake of
+    /// the watchdog. False for all else.
+    fn interrupt_controller(&mut self, _access: SystemAccess) -> bool {
+        false
+    }
     /// The ID register that HCR_EL2.TID3 has trapped, as the host is to read it; nothing if it is none.
     fn read_id(&self, register: Encoding) -> Option<u64>;
     /// Lets the host execute at FAR_EL2, where stage 2 does not let it yet, or finds that it need not any more. False:
@@ -292,6 +298,11 @@ fn system_register<V: Vcpu, M>(cpu: &mut V, _machine: &M, esr: Esr) -> Outcome {
             Outcome::Handled
         }
         _ if cpu.ask(access.encoding()) => Outcome::Handled,
+        // With the watchdog on, each interrupt that a CPU sends or ends may come here.
+        _ if !inject::is_el0(cpu.spsr()) && cpu.interrupt_controller(access) => {
+            skip(cpu, esr);
+            Outcome::Handled
+        }
         _ => Outcome::Unhandled,
     }
 }

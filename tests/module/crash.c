@@ -13,6 +13,8 @@
  *	stuck		... while the next CPU spins with D, A, I and F masked
  *	stuck-all	... while all others do
  *	stuck-stop	... and the next CPU hangs in the kernel's own stop, before it has written its registers down
+ *	lockup		none: CPU spins with D, A, I and F masked, and nobody asks for anything
+ *	lockup-all	... and all others do
  *	spin		none: CPU spins with D, A, I and F masked, and the kernel lives on as long as it can without it
  *	deaf		none, either: the same, and whatever exception comes to it finds no more than a loop
  *	hotplug		BUG() on CPU when it has just been brought up again, in a callback of hotplug
@@ -142,7 +144,7 @@ static void only_calls(void *unused)
 	}
 }
 
-static void spin_masked(void *unused)
+static noinline void spin_masked(void *unused)
 {
 	asm volatile("msr daifset, #0xf" ::: "memory");
 	atomic_inc(&other_ready);
@@ -225,6 +227,12 @@ static __always_inline unsigned int next_online(unsigned int cpu)
 	return next < nr_cpu_ids ? next : cpumask_first(cpu_online_mask);
 }
 
+static long spin_here(void *unused)
+{
+	spin_masked(NULL);
+	return 0;
+}
+
 /* Has the next online CPU after `cpu`, or all others, do this. */
 static int begin_on_others(unsigned int cpu, void (*act)(void *unused), bool all)
 {
@@ -291,6 +299,13 @@ static int hang_next_in_stop(unsigned int cpu)
 {
 	hanging_cpu = next_online(cpu);
 	return hanging_cpu == cpu ? -ENODEV : register_kprobe(&stop_probe);
+}
+
+static long spin_beside_others(void *unused)
+{
+	while (atomic_read(&other_ready) < others)
+		cpu_relax();
+	return spin_here(NULL);
 }
 
 /* --- hotplug --- */
@@ -425,6 +440,8 @@ int command_crash(struct answer *answer, char *words)
 		{ "stuck", null_beside_other, spin_masked },
 		{ "stuck-all", null_beside_other, spin_masked, .all = true },
 		{ "stuck-stop", null_here },
+		{ "lockup", spin_here },
+		{ "lockup-all", spin_beside_others, spin_masked, .all = true },
 		{ "wild", wild_here },
 		{ "leave", null_beside_other, leave_now, true },
 	};

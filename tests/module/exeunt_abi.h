@@ -74,6 +74,7 @@
 #define EXEUNT_CPU_LENT_TO_KVM 0x1ULL
 #define EXEUNT_CPU_IN_VIRTUAL_EL2 0x2ULL
 #define EXEUNT_CPU_DIED 0x4ULL
+#define EXEUNT_CPU_WATCHED 0x8ULL
 
 struct exeunt_status_header {
 	u32 magic;

@@ -205,6 +205,11 @@ pub struct Platform {
     pub console: Option<Uart>,
     /// The interrupt controller. `None`: one that Exeunt does not know, or a GICv2 whose registers cannot be found.
     pub gic: Option<Gic>,
+    /// The interrupt controller's registers (`reg`): its distributor's, then, of a GICv3, its regions of
+    /// redistributors, then others; as far as they can be found.
+    pub gic_registers: List<Region, { Self::MAX_GIC_REGISTERS }>,
+    /// The BEGIN_NODE token of the architecture's timer.
+    pub(super) timer_node: Option<u32>,
     /// The host's kernel: the module that is `multiboot,kernel`.
     pub kernel: Option<Module>,
     /// The host's initial RAM disk: the module that is `multiboot,ramdisk`.
@@ -244,6 +249,8 @@ impl Platform {
     pub const MAX_CLAIMED: usize = 32;
     /// Interrupt translation services that there is room for.
     pub const MAX_ITS: usize = 16;
+    /// Entries of the interrupt controller's `reg` that there is room for.
+    pub const MAX_GIC_REGISTERS: usize = 4;
     /// `msi-map` and `msi-parent` properties that there is room for.
     pub const MAX_MSI: usize = 64;
 
@@ -254,6 +261,8 @@ impl Platform {
         psci: None,
         console: None,
         gic: None,
+        gic_registers: List::new(Region { start: 0, end: 0 }),
+        timer_node: None,
         kernel: None,
         ramdisk: None,
         reserved: List::new(Region { start: 0, end: 0 }),
@@ -280,6 +289,35 @@ impl Platform {
         ..Self::EMPTY
     };
 
+    /// A property of the node of the architecture's timer, in the tree that was scanned.
+    #[must_use]
+    pub fn timer_property<'a>(&self, dtb: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+        let mut rest = dtb.get(self.timer_node? as usize..)?.as_chunks::<4>().0;
+        let mut next = |count: usize| {
+            let (taken, others) = rest.split_at_checked(count)?;
+            rest = others;
+            Some(taken)
+        };
+        let number = |words: &[[u8; 4]]| words.first().map(|&word| u32::from_be_bytes(word));
+        // BEGIN_NODE, and the name, whose last word ends in a zero.
+        next(1)?;
+        while number(next(1)?)? & 0xff != 0 {}
+        loop {
+            match number(next(1)?)? {
+                PROP => {
+                    let (length, string) = (number(next(1)?)? as usize, number(next(1)?)? as usize);
+                    let value = next(length.div_ceil(4))?.as_flattened();
+                    let text = dtb.get(self.layout.strings as usize..)?.get(string..)?;
+                    if text.strip_prefix(name).is_some_and(|rest| rest.first() == Some(&0)) {
+                        return value.get(..length);
+                    }
+                }
+                NOP => {}
+                _ => return None,
+            }
+        }
+    }
+
     /// Exeunt's own options: `/chosen/bootargs` without the terminating NUL, in the tree that was scanned.
     #[must_use]
     pub fn options<'a>(&self, dtb: &'a [u8]) -> &'a [u8] {
@@ -298,6 +336,10 @@ impl Platform {
         self.memory.iter().map(|region| region.size()).sum()
     }
 }
+
+/// Tokens of the structure block (DTSpec 5.4.1).
+const PROP: u32 = 3;
+const NOP: u32 = 4;
 
 /// Where a property's value is, in bytes from the start of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -779,8 +779,20 @@ impl<'a> Scanner<'a> {
                         _ => None,
                     }
                 }
-                b"arm,gic-v3" => self.platform.gic = Some(Gic::V3),
-                name if GICV2_NAMES.contains(&name) => self.platform.gic = self.gicv2(node, depth).map(Gic::V2),
+                b"arm,gic-v3" => {
+                    self.gic(node, depth);
+                    self.platform.gic = Some(Gic::V3);
+                }
+                b"arm,armv8-timer" => self.platform.timer_node = Some(self.base + 4 * node.start),
+                name if GICV2_NAMES.contains(&name) => {
+                    self.gic(node, depth);
+                    self.platform.gic = match *self.platform.gic_registers {
+                        [distributor, cpu_interface, ..] => {
+                            Some(Gic::V2(Gicv2 { distributor: distributor.start, cpu_interface: cpu_interface.start }))
+                        }
+                        _ => None,
+                    };
+                }
                 b"arm,gic-v3-its" => {
                     let phandle = self.cell(node.phandle);
                     let its = &mut self.platform.layout.its;
@@ -808,12 +820,17 @@ impl<'a> Scanner<'a> {
             && words(one).zip(words(other)).take(words_in(one.length)).all(|(one, other)| one == other)
     }
 
-    /// Where the GICv2 of the node at level `depth` has its registers.
-    fn gicv2(&self, node: &Node, depth: usize) -> Option<Gicv2> {
-        let bus = depth.checked_sub(1)?;
+    /// Where the GIC of the node at level `depth` has its registers, as far as they can be found.
+    #[inline(never)]
+    fn gic(&mut self, node: &Node, depth: usize) {
+        self.platform.gic_registers.clear();
+        let Some(bus) = depth.checked_sub(1) else { return };
         let mut values = self.numbers(node.reg);
-        let mut next = || self.translate(bus, values.region(self.frames[bus].cells)?.start);
-        Some(Gicv2 { distributor: next()?, cpu_interface: next()? })
+        while let Some(region) = values.region(self.frames[bus].cells)
+            && let Some(start) = self.translate(bus, region.start)
+            && let Some(region) = Region::new(start, region.size())
+            && self.platform.gic_registers.push(region)
+        {}
     }
 
     /// A UART: remembers where it is, so that `stdout-path` can find it.
@@ -1050,6 +1067,8 @@ impl Platform {
         self.psci = None;
         self.console = None;
         self.gic = None;
+        self.gic_registers.clear();
+        self.timer_node = None;
         self.kernel = None;
         self.ramdisk = None;
         self.reserved.clear();

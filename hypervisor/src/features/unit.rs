@@ -159,6 +159,8 @@ pub fn open(
     mpamidr: impl FnOnce() -> u64,
     mut write: impl FnMut(Register, u64),
 ) {
+    // Behind a pointer: there are many writes.
+    let write: &mut dyn FnMut(Register, u64) = &mut write;
     match unit {
         Unit::Brbe => write(Register::BrbcrEl2, BRBCR_RECORD),
         // The order is Linux's: what comes second is asked only of firmware that has opened the first.
@@ -171,12 +173,17 @@ pub fn open(
         // GCSCR_EL2, GCSCR_EL1, GCSCRE0_EL1 and SCTLR2_EL1 are what firmware has made them (booting).
         Unit::Gcs | Unit::Sctlr2 => {}
     }
-    unlock(ids, opened, write);
+    unlock_each(ids, opened, write);
 }
 
 /// Writes the registers that shut units, as they are when the host has asked for `opened`. With [`Units::ALL`] nothing
 /// is shut: Exeunt leaves the CPU, and what answers traps there afterwards knows nothing of these.
 pub fn unlock(ids: &IdRegisters, opened: Units, mut write: impl FnMut(Register, u64)) {
+    unlock_each(ids, opened, &mut write);
+}
+
+#[inline(never)]
+fn unlock_each(ids: &IdRegisters, opened: Units, write: &mut dyn FnMut(Register, u64)) {
     if !Unit::ALL.iter().any(|unit| unit.waits(ids)) {
         return;
     }

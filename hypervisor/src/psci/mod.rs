@@ -86,7 +86,7 @@ pub trait Environment {
     /// The host is about to turn this CPU off.
     fn goes_off(&self, _cpu: usize) {}
 
-    /// Firmware has not turned it off.
+    /// Firmware has not turned it off, or has not suspended the machine.
     fn stays_on(&self, _cpu: usize) {}
 
     /// The host is about to suspend the machine, on this CPU.
@@ -383,7 +383,9 @@ impl Psci {
                 let entry = entry_at(1);
                 check(entry, env)?;
                 env.suspends(cpu);
-                self.suspend(FunctionId::SystemSuspend64, None, cpu, entry, env, firmware)
+                let refusal = self.suspend(FunctionId::SystemSuspend64, None, cpu, entry, env, firmware);
+                env.stays_on(cpu);
+                refusal
             }
             Proxy::Refuse => Err(ErrorCode::NotSupported),
         }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::child::{self, End};
 use crate::covering::{self, Value};
-use crate::kdump::{BY_EXEUNT, CRASHES, Kdump, WITHOUT_EXEUNT};
+use crate::kdump::{BY_EXEUNT, CRASHES, Kdump, LOCKUP, LOCKUP_ALL, WITHOUT_EXEUNT};
 use crate::kexec::Kexec;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -59,12 +59,23 @@ const HOWS: [&str; CRASHES.len() + 1] = {
     hows
 };
 /// Ways to die of which Exeunt saves more than the bare machine.
-const SAVED: [&str; 4] = ["stuck", "stuck-all", "stuck-stop", WILD];
+const SAVED: [&str; 6] = ["stuck", "stuck-all", "stuck-stop", WILD, LOCKUP, LOCKUP_ALL];
 /// Ways to die in which another CPU takes part, or one can go off.
-const NEED_ANOTHER: [&str; 9] =
-    ["hvc-other", "stuck", "stuck-all", "stuck-stop", "hotplug", "hotplug-down", "leave", "panic-stuck", "forced-deaf"];
-/// Of this one the bare machine has no dump at all.
+const NEED_ANOTHER: [&str; 10] = [
+    "hvc-other",
+    "stuck",
+    "stuck-all",
+    "stuck-stop",
+    "hotplug",
+    "hotplug-down",
+    "leave",
+    "panic-stuck",
+    "forced-deaf",
+    LOCKUP_ALL,
+];
 const WILD: &str = "wild";
+/// Of these the bare machine has no dump at all.
+const LOST: [&str; 3] = [WILD, LOCKUP, LOCKUP_ALL];
 /// Seconds for the bare machine there: it mostly stands still after the crash.
 const LIMIT_WHERE_LOST: u64 = 240;
 /// So many ways to end need no test module.
@@ -186,7 +197,7 @@ impl Cell {
         if bare {
             variables.insert("HYPERVISOR", "none".to_owned());
             variables.insert("EL", entry.trim_start_matches("el").to_owned());
-            if self.how == WILD {
+            if LOST.contains(&self.how) {
                 variables.insert("TIMEOUT", LIMIT_WHERE_LOST.to_string());
             }
         }

@@ -27,7 +27,7 @@ use crate::workstation::Places;
 
 /// How the host dies: by the magic key, in a way of the test module's (tests/module/crash.c), or since Exeunt is asked
 /// to have it panic: [`PANIC`], [`PANIC_STUCK`].
-pub const CRASHES: [&str; 23] = [
+pub const CRASHES: [&str; 25] = [
     "sysrq",
     "null",
     "irq",
@@ -45,6 +45,8 @@ pub const CRASHES: [&str; 23] = [
     "leave",
     "restart",
     "wild",
+    LOCKUP,
+    LOCKUP_ALL,
     PANIC,
     PANIC_STUCK,
     FORCED,
@@ -52,6 +54,13 @@ pub const CRASHES: [&str; 23] = [
     KILLED,
     KILLED_BEFORE,
 ];
+
+/// A CPU spins with everything masked, or all do, and nobody asks for anything: the watchdog has the host panic.
+pub const LOCKUP: &str = "lockup";
+/// See [`LOCKUP`].
+pub const LOCKUP_ALL: &str = "lockup-all";
+/// What has it do so. The boot and the panic mask interrupts for less.
+const WATCHDOG: &str = "watchdog=5";
 
 /// `exeunt panic`, by a program on the CPU that dies.
 const PANIC: &str = "panic";
@@ -134,6 +143,9 @@ impl Kdump {
             };
             wanted.settings.exeunt = format!("{} selftest=fault:{place}:store", wanted.settings.exeunt.trim_end());
             wanted.settings.profile = Profile::Faults;
+        }
+        if [LOCKUP, LOCKUP_ALL].contains(&crash) && !wanted.settings.exeunt.contains("watchdog=") {
+            wanted.settings.exeunt = format!("{} {WATCHDOG}", wanted.settings.exeunt.trim_end());
         }
         if [PANIC_STUCK, FORCED_DEAF].contains(&crash) && wanted.settings.smp < 2 {
             wrong.0.push(format!("CRASH={crash}: it takes two CPUs (SMP=)"));
@@ -333,7 +345,9 @@ impl Kdump {
             match blackbox::read(&output.file("dump"), places, self.is_short) {
                 Ok((report, words)) => {
                     verdict.line(&words);
-                    verdict.wrong.extend(self.death().map(|death| death.compare(&report)).unwrap_or_default());
+                    verdict
+                        .wrong
+                        .extend(self.death(&ran.console).map(|death| death.compare(&report)).unwrap_or_default());
                 }
                 Err(error) => verdict.wrong.push(format!("the black box cannot be read: {error}")),
             }
@@ -341,7 +355,7 @@ impl Kdump {
         if verdict.passed() {
             self.judge_dump(ran, &report, &mut verdict);
             self.judge_exeunt(ran, stays, &mut verdict);
-            if [PANIC, PANIC_STUCK].contains(&self.crash) {
+            if [PANIC, PANIC_STUCK, LOCKUP, LOCKUP_ALL].contains(&self.crash) {
                 self.judge_panic(ran, &mut verdict);
             }
             if self.back {
@@ -368,20 +382,28 @@ impl Kdump {
     fn stuck(&self) -> u32 {
         match self.crash {
             "stuck" | "stuck-stop" => 1,
-            "stuck-all" | FORCED | FORCED_DEAF => self.wanted.settings.smp - 1,
+            "stuck-all" | FORCED | FORCED_DEAF | LOCKUP_ALL => self.wanted.settings.smp - 1,
             _ => 0,
         }
     }
 
+    /// The CPU on which the host panics: of several that hang, the one that Exeunt has found first.
+    fn dies_on(&self, console: &str) -> u32 {
+        let found = console.lines().find_map(|line| {
+            line.split_once("WARN  CPU ")?.1.split_once(": hangs, with interrupts masked")?.0.parse().ok()
+        });
+        found.filter(|_| self.crash == LOCKUP_ALL).unwrap_or(self.wanted.from.unwrap_or(0))
+    }
+
     /// What the black box has to say of this run. Where a LEAVE is under way nobody knows which CPUs Exeunt is on.
-    fn death(&self) -> Option<Death> {
+    fn death(&self, console: &str) -> Option<Death> {
         let wanted = &self.wanted;
         // Of the others one hangs, or is on its way up or down, or restarts.
         let one_is_busy = ["hvc-other", "hotplug", "hotplug-down", "restart"].contains(&self.crash);
         (self.crash != "leave").then(|| Death {
             entry: wanted.entry,
             policy: wanted.policy,
-            from: wanted.from.unwrap_or(0),
+            from: self.dies_on(console),
             cpus: wanted.settings.smp,
             stuck: self.stuck(),
             others_go_off: !one_is_busy,
@@ -433,7 +455,7 @@ impl Kdump {
         let lines = ran.said.all("next", "dmesg");
         let has = |words: &str| lines.iter().any(|line| line.contains(words));
         verdict.check(has(&code), || format!("the host did not panic at an SError with the code {code}"));
-        if self.crash == PANIC_STUCK {
+        if self.crash != PANIC {
             verdict.check(has("pc : spin_masked+"), || "it does not say that it spun".to_owned());
         }
     }
@@ -478,7 +500,7 @@ impl Kdump {
             let calls = stub_calls(&ran.console);
             let restarts: Vec<u32> =
                 calls.iter().filter(|call| call.name == "SOFT_RESTART").map(|call| call.cpu).collect();
-            let from = wanted.from.unwrap_or(0);
+            let from = self.dies_on(&ran.console);
             // On the way back the crash kernel calls too.
             let is_right = restarts.first() == Some(&from) && (self.back || restarts.len() == 1);
             verdict.check(is_right, || format!("SOFT_RESTART came from {restarts:?}"));

@@ -362,6 +362,7 @@ pub fn event_words(event: &Event) -> String {
         Kind::CrashKernel => {
             format!("Exeunt starts the crash kernel itself, at {first:#x}; the host was at {second:#x}")
         }
+        Kind::Hang => format!("this CPU hangs at {first:#x}, with interrupts masked for {second} s"),
         Kind::Left => format!("Exeunt has left this CPU along with others; its vectors are at {first:#x}"),
         Kind::Wild => format!("at {first:#x} the host accesses its crash kernel's memory, at {second:#x}"),
         Kind::Stopped => {
