@@ -4,7 +4,7 @@
 //! trust: neither a stack nor any memory but this text, and for the UART one record that says by itself whether it is
 //! whole. So this is assembly without a stack, and each of its waits has a limit. An exception in it turns the machine
 //! off at once. If it looks as if there were a host that could panic, it does, and the machine goes on
-//! (`crate::rescue`). The log's ring is left alone: whoever could read it goes off with the machine.
+//! (`rescue.rs`). The log's ring is left alone: whoever could read it goes off with the machine.
 //!
 //! Owns that code, the record, and the word that says who reports. It is ground: it imports nothing of the image.
 

@@ -4,7 +4,7 @@
 //! memory to itself, secondary CPUs, and [`cpu::Context::enter`], which runs a few instructions in any state and
 //! reports how they ended. The tests themselves are [`aborts`], [`broken`], [`calls`], [`conformance`], [`death`],
 //! [`doorbell`], [`encodings`], [`interrupts`], [`lend`], [`log`], [`panics`], [`psci`], [`stop`], [`sysregs`],
-//! [`rounds`], [`wake`] and [`shim`]; each binary runs one. Nothing here is linked into Exeunt, and nothing here knows
+//! [`rounds`], [`wake`], [`watchdog`] and [`shim`]; each binary runs one. Nothing here is linked into Exeunt, and nothing here knows
 //! how Exeunt works inside: expectations come from the Arm ARM, from the SMC Calling Convention (DEN0028) and from PSCI
 //! (DEN0022).
 //!
@@ -72,6 +72,7 @@ pub mod stop;
 pub mod sysregs;
 #[cfg(target_os = "none")]
 pub mod wake;
+pub mod watchdog;
 
 /// Makes the binary that runs `$module::run`; on the workstation, where it cannot run, an empty program.
 #[macro_export]

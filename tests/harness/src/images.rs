@@ -102,6 +102,7 @@ pub fn guest(name: &str) -> Result<PathBuf, Missed> {
             "shim",
             "stop",
             "wake",
+            "watchdog",
         ] {
             let elf = fs::read(built.join(guest)).map_err(|error| format!("{guest}: {error}"))?;
             let image = flatten(&elf).map_err(|error| format!("{guest}: {error}"))?;

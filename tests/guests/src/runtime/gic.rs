@@ -26,9 +26,13 @@ const GICR_ISENABLER0: u64 = 0x100;
 /// GICD_CTLR with one security state: ARE, EnableGrp1, EnableGrp0.
 const GICD_CTLR_V3: u32 = 1 << 4 | 1 << 1 | 1 << 0;
 
+/// By a plain store, as Linux does it. The compiler would make stores of it that change their base register too, and
+/// these have no syndrome by which a hypervisor could carry them out.
 fn write(address: u64, value: u32) {
     // SAFETY: the addresses are those of the GIC's register frames in the device tree, mapped as device memory.
-    unsafe { (address as *mut u32).write_volatile(value) };
+    unsafe {
+        core::arch::asm!("str {:w}, [{}]", in(reg) value, in(reg) address, options(nostack, preserves_flags));
+    }
 }
 
 /// Lets the virtual timer's interrupt reach the boot CPU. Returns false when the GIC is of no known kind.
@@ -97,6 +101,73 @@ pub fn sgi_is_pending(index: usize) -> bool {
             read(redistributor + index as u64 * REDISTRIBUTOR + SGI_FRAME + ISPENDR0) & SGI_0 != 0
         }
     }
+}
+
+/// How the calling CPU's private interrupts are set up, and what the GIC signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Private {
+    /// GICD_IGROUPR0 or GICR_IGROUPR0.
+    pub groups: u32,
+    /// GICD_ISENABLER0 or GICR_ISENABLER0. A GICv2 has its SGIs enabled, whatever is written.
+    pub enabled: u32,
+    /// GICD_IPRIORITYR or GICR_IPRIORITYR of each PPI.
+    pub priority: u8,
+}
+
+/// The priority of the first PPI.
+const IPRIORITYR16: u64 = 0x410;
+/// GICD_ICENABLER0 and GICR_ICENABLER0.
+const ICENABLER0: u64 = 0x180;
+
+/// Where the registers of the boot CPU's private interrupts are.
+fn private_frame() -> u64 {
+    match gic() {
+        Gic::V2 { distributor, .. } => distributor,
+        Gic::V3 { redistributor, .. } => redistributor + SGI_FRAME,
+    }
+}
+
+/// Sets the private interrupts of the boot CPU up.
+pub fn set_private(wanted: Private) {
+    let frame = private_frame();
+    write(frame + ICENABLER0, u32::MAX);
+    write(frame + GICR_IGROUPR0, wanted.groups);
+    write(frame + GICR_ISENABLER0, wanted.enabled);
+    for word in (0..16).step_by(4) {
+        write(frame + IPRIORITYR16 + word, u32::from_le_bytes([wanted.priority; 4]));
+    }
+}
+
+/// All that the watchdog of Exeunt touches, as the boot CPU reads it: groups, enables and priorities of its private
+/// interrupts, then GICD_CTLR's groups, whether the CPU interface lets the guest's group through, and the mask.
+#[must_use]
+pub fn private() -> [u32; 9] {
+    let frame = private_frame();
+    let [control, interface, mask] = match gic() {
+        Gic::V2 { distributor, cpu_interface } => {
+            [read(distributor + GICD_CTLR), read(cpu_interface + GICC_CTLR), read(cpu_interface + GICC_PMR)]
+        }
+        // ICC_IGRPEN1_EL1, ICC_PMR_EL1.
+        Gic::V3 { distributor, .. } => [
+            read(distributor + GICD_CTLR) & 3,
+            read_register!("S3_0_C12_C12_7") as u32,
+            read_register!("S3_0_C4_C6_0") as u32,
+        ],
+    };
+    let priority = |word: u64| read(frame + IPRIORITYR16 + 4 * word);
+    let [groups, enabled] = [read(frame + GICR_IGROUPR0), read(frame + GICR_ISENABLER0)];
+    [groups, enabled, priority(0), priority(1), priority(2), priority(3), control, interface, mask]
+}
+
+/// What [`private`] is where nothing but [`enable_sgis`] and [`set_private`] has touched it.
+#[must_use]
+pub fn private_after(set: Private) -> [u32; 9] {
+    let (sgis, control) = match gic() {
+        Gic::V2 { .. } => (0xffff, 1),
+        Gic::V3 { .. } => (0, GICD_CTLR_V3 & 3),
+    };
+    let priority = u32::from_le_bytes([set.priority; 4]);
+    [set.groups, set.enabled | sgis, priority, priority, priority, priority, control, 1, 0xf0]
 }
 
 /// Sends SGI 0 to the calling CPU, which has the number `index`.

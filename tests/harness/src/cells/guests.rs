@@ -66,6 +66,13 @@ fn panics(context: &Context, model: &str, gic: u32, entry: Entry, arguments: &st
     Ok(())
 }
 
+/// The watchdog, by a guest that hangs and one that does not.
+fn watchdog(context: &Context, model: &str, gic: u32, entry: Entry) -> Outcome {
+    let machine = machine(context, qemu::usual()?, "watchdog", model, "")?.entered(entry, "watchdog=2");
+    machine.with("GIC", gic).with("SMP", 1).run()?.ended_with(0)?.says("checks, 0 failed")?;
+    Ok(())
+}
+
 /// The expectations of `aborts` hold for QEMU's CPU itself, with a hole instead of Exeunt's memory.
 fn aborts_on_bare_qemu(context: &Context, model: &str) -> Outcome {
     let (size, region) = RAM_WITH_A_HOLE;
@@ -190,6 +197,14 @@ fn of_all_cpus() -> Vec<Cell> {
             let what = if arguments.is_empty() { "panics" } else { "panics-locked" };
             let cell = move |context: &Context| panics(context, model, gic, entry, arguments);
             let name = format!("guests/{what}-{model}-gic{gic}-{}", entry.name());
+            cells.push(Cell::new(name, cell).slow(quickly != Some(entry)));
+        }
+    }
+    for (model, gic, quickly) in [("cortex-a57", 3, Some(Entry::VirtualEl2)), ("cortex-a72", 2, None), ("max", 3, None)]
+    {
+        for entry in Entry::ALL {
+            let cell = move |context: &Context| watchdog(context, model, gic, entry);
+            let name = format!("guests/watchdog-{model}-gic{gic}-{}", entry.name());
             cells.push(Cell::new(name, cell).slow(quickly != Some(entry)));
         }
     }
