@@ -11,7 +11,7 @@
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// A UART, for who can read a register and compare.
 #[derive(Clone, Copy)]
@@ -82,6 +82,10 @@ const REPORT_PATIENCE: u64 = 15;
 /// PSCI SYSTEM_OFF (DEN0022, 5.1.9).
 const SYSTEM_OFF: u32 = 0x8400_0008;
 
+/// The option `fail=`, by its number (`hypervisor::rescue::Fail`). Before it is known the machine goes off: 0.
+#[unsafe(export_name = "exeunt_fail")]
+pub static FAIL: AtomicU8 = AtomicU8::new(0);
+
 unsafe extern "C" {
     /// Waits for another CPU, which reports a panic, to turn the machine off, and does so itself if that takes too
     /// long.
@@ -97,6 +101,7 @@ global_asm!(
     ".pushsection .text.beside_tables, \"ax\"",
     ".global exeunt_await_report",
     "exeunt_await_report:",
+    "mov x19, xzr",
     "mrs x0, cntfrq_el0",
     "orr x0, x0, #0x100000", // firmware need not have said it
     "mov x1, #{report_patience}",
@@ -109,16 +114,16 @@ global_asm!(
     "b.lo 1b",
     "adr x6, 8f",
     "b 2f",
-    // An exception has led here, and all of its registers but EL2's own may be overwritten.
+    // An exception has led here, and all of its registers but EL2's own may be overwritten. In: x19 = what has a host
+    // panic, for which it needs no stack.
     ".global exeunt_last_words",
     "exeunt_last_words:",
     "adr x6, 7f",
     // From another one of these: they do not work.
-    "2: mov x19, xzr",
-    "mrs x0, tpidr_el2",
+    "2: mrs x0, tpidr_el2",
     "ldr x1, ={breadcrumb}",
     "cmp x0, x1",
-    "b.eq 9f",
+    "b.eq 12f",
     "msr tpidr_el2, x1",
     "msr spsel, #0", // so that it does not go the long way to come here
     "isb",
@@ -128,15 +133,17 @@ global_asm!(
     // Can a host panic? It is not in virtual EL2, and has an MMU and vectors.
     "adrp x10, exeunt_fail",
     "ldrb w10, [x10, :lo12:exeunt_fail]",
-    "cbz w10, 6f",
+    "cbz w10, 11f",
     "mrs x10, hcr_el2",
-    "tbnz x10, #{tge}, 6f",
+    "tbnz x10, #{tge}, 11f",
     "mrs x10, sctlr_el1",
-    "tbz x10, #0, 6f",
+    "tbz x10, #0, 11f",
     "mrs x10, vbar_el1",
-    "cbz x10, 6f",
-    "adr x19, exeunt_panic_host",
+    "cbz x10, 11f",
+    "cbz x19, 6f",
     "adr x6, 10f",
+    "b 6f",
+    "11: mov x19, xzr",
     "6: adrp x10, {record}",
     "add x10, x10, :lo12:{record}",
     "ldp x1, x2, [x10]",
@@ -171,9 +178,9 @@ global_asm!(
     "subs x9, x9, #4",
     "b.pl 5b",
     "b 3b",
-    "9: cbz x19, 6f",
+    "9: cbz x19, 12f",
     "br x19",
-    "6: ldr w0, ={system_off}",
+    "12: ldr w0, ={system_off}",
     "smc #0",
     // Firmware cannot.
     "1: wfi",

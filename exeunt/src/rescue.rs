@@ -41,7 +41,7 @@
 
 use core::arch::{global_asm, naked_asm};
 use core::fmt;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{
     CNTFRQ_EL0, CNTPCT_EL0, ELR_EL1, ELR_EL2, ESR_EL1, HCR_EL2, Readable, SCTLR_EL1, SP_EL0, SPSR_EL1, SPSR_EL2,
@@ -66,20 +66,18 @@ use crate::resident::FAST;
 use crate::trap::Trap;
 use crate::{blackbox, firmware, last_words, registers, ticks};
 
-/// The option `fail=`, as [`Fail`] numbers it. Before it is known the machine goes off.
-#[unsafe(export_name = "exeunt_fail")]
-static FAIL: AtomicU8 = AtomicU8::new(Fail::Halt as u8);
+const _: () = assert!(Fail::Halt as u8 == 0, "what the last words begin with");
 
 /// Takes the option. When the host can be entered.
 pub fn set_fail(fail: Fail) {
-    FAIL.store(fail as u8, Ordering::Relaxed);
+    last_words::FAIL.store(fail as u8, Ordering::Relaxed);
 }
 
 /// How long a CPU waits for one that it may have turned on before it died, in milliseconds.
 const CLAIM_PATIENCE_MS: u64 = 100;
 
 fn fail() -> Fail {
-    Fail::of(FAIL.load(Ordering::Relaxed))
+    Fail::of(last_words::FAIL.load(Ordering::Relaxed))
 }
 
 /// Whether anything is to be saved at all.
@@ -309,6 +307,7 @@ global_asm!(
     ".global exeunt_rescue",
     "exeunt_rescue:",
     "msr spsel, #0",
+    "adr x19, exeunt_panic_host",
     "adrp x1, exeunt_fail",
     "ldrb w10, [x1, :lo12:exeunt_fail]",
     "cbz w10, exeunt_last_words",

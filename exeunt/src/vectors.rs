@@ -57,6 +57,7 @@ global_asm!(
     ".endm",
     ".macro LAST_VECTOR",
     ".balign 0x80",
+    "adr x19, exeunt_panic_host",
     "b exeunt_last_words",
     ".endm",
     // An exception from the host: save x0 to x30 as a `HostFrame` on this CPU's stack, which is empty while the host

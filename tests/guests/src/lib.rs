@@ -4,9 +4,9 @@
 //! memory to itself, secondary CPUs, and [`cpu::Context::enter`], which runs a few instructions in any state and
 //! reports how they ended. The tests themselves are [`aborts`], [`broken`], [`calls`], [`conformance`], [`death`],
 //! [`doorbell`], [`encodings`], [`interrupts`], [`lend`], [`log`], [`panics`], [`psci`], [`stop`], [`sysregs`],
-//! [`rounds`], [`wake`], [`watchdog`] and [`shim`]; each binary runs one. Nothing here is linked into Exeunt, and nothing here knows
-//! how Exeunt works inside: expectations come from the Arm ARM, from the SMC Calling Convention (DEN0028) and from PSCI
-//! (DEN0022).
+//! [`rounds`], [`wake`], [`watchdog`] and [`shim`]; each binary runs one. Nothing here is linked into Exeunt, and
+//! nothing here knows how Exeunt works inside: expectations come from the Arm ARM, from the SMC Calling Convention
+//! (DEN0028) and from PSCI (DEN0022).
 //!
 //! A guest runs on one kind of machine only, QEMU's virt under TCG. Cache maintenance around switching the MMU off is
 //! left out for that reason: TCG has no caches.

@@ -1,9 +1,9 @@
-//! The watchdog: who hangs gets an SError, who does not gets none; and when Exeunt has left, the GIC is as the guest has
-//! set it.
+//! The watchdog: who hangs gets an SError, who does not gets none; and when Exeunt has left, the GIC is as the guest
+//! has set it.
 //!
-//! It is run with `watchdog=2`, on one CPU, and needs a GIC. The interrupt of the virtual timer is not enabled at the GIC,
-//! so that the timer can have expired for long and the guest does not notice: that is what a CPU looks like that does not
-//! take its interrupts.
+//! It is run with `watchdog=2`, on one CPU, and needs a GIC. The interrupt of the virtual timer is not enabled at the
+//! GIC, so that the timer can have expired for long and the guest does not notice: that is what a CPU looks like that
+//! does not take its interrupts.
 
 use core::arch::naked_asm;
 
