@@ -72,6 +72,7 @@ pub mod stop;
 pub mod sysregs;
 #[cfg(target_os = "none")]
 pub mod wake;
+#[cfg(target_os = "none")]
 pub mod watchdog;
 
 /// Makes the binary that runs `$module::run`; on the workstation, where it cannot run, an empty program.
