@@ -664,8 +664,11 @@ mod tests {
     fn a_crash_says_what_died_and_in_which_order_cpus_stopped() {
         let report = report(&fixture::crash());
         let text = report.to_string();
+        let (major, minor) = (guest_abi::vendor::ABI_MAJOR, guest_abi::vendor::ABI_MINOR);
+        let begin = format!("Exeunt 0.1.0, ABI {major}.{minor}, 4 CPUs, host entered at virtual EL2");
         for line in [
-            "Black box at 0x403f0000: Exeunt 0.1.0, ABI 1.2, 4 CPUs, host entered at virtual EL2",
+            begin.as_str(),
+            "Black box at 0x403f0000: Exeunt",
             "EXEUNT DIED on CPU 3: an exception at EL2",
             "data abort from EL2: translation fault, level 0, write, FAR 0xdead0000",
             "at image+0x5678",
