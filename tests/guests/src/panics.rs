@@ -136,7 +136,7 @@ fn spin_to_the_end(name: &str, sctlr: u64) {
 
 fn await_target() {
     check!(smp::wait_for(|| READY.swap(false, Ordering::AcqRel)), "the target is not ready");
-    milliseconds(10);
+    milliseconds(100);
 }
 
 /// One panic of the target.
