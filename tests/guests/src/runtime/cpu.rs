@@ -159,10 +159,10 @@ pub struct Cpu {
     spare: UnsafeCell<Context>,
 }
 
-/// Bytes of a CPU's stack.
-pub(super) const STACK: usize = 32 * 1024;
+/// Bytes of a CPU's stack. Those of all fit into 2 MiB together with the shim, behind which Exeunt has its kernel.
+pub(super) const STACK: usize = 24 * 1024;
 /// Bytes of the stack that an unexpected exception is reported on.
-const EMERGENCY: usize = 8 * 1024;
+const EMERGENCY: usize = 4 * 1024;
 
 /// All stacks; the boot CPU starts on the first.
 #[repr(C, align(16))]
