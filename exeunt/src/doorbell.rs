@@ -25,7 +25,7 @@ fn facts() -> Facts {
 }
 
 /// Answers a data abort of the host's at EL1 or EL0, if it is an access to the doorbell that can be answered. False: it
-/// is to be refused. Out of the way of all other exits.
+/// is to be refused.
 #[inline]
 pub fn answer(trap: &mut Trap, esr: Esr) -> bool {
     match answer_here(trap, esr) {
@@ -49,6 +49,7 @@ enum Answered {
     StartsCrashKernel(Ticket),
 }
 
+/// The same, but for what needs most of the stack. Out of the way of all other exits.
 #[cold]
 #[inline(never)]
 fn answer_here(trap: &mut Trap, esr: Esr) -> Answered {

@@ -303,7 +303,8 @@ pub fn restart_to(trap: &mut Trap, entry: u64, arguments: [u64; 3], policy: Poli
             ticks::end(trap.cpu, true);
             open_units(trap.cpu);
             fault_point!("restart-leaves");
-            // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for.
+            // SAFETY: the resident stub serves a CPU without EL2 MMU, and `entry` is where the host asked for, or where
+            // its crash kernel begins.
             unsafe { depart::to_payload(trap.frame, entry, hcr::RW, boot::stub::vectors()) }
         }
     }

@@ -38,6 +38,7 @@ pub fn changing<T>(change: impl FnOnce() -> T) -> Option<T> {
     (!HIDDEN.load(Ordering::Acquire)).then(change)
 }
 
+/// Not once for each change.
 #[inline(never)]
 fn lock() -> Option<SpinMutexGuard<'static, ()>> {
     (0..PATIENCE).find_map(|_| {
