@@ -79,7 +79,7 @@ fn left_out(x0: u64) -> bool {
 }
 
 /// A number to call: those that mean something, those next to them, and anything.
-fn number(random: &mut Random) -> u64 {
+pub fn number(random: &mut Random) -> u64 {
     loop {
         let raw = random.next();
         let x0 = match random.below(10) {
@@ -103,7 +103,8 @@ fn number(random: &mut Random) -> u64 {
 }
 
 /// Whether `result` is an answer that the conventions allow.
-fn is_allowed(conduit: Conduit, immediate: u32, x0: u64, result: u64) -> bool {
+#[must_use]
+pub fn is_allowed(conduit: Conduit, immediate: u32, x0: u64, result: u64) -> bool {
     let id = x0 as u32;
     let refused = result == u64::MAX || result == 0xffff_ffff;
     if is_bare() {

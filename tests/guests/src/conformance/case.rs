@@ -151,7 +151,8 @@ pub fn own_page(index: usize) -> u64 {
     PAGES.0.get() as u64 + (index * 2 * 4096) as u64
 }
 
-fn resolve(value: u64, index: usize) -> u64 {
+/// The value that an argument becomes on the CPU with the number `index`.
+pub fn resolve(value: u64, index: usize) -> u64 {
     match value & !0xffff {
         OWN_PAGE => own_page(index) + (value & 0xffff),
         OWN_ENTRY => landing::entry(index) + (value & 0xffff),

@@ -36,6 +36,11 @@ pub struct Host {
 static VECTORS: AtomicU64 = AtomicU64::new(0);
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
+/// The table at which REENTER does something.
+pub fn vectors() -> u64 {
+    VECTORS.load(Ordering::Relaxed)
+}
+
 /// The number to call at the table.
 pub fn number() -> u64 {
     NUMBER.load(Ordering::Relaxed)
@@ -60,8 +65,8 @@ impl Host {
 
 const LEAVE_LEAVE: [Policy; 2] = [Policy::Leave; 2];
 
-/// Runs all of it. Every CPU is `Live`, and at the end again, but locked.
-pub fn run(host: Host) {
+/// Asks for the way back.
+pub fn learn_the_way_back(host: Host) {
     // SAFETY: the calls of this file are what is tested; where they change what EL2 is, that is meant. This one changes
     // nothing.
     match unsafe { call::way_back() } {
@@ -73,6 +78,11 @@ pub fn run(host: Host) {
         }
         Err(failure) => tally::single(host.live, Call::Reenter, false, format_args!("fails: {failure:?}")),
     }
+}
+
+/// Runs all of it. Every CPU is `Live`, and at the end again, but locked.
+pub fn run(host: Host) {
+    learn_the_way_back(host);
     status_of_all(host, CpuState::Live, 0, 0);
     log(host);
     policies(host);
@@ -178,7 +188,7 @@ fn log(host: Host) {
     tally::single(host.live, Call::LogRead, held, format_args!("{bytes} bytes of text in {pieces} pieces"));
 }
 
-fn set_policies(kexec: Policy, crash: Policy) -> bool {
+pub fn set_policies(kexec: Policy, crash: Policy) -> bool {
     // SAFETY: the policies are this test's to set.
     unsafe {
         call::restart_policy(RESTART_KEXEC, kexec).is_ok()

@@ -382,7 +382,7 @@ impl Setting {
 }
 
 /// Addresses that are not the host's RAM.
-fn bad_addresses() -> impl Iterator<Item = (&'static str, u64)> {
+pub fn bad_addresses() -> impl Iterator<Item = (&'static str, u64)> + Clone {
     let (ram, own) = (machine().ram, machine().reserved.unwrap_or_default());
     [
         ("x1 zero", 0),

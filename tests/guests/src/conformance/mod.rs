@@ -12,6 +12,8 @@
 //! - `cycle`: every way out of Exeunt and back, and LOCK, by Exeunt's own calls. `way=` and `restart=` mean nothing
 //!   then.
 //! - `slow-leave`: Exeunt has the option `selftest=slow-leave`, so that calls can be made while a LEAVE is under way.
+//! - `walk=N`: N random calls, while all CPUs leave and come back (`walk.rs`). `vectors`, `way=` and the rest mean
+//!   nothing then.
 //! - `quick`: alone, each CPU makes the calls under a quarter of the conditions, another on each.
 
 mod case;
@@ -21,6 +23,7 @@ mod lists;
 mod resume;
 pub(crate) mod stub;
 mod tally;
+mod walk;
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -236,6 +239,10 @@ pub fn run(start: &Start) {
         check_windows();
     }
 
+    if let Some(calls) = machine().number("walk") {
+        walk::run(calls);
+        crate::report::finish("conformance");
+    }
     if has("cycle") {
         cycle::run(cycle::host(sets_vectors));
         finish();

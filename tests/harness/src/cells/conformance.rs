@@ -114,8 +114,33 @@ fn conformance(context: &Context, way: Way, model: &str, gic: u32, cpus: u32, qu
     Ok(())
 }
 
+/// Random calls on all CPUs, while each leaves and comes back: Exeunt and each stub are asked, and nothing is worth a
+/// warning.
+fn walk(context: &Context, entry: Entry, model: &str, gic: u32, calls: u64) -> Outcome {
+    let machine = context.machine().guest(&images::guest("conformance")?, &format!("walk={calls}"));
+    let machine =
+        machine.with("CPU", model).with("GIC", gic).with("SMP", 4).entered(entry, "").limit(60 + calls / 2000);
+    let ran = machine.run()?.ended_with(0)?.says("checks, 0 failed")?;
+    let line = ran.console.lines().rfind(|line| line.starts_with("walk: ")).unwrap_or_default();
+    let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    ensure!(numbers.len() == 6 && numbers.iter().all(|&number| number > 0), "{line}");
+    // But for a crash kernel that is not there.
+    let expected = ["cannot be started: no crash kernel is loaded", "lines about the host's faults left out"];
+    let is_warning = |line: &&str| line.contains(" WARN ") && !expected.iter().any(|words| line.contains(words));
+    ensure!(ran.console.lines().find(is_warning).is_none(), "{:?}", ran.console.lines().find(is_warning));
+    Ok(())
+}
+
 pub(super) fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
+    for (model, gic) in [("cortex-a57", 3), ("max", 3), ("cortex-a72", 2)] {
+        for entry in Entry::ALL {
+            let quick = (model == "max") == (entry == Entry::El1) && gic == 3;
+            let calls = if quick { 50_000 } else { 1_000_000 };
+            let name = format!("conformance/walk-{}-{model}-gic{gic}", entry.name());
+            cells.push(Cell::new(name, move |context| walk(context, entry, model, gic, calls)).slow(!quick));
+        }
+    }
     for way in WAYS {
         for (model, gic) in [("cortex-a57", 3), ("max", 3), ("cortex-a72", 2), ("neoverse-n2", 3), ("max", 2)] {
             let name = format!("conformance/{}-{model}-gic{gic}", way.name);
