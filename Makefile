@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 TARGETS := help setup build run guest gdb map kexec kdump trace debian debian-dump drill soak test test-all lint check docs dist bench clean clean-all
 # The labs of the book (docs/labs).
-LABS := $(addprefix lab-,1 2 3 4 5 6 7 8 9 10)
+LABS := $(addprefix lab-,1 2 3 4 5 6 7 8 9 10 11)
 TARGETS += $(LABS)
 .PHONY: $(TARGETS)
 

@@ -24,6 +24,7 @@
  *	wild		over all of the memory that is kept for the crash kernel, and then a null pointer; NUMBER says by
  *			what: 0 memset, 1 a store in each page, 2 a pair, 3 an atomic operation, 4 DC ZVA
  *	leave		... on CPU while the next one is in LEAVE; NUMBER turns of a loop after it began
+ *	yours		as the eleventh lab of the book has it (examples/labs/yours/lab_11.c), if that was built in
  *
  * Whether an oops is the end is the kernel's choice: panic_on_oops=1 (`oops=panic`) wherever no interrupt is involved.
  * The next CPU is the next online one. Owns nothing that outlives the kernel.
@@ -422,6 +423,12 @@ static int null_at_restart(struct notifier_block *block, unsigned long action, v
 
 static struct notifier_block restart_notifier = { .notifier_call = null_at_restart };
 
+/* `scripts/module` with EXEUNT_LAB= puts another in its place. */
+long __weak exeunt_test_yours(void *unused)
+{
+	return -ENOENT;
+}
+
 int command_crash(struct answer *answer, char *words)
 {
 	static const struct {
@@ -444,6 +451,7 @@ int command_crash(struct answer *answer, char *words)
 		{ "lockup-all", spin_beside_others, spin_masked, .all = true },
 		{ "wild", wild_here },
 		{ "leave", null_beside_other, leave_now, true },
+		{ "yours", exeunt_test_yours },
 	};
 	char *kind = strsep(&words, " "), *word = strsep(&words, " ");
 	unsigned int cpu = 0;

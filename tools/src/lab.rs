@@ -115,6 +115,48 @@ pub fn judge_answers(answers: &str, console: &str, symbolized: &str) -> Verdict 
     Verdict::Solved(format!("you can read how Exeunt died: {panic}"))
 }
 
+/// What the kernel says of the ways to die that `make drill` has, and which they are.
+const KNOWN: [(&str, &str); 6] = [
+    ("NULL pointer dereference", "null, and many others of the drill's"),
+    ("kernel BUG at", "bug"),
+    ("kernel stack overflow", "overflow"),
+    ("sysrq triggered crash", "sysrq"),
+    ("SError Interrupt", "panic, lockup"),
+    ("synchronous external abort", "wild"),
+];
+
+/// How a line of Linux's begins that says why it dies.
+const CAUSES: [&str; 3] = ["Unable to handle kernel ", "Internal error: ", "Kernel panic - not syncing: "];
+
+/// The function that called `panic()` on the CPU that died, by the backtraces in the report: empty if it has no name.
+fn who_panicked(report: &str) -> Option<&str> {
+    let mut frames = report.lines().skip_while(|line| !(line.starts_with('#') && line.contains("  panic+")));
+    let caller = frames.nth(1)?.strip_prefix('#')?.split_once(' ')?.1.trim();
+    Some(if caller.starts_with("0x") { "" } else { caller })
+}
+
+/// Judges the death of a kernel: `report` is what `make kdump` said, `dmesg` the log of the kernel in the dump.
+#[must_use]
+pub fn judge_death(report: &str, dmesg: &str) -> Verdict {
+    if report.contains(": it survived") {
+        return Verdict::NotYet("your function has returned, and the kernel lives on".to_owned());
+    }
+    let last = report.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it has said nothing");
+    let Some(passed) = last.strip_prefix("PASS: ") else { return Verdict::NotYet(last.to_owned()) };
+    let cause = dmesg.lines().find_map(|line| CAUSES.iter().find_map(|cause| Some(&line[line.find(cause)?..])));
+    let Some(cause) = cause else { return Verdict::NotYet("the kernel's log does not say why it died".to_owned()) };
+    let is_known = |words: &str| dmesg.lines().any(|line| line.contains(words));
+    if let Some((words, kinds)) = KNOWN.iter().find(|(words, _)| is_known(words)) {
+        return Verdict::NotYet(format!("the drill has that: its log says \"{words}\", as with CRASH= {kinds}"));
+    }
+    if who_panicked(report) == Some("") {
+        return Verdict::NotYet(
+            "you call panic() yourself, as `sysrq` does: have Linux or the CPU find the mistake".to_owned(),
+        );
+    }
+    Verdict::Solved(format!("it died of \"{}\"; {}", cause.trim(), passed.trim()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,5 +212,34 @@ mod tests {
         }
         assert!(matches!(judge_answers(RIGHT, "no panic", NAMES), Verdict::NotYet(_)));
         assert!(matches!(judge_answers("", REPORT, NAMES), Verdict::NotYet(_)));
+    }
+
+    const DUMPED: &str = "\
+CPU 0, pc 0xffffbc301d5b806c, pstate 0xc5
+#0  __crash_kexec+0x164/0x180
+#1  vpanic+0x12c/0x338
+#2  panic+0x68/0x68
+#3  die+0x2c0/0x2c8
+PASS: Exeunt left at SOFT_RESTART, the dump has the panic and the backtraces of 4 CPUs (target/lab-11/report.txt)\n";
+    const LOG: &str = "\
+[   16.1] exeunt_test: crash yours on CPU 0
+[   16.2] Internal error: Oops - Undefined instruction: 0000000002000000 [#1] SMP
+[   16.3] Kernel panic - not syncing: Oops - Undefined instruction: Fatal exception\n";
+
+    #[test]
+    fn a_death_is_new_or_the_drills() {
+        let said = |report: &str, dmesg: &str| judge_death(report, dmesg).to_string();
+        let solved = said(DUMPED, LOG);
+        assert!(solved.starts_with("solved: it died of \"Internal error: Oops - Undefined instruction"), "{solved}");
+        let lives = "FAIL: first: it survived (console: target/lab-11/console.log)\n";
+        assert!(said(lives, "").ends_with("the kernel lives on"));
+        assert_eq!(said("FAIL: there is no dump (report)\n", ""), "not yet: FAIL: there is no dump (report)");
+        let null = "[ 1.0] Unable to handle kernel NULL pointer dereference at virtual address 0000000000000000\n";
+        assert!(said(DUMPED, null).contains("the drill has that"));
+        assert!(said(DUMPED, "").ends_with("does not say why it died"));
+        // In a module, which has no names.
+        let by_hand = DUMPED.replace("#3  die+0x2c0/0x2c8", "#3  0xffffbc301d5b806c");
+        assert!(said(&by_hand, "[ 1.0] Kernel panic - not syncing: mine\n").contains("you call panic() yourself"));
+        assert!(said(DUMPED, "[ 1.0] Kernel panic - not syncing: stack-protector\n").starts_with("solved"));
     }
 }

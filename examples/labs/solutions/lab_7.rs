@@ -21,11 +21,11 @@ global_asm!(
     "eret",
     "1: cmp x0, #{SOFT_RESTART}",
     "b.ne 2f",
-    "mov x5, x1",
     "mov x0, x2",
-    "mov x1, x3",
     "mov x2, x4",
-    "br x5", // at EL2 still
+    "mov x4, x1", // before x1 is overwritten
+    "mov x1, x3",
+    "br x4", // at EL2 still
     "2: cmp x0, #{RESET_VECTORS}",
     "b.ne 3f",
     "mov x0, #{SUCCESS}", // they are the stub's already

@@ -50,9 +50,9 @@ pub fn sweep(console: &str) -> BTreeMap<String, String> {
     console.lines().filter_map(entry).collect()
 }
 
-/// The commands that a page of the documentation shows: lines of its code blocks that call make or one of the scripts,
-/// or make a file for them, without the comments after them. Blocks with a name behind their language are left out: the
-/// cells `loaders/` run those.
+/// The commands that a page of the documentation shows: lines of its code blocks, or lines with four spaces before
+/// them, that call make, one of the scripts or what set-up has put below target/, or make a file for them, without the
+/// comments after them. Blocks with a name behind their language are left out: the cells `loaders/` run those.
 pub fn commands(page: &str) -> impl Iterator<Item = &str> {
     let (mut in_code, mut is_named) = (false, false);
     page.lines().filter_map(move |line| {
@@ -60,9 +60,10 @@ pub fn commands(page: &str) -> impl Iterator<Item = &str> {
             in_code = !in_code;
             is_named = language.split_whitespace().count() > 1;
         }
+        let line = if in_code { line } else { line.strip_prefix("    ")? };
         let (command, _) = line.split_once(" # ").unwrap_or((line, ""));
-        let is_command = ["make ", "scripts/", "truncate "].iter().any(|begin| line.starts_with(begin));
-        (in_code && !is_named && is_command).then(|| command.trim_end())
+        let is_command = ["make ", "scripts/", "target/", "truncate "].iter().any(|begin| line.starts_with(begin));
+        (!is_named && is_command).then(|| command.trim_end())
     })
 }
 
@@ -149,11 +150,11 @@ mod tests {
     fn commands_of_a_page_are_in_its_code_blocks() {
         let page = "make no\n```\nmake run      # a shell\nmake run RUN='echo #1'\nmaker\n  make no\n\
                     truncate -s 1G x\nscripts/symbolize x\n```\nmake no\n\
-                    ```sh disk\ntruncate -s 1 named\n```\n```sh\nmake clean\n```\n";
+                    ```sh disk\ntruncate -s 1 named\n```\n```sh\nmake clean\n```\n    make gdb\n    no\n";
         let found: Vec<&str> = commands(page).collect();
         assert_eq!(
             found,
-            ["make run", "make run RUN='echo #1'", "truncate -s 1G x", "scripts/symbolize x", "make clean"]
+            ["make run", "make run RUN='echo #1'", "truncate -s 1G x", "scripts/symbolize x", "make clean", "make gdb"]
         );
     }
 

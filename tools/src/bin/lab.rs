@@ -2,6 +2,7 @@
 //!
 //!     lab judge CONSOLE
 //!     lab answers ANSWERS CONSOLE NAMES
+//!     lab death REPORT DMESG
 //!
 //! Prints a line; returns 0 if the lab is solved, 1 if it is not, 2 if something cannot be read.
 
@@ -22,7 +23,11 @@ fn main() -> ExitCode {
         ["answers", answers, console, names] => read(answers)
             .and_then(|answers| Ok((answers, read(console)?, read(names)?)))
             .map(|(answers, console, names)| lab::judge_answers(&answers, &console, &names)),
-        _ => Err("usage: lab judge CONSOLE | answers ANSWERS CONSOLE NAMES".to_owned()),
+        // Without a dump there is no second file.
+        ["death", report, dmesg] => {
+            read(report).map(|report| lab::judge_death(&report, &read(dmesg).unwrap_or_default()))
+        }
+        _ => Err("usage: lab judge CONSOLE | answers ANSWERS CONSOLE NAMES | death REPORT DMESG".to_owned()),
     };
     match verdict {
         Ok(verdict) => {

@@ -59,6 +59,7 @@ impl Host {
             policies,
             restart: if live { None } else { Some(End::El2) },
             set_vectors: if live { self.sets_vectors || self.live == State::LiveEl1 } else { state == State::Gone },
+            own: stub::vectors(),
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Setting {
     pub restart: Option<End>,
     /// SET_VECTORS to the host's own table is among the cases.
     pub set_vectors: bool,
+    /// The host's own table: that of [`stub`], or one that is looked at in its place.
+    pub own: u64,
 }
 
 /// SMCCC_ARCH_FEATURES (DEN0028).
@@ -74,7 +76,7 @@ impl Setting {
         let owns_el2 = self.state != State::LiveEl1 && crate::level::entry_level() == 2 || !self.is_live();
         if self.set_vectors {
             let want = if owns_el2 { refused(0) } else { refused(STUB_ERR) };
-            list("x1 the host's own table", stub::vectors(), want);
+            list("x1 the host's own table", self.own, want);
         }
         // The host's own stub looks at nothing.
         if self.state == State::Gone {
@@ -304,8 +306,9 @@ impl Setting {
             stub("a stub call's with a high word", number | 1 << 32);
             stub("a stub call's with a high word", number | 1 << 63);
         }
-        let own = if self.state == State::Gone { refused(stub::OWN) } else { refused(STUB_ERR) };
-        returns(Call::OtherNumber, "the host's own stub's", arguments(stub::WHO, [1, 2, 3]), own);
+        let is_own = self.state == State::Gone && self.own == stub::vectors();
+        let answer = if is_own { stub::OWN } else { STUB_ERR };
+        returns(Call::OtherNumber, "the host's own stub's", arguments(stub::WHO, [1, 2, 3]), refused(answer));
         let fast = if live { error(Error::NotSupported) } else { refused(STUB_ERR) };
         let other = |what, number| returns(Call::OtherNumber, what, arguments(number, [1, 2, 3]), fast);
         for number in [0xc600_0000, 0xc600_0001, 0xc600_0020, 0x8600_0000, 0x8600_0001] {
@@ -383,20 +386,18 @@ impl Setting {
 
 /// Addresses that are not the host's RAM.
 pub fn bad_addresses() -> impl Iterator<Item = (&'static str, u64)> + Clone {
-    let (ram, own) = (machine().ram, machine().reserved.unwrap_or_default());
-    [
-        ("x1 zero", 0),
-        ("x1 in a device", DEVICE),
-        ("x1 in Exeunt's memory", own.base),
-        ("x1 in Exeunt's memory", own.base + own.size / 2),
-        ("x1 in Exeunt's memory", own.end() - 0x800),
+    let (ram, own) = (machine().ram, machine().reserved);
+    // A bare machine has none of it.
+    let own = own.map(|own| [own.base, own.base + own.size / 2, own.end() - 0x800]);
+    let own = own.into_iter().flatten().map(|address| ("x1 in Exeunt's memory", address));
+    let others = [
         ("x1 past RAM", ram.end()),
         ("x1 past RAM", ram.base - 0x800),
         ("x1 past RAM", 1 << 40),
         ("x1 past RAM", 1 << 52),
         ("x1 past RAM", !0x7ff),
-    ]
-    .into_iter()
+    ];
+    [("x1 zero", 0), ("x1 in a device", DEVICE)].into_iter().chain(own).chain(others)
 }
 
 /// Fills the list with one case of each kind, as they are answered once a LEAVE is over: by who is there then.

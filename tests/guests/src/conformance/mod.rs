@@ -14,8 +14,10 @@
 //! - `slow-leave`: Exeunt has the option `selftest=slow-leave`, so that calls can be made while a LEAVE is under way.
 //! - `walk=N`: N random calls, while all CPUs leave and come back (`walk.rs`). `vectors`, `way=` and the rest mean
 //!   nothing then.
+//! - `bare`: there is no Exeunt, and EL2 is real. The section of a stub alone ([`bare`]), for the host's own table.
 //! - `quick`: alone, each CPU makes the calls under a quarter of the conditions, another on each.
 
+pub mod bare;
 mod case;
 mod cycle;
 pub(crate) mod landing;
@@ -225,6 +227,13 @@ fn check_windows() {
 pub fn run(start: &Start) {
     machine::read(start.tree);
     let has = |word: &str| machine().words().any(|each| each == word);
+    if has("bare") {
+        level::set_vectors(stub::vectors());
+        settle();
+        println!("conformance: {} CPUs of a bare machine", smp::start_all());
+        bare::section(stub::vectors());
+        crate::report::finish("conformance");
+    }
     let sets_vectors = start.level == 2 && has("vectors");
     if sets_vectors {
         level::set_vectors(stub::vectors());
@@ -257,6 +266,7 @@ pub fn run(start: &Start) {
         restart: resident.then_some(under_exeunt),
         // What is set here is what Exeunt leaves behind.
         set_vectors: sets_vectors || start.level == 1,
+        own: stub::vectors(),
     };
     setting.fill();
     everywhere(live);

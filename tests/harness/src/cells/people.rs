@@ -153,17 +153,41 @@ fn build(context: &Context) -> Outcome {
 
 /// What make returns when a recipe failed.
 const MAKE_FAILED: i32 = 2;
-/// Lines of the documentation that are no machine's to run: the tests themselves.
-const NOT_HERE: [&str; 1] = ["make test"];
+/// How commands of the documentation begin that are not run as they stand, and who does what they say.
+const ELSEWHERE: [(&str, &str); 6] = [
+    // It needs its disk, which takes twenty minutes.
+    ("make debian", "debian/"),
+    // Kernels that somebody has built.
+    ("make kexec KERNEL=../linux", "kernels/kexec-of-a-file"),
+    ("make kdump KERNEL=../linux", "kernels/kdump-of-a-file"),
+    // The QEMU of another Debian, which `scripts/setup test-all` fetches.
+    ("make run QEMU=target/", "boot/"),
+    // A prompt, with a file that stands for somebody's own; `make kdump` and the line before it do the same.
+    ("target/drgn/bin/drgn -c target/kdump/dump -s VMLINUX", "people/make-kdump"),
+    ("make test", "cargo test"),
+];
 
-/// The lines in code blocks of README.md and docs/ that are commands, without their comments.
+/// The lines of README.md and docs/ that are commands, each once, without their comments.
 fn documented() -> Result<Vec<String>, Missed> {
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = Vec::new();
     for file in super::book::pages()? {
-        lines.extend(parse::commands(&fs::read_to_string(file)?).map(str::to_owned));
+        for line in parse::commands(&fs::read_to_string(file)?) {
+            let is_elsewhere = ELSEWHERE.iter().any(|(begin, _)| line.starts_with(begin));
+            if !is_elsewhere && !lines.iter().any(|other| other == line) {
+                lines.push(line.to_owned());
+            }
+        }
     }
-    lines.retain(|line| !NOT_HERE.contains(&line.as_str()));
     Ok(lines)
+}
+
+/// Targets of make that leave files which another line names: `target/NAME/`.
+const LEAVES: [&str; 4] = ["kdump", "kexec", "trace", "lab-8"];
+
+/// Where a line's run goes in the place of `target/NAME`.
+fn place_of(line: &str) -> &str {
+    let target = line.split_whitespace().nth(1).filter(|_| line.starts_with("make "));
+    target.filter(|target| LEAVES.contains(target)).unwrap_or("run")
 }
 
 /// A session that is left at once.
@@ -183,8 +207,8 @@ fn documented_commands(context: &Context) -> Outcome {
     ensure!(lines.iter().any(|line| line == "make run"), "the documentation's commands are not found: {lines:?}");
     for line in lines {
         eprintln!("{line}");
-        // All with the same directory: a line may read what the one before it has left.
-        let machine = context.machine().own_build().with("OUT", &directory);
+        // A line may read what one before it has left.
+        let machine = context.machine().own_build().with("OUT", format!("{directory}/{}", place_of(&line)));
         let outcome = if line.starts_with("make run") && !line.contains("RUN=") {
             at_the_prompt(machine, &line)
         } else {
@@ -192,7 +216,10 @@ fn documented_commands(context: &Context) -> Outcome {
             let breaks = line.contains("selftest=") && !line.contains("unknown-gic");
             // And the labs are not solved.
             let expected = if breaks || line.starts_with("make lab-") { MAKE_FAILED } else { 0 };
-            machine.shell(&line.replace("target/run", &directory))?.ended_with(expected).map(drop)
+            let typed = LEAVES.iter().chain(&["run"]).fold(line.clone(), |line, name| {
+                line.replace(&format!("target/{name}/"), &format!("{directory}/{name}/"))
+            });
+            machine.shell(&typed)?.ended_with(expected).map(drop)
         };
         outcome.map_err(|missed| missed.about(&line))?;
     }
@@ -225,4 +252,49 @@ pub(super) fn cells() -> Vec<Cell> {
         Cell::new("people/make-kexec", |context| restart(context, "kexec")).slow(true),
         Cell::new("people/make-kdump", |context| restart(context, "kdump")).slow(true),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What pages show: lines, and what stands in the running text.
+    fn shown() -> Vec<String> {
+        let text: String =
+            super::super::book::pages().unwrap().iter().map(|page| fs::read_to_string(page).unwrap()).collect();
+        let lines = parse::commands(&text).map(str::to_owned);
+        let inline =
+            text.lines().filter(|line| !line.starts_with("```")).flat_map(|line| line.split('`').skip(1).step_by(2));
+        lines.chain(inline.map(str::to_owned)).collect()
+    }
+
+    #[test]
+    fn what_is_not_run_as_it_stands_is_run_elsewhere() {
+        let cells = super::super::all();
+        let lines = shown();
+        for (begin, place) in ELSEWHERE {
+            assert!(lines.iter().any(|line| line.starts_with(begin)), "no page has `{begin}`");
+            let is_there = place == "cargo test" || cells.iter().any(|cell| cell.name().starts_with(place));
+            assert!(is_there, "`{begin}`: there is no cell {place}");
+        }
+    }
+
+    #[test]
+    fn every_target_that_a_page_names_is_there() {
+        let makefile = fs::read_to_string(paths::root().join("Makefile")).unwrap();
+        let line = |name: &str| makefile.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        let targets: Vec<String> = line("TARGETS := ").split(' ').map(str::to_owned).collect();
+        let labs = line("LABS := $(addprefix lab-,").trim_end_matches(')').split(' ').map(|lab| format!("lab-{lab}"));
+        let targets: Vec<String> = targets.into_iter().chain(labs).collect();
+        let commands: Vec<String> = shown().into_iter().filter(|line| line.starts_with("make ")).collect();
+        assert!(commands.len() > 50, "the commands are not found: {commands:?}");
+        for command in commands {
+            for word in command.split_whitespace().skip(1).take_while(|word| !word.contains(['=', '\''])) {
+                assert!(
+                    targets.iter().any(|target| target == word) || word == "lab-N",
+                    "`{command}`: no target {word}"
+                );
+            }
+        }
+    }
 }
