@@ -51,18 +51,29 @@ fn way(from: &Path, to: &Path) -> String {
     format!("{}{}", "../".repeat(up), to.display())
 }
 
-/// Text of the project's page `page`, with each link as the book needs it. Code is left as it is.
+/// The file that a block of code is quoted from: what begins with `rust exeunt/src/enter.rs`.
+fn quoted_from(block: &str) -> Option<&str> {
+    let file = block.lines().next()?.split_whitespace().nth(1)?;
+    (file.contains('/') && Path::new(file).extension().is_some()).then_some(file)
+}
+
+/// Text of the project's page `page`, with each link as the book needs it. Code is left as it is, and has the file that
+/// it is quoted from above it: a browser does not show what stands behind the language.
 #[must_use]
 pub fn adapted(page: &Path, text: &str) -> String {
     let Some(here) = in_book(page) else { return text.to_owned() };
     let mut out = String::new();
     for (index, part) in text.split("```").enumerate() {
-        if index > 0 {
-            out.push_str("```");
-        }
         if index % 2 == 1 {
+            if let Some(file) = quoted_from(part) {
+                let _ = write!(out, "<p class=\"file\">{file}</p>\n\n");
+            }
+            out.push_str("```");
             out.push_str(part);
             continue;
+        }
+        if index > 0 {
+            out.push_str("```");
         }
         let mut rest = part;
         // `[words](target)`. Words with brackets of their own are none of this project's.
@@ -175,6 +186,18 @@ mod tests {
             "[a](learn/a.md) [b](contributing.md)"
         );
         assert_eq!(adapted(Path::new("docs/a.md"), "[words `a/b`](../a/b)"), "words `a/b`");
+    }
+
+    #[test]
+    fn quotes_have_their_file_above_them() {
+        let adapted = |text| adapted(Path::new("docs/a.md"), text);
+        assert_eq!(
+            adapted("a\n\n```rust boot/src/stub.rs\nx\n```\n"),
+            "a\n\n<p class=\"file\">boot/src/stub.rs</p>\n\n```rust boot/src/stub.rs\nx\n```\n"
+        );
+        for other in ["```\na/b.rs\n```\n", "```sh disk\ntrue\n```\n", "```console run\n$ a/b.c\n```\n"] {
+            assert_eq!(adapted(other), other);
+        }
     }
 
     #[test]
