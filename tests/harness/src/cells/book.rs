@@ -92,7 +92,7 @@ fn without_numbers(line: &str) -> String {
 }
 
 /// The line of `session` that `output` does not have after those before it.
-fn missing<'a>(session: &[&'a str], output: &str) -> Option<&'a str> {
+pub(super) fn missing<'a>(session: &[&'a str], output: &str) -> Option<&'a str> {
     let mut said = output.lines().map(without_numbers);
     session.iter().copied().filter(|line| !matches!(line.trim(), "" | "...")).find(|line| {
         let line = without_numbers(line);
