@@ -138,6 +138,22 @@ pub fn start() {
     }
 }
 
+/// More than the FIFO of any PL011 holds.
+const MOST_RECEIVED: usize = 64;
+
+/// Whether somebody has sent a break to the UART, on kinds that tell of one. All that the host has not read before it
+/// is lost: for a host that reads nothing.
+#[inline(never)]
+pub fn takes_break() -> bool {
+    let Door::Open(port) = door() else { return false };
+    // SAFETY: as in `turn_on`, which has looked at this UART; what is received concerns nobody at EL2.
+    let read = |register| unsafe { guarded::read_device(register) };
+    port.tells_breaks
+        && (0..MOST_RECEIVED)
+            .map_while(|_| read(port.status).ok().filter(|&status| Port::has_byte(status)).and(read(port.data).ok()))
+            .any(Port::is_break)
+}
+
 /// Takes the lock for good, for [`crate::selftest`].
 pub fn lose_lock() {
     core::mem::forget(LINE.lock());

@@ -4,6 +4,8 @@
 //! Owns this order. How CPUs are stopped is decided in `hypervisor::leave`, what is in a note in
 //! `hypervisor::crash_notes`; a CPU that is caught does its part in [`crate::leaving`].
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use aarch64_cpu::registers::{ELR_EL2, Readable};
 use guest_abi::blackbox::CpuBlock;
 use guest_abi::vendor::{Error, Policy};
@@ -18,7 +20,7 @@ use hypervisor::own_calls::control::Verdict;
 use hypervisor::paging::PAGE_SIZE;
 use hypervisor::placement::HostRam;
 use hypervisor::restart::Restart;
-use hypervisor::trap;
+use hypervisor::{trap, watchdog};
 use log::{info, warn};
 
 use crate::cpu::PerCpu;
@@ -26,7 +28,7 @@ use crate::leaving::{self, All, Stage2};
 use crate::machine::{Below, psci};
 use crate::resident::FAST;
 use crate::trap::Trap;
-use crate::{blackbox, enter, guard, memory, ticks};
+use crate::{blackbox, enter, firmware, guard, memory, ticks};
 
 /// The host has crashed: no other CPU runs in it any longer when this returns, as far as Exeunt can reach it, and the
 /// dump will say where those were that the host itself did not reach. Takes at most three times
@@ -84,6 +86,34 @@ pub fn start_kernel(trap: &mut Trap) -> Ending {
             Ending::Begins
         }
     }
+}
+
+/// The host's command line has the machine reset after a panic.
+static RESETS: AtomicBool = AtomicBool::new(false);
+
+/// Learns that from the host's command line. Before it runs.
+pub fn set_up(arguments: &[u8]) {
+    RESETS.store(watchdog::asks_for_reset(arguments), Ordering::Relaxed);
+}
+
+/// The end of a host that hangs, cannot panic, and has no crash kernel that could be started: all CPUs are stopped, and
+/// what is known of them is in the black box. Then the machine is reset, or stands still, as it would after a panic of
+/// the host's. This CPU goes on where it was: a debugger may look. Nothing: as for [`begin`].
+#[cold]
+#[inline(never)]
+pub fn give_up(trap: &Trap) -> Option<()> {
+    stop_others(trap)?;
+    let resets = RESETS.load(Ordering::Relaxed);
+    let end = if resets { "the machine is reset, as panic= says" } else { "the machine stands still without a panic=" };
+    blackbox::keep(trap.cpu, Stop::GivenUp);
+    blackbox::event(Kind::GivenUp, [ELR_EL2.get(), resets.into()]);
+    warn!("CPU {}: Exeunt gives the host up; the registers of its CPUs are in the black box; {end}", trap.cpu.index());
+    ticks::end(trap.cpu, true);
+    blackbox::clean();
+    if resets {
+        firmware::forward(::smccc::psci::PSCI_SYSTEM_RESET, &[0; 18]);
+    }
+    Some(())
 }
 
 /// Stops the host, if its crash kernel can be started: how that is, what becomes of Exeunt, and whose registers are in

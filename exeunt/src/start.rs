@@ -27,8 +27,8 @@ use crate::memory::TablePages;
 use crate::panic::cannot_start;
 use crate::stage2::Stage2;
 use crate::{
-    blackbox, console, enter, firmware, gic, guard, guarded, memory, registers, rescue, resident, selftest, ticks,
-    vectors,
+    blackbox, console, crash, enter, firmware, gic, guard, guarded, memory, registers, rescue, resident, selftest,
+    ticks, vectors,
 };
 
 /// What the host's command line gets when EL2 is lent. A CPU that is off and comes up after KVM got EL2 meets firmware
@@ -159,6 +159,7 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     let arguments = platform.kernel.and_then(|kernel| kernel.bootargs(tree)).unwrap_or_default();
     guard::set_up(options.guard, asks_for_crash_kernel(arguments));
     if let Some(seconds) = options.watchdog {
+        crash::set_up(arguments);
         watch(seconds, (platform, tree), &machine, map, asks_for_pseudo_nmi(arguments));
     }
     blackbox::publish(platform.cpus.len(), machine.entry, platform.options(tree));

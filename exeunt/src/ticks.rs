@@ -23,7 +23,8 @@ use hypervisor::paging::stage2::Attributes;
 use hypervisor::placement::AddressMap;
 use hypervisor::syndrome::Encoding;
 use hypervisor::watchdog::gic::{
-    self, ICACTIVER, ICENABLER, IGROUPR, INTERFACE, IPRIORITYR, ISENABLER, Redistributors, Refusal,
+    self, FIQ_ENABLE, ICACTIVER, ICENABLER, IGROUPR, INTERFACE, IPRIORITYR, ISENABLER, PRIORITIES, Redistributors,
+    Refusal,
 };
 use hypervisor::watchdog::{Finding, Sample, Times, Watch};
 use log::warn;
@@ -38,8 +39,9 @@ static KIND: AtomicU8 = AtomicU8::new(0);
 const V2: u8 = 2;
 const V3: u8 = 3;
 
-/// The first pages of a GICv2's distributor and CPU interface; the ends of what a GICv3's redistributors have.
-static FRAMES: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+/// The first pages of a GICv2's distributor and CPU interface; the ends of what a GICv3's redistributors have, and its
+/// distributor.
+static FRAMES: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 
 /// The interrupt's INTID.
 static INTID: AtomicU8 = AtomicU8::new(0);
@@ -47,6 +49,7 @@ static INTID: AtomicU8 = AtomicU8::new(0);
 /// How many seconds a hang may last, and what that is in ticks of the counter and of the timer.
 static SECONDS: AtomicU32 = AtomicU32::new(0);
 static PERIOD: AtomicU64 = AtomicU64::new(0);
+static SOON: AtomicU64 = AtomicU64::new(0);
 static GRACE: AtomicU16 = AtomicU16::new(0);
 
 /// How many CPUs have ticks: a GICv2 has its shared interrupts in Group 1 while there are any.
@@ -61,19 +64,23 @@ static SHARED: [AtomicU32; 32] = [const { AtomicU32::new(0) }; 32];
 /// GICD_CTLR, at both; GICD_CTLR.DS of a GICv3 (IHI 0069H, 12.9.4); GICD_TYPER.SecurityExtn of a GICv2.
 const GICD_CTLR: u64 = 0;
 const DS: u32 = 1 << 6;
+/// GICD_CTLR.RWP; GICR_WAKER of a GICv3, ProcessorSleep and ChildrenAsleep (IHI 0069H, 12.11.42).
+const RWP: u32 = 1 << 31;
+const GICR_WAKER: u64 = 0x14;
+const PROCESSOR_SLEEP: u32 = 1 << 1;
+const CHILDREN_ASLEEP: u32 = 1 << 2;
 const GICD_TYPER: u64 = 4;
 const SECURITY: u32 = 1 << 10;
 /// GICD_SGIR of a GICv2.
 const GICD_SGIR: u64 = 0xf00;
-/// GICC_CTLR, IAR, EOIR, HPPIR, APR0 and NSAPR0, of which there are four each (IHI 0048B, 4.4).
+/// GICC_CTLR, PMR, IAR, EOIR, HPPIR, APR0 and NSAPR0, of which there are four each (IHI 0048B, 4.4).
 const GICC_CTLR: u64 = 0;
+const GICC_PMR: u64 = 4;
 const GICC_IAR: u64 = 0xc;
 const GICC_EOIR: u64 = 0x10;
 const GICC_HPPIR: u64 = 0x18;
 const GICC_APR: u64 = 0xd0;
 const GICC_NSAPR: u64 = 0xe0;
-/// GICC_CTLR.FIQEn.
-const FIQ_ENABLE: u32 = 1 << 3;
 /// ICH_HCR_EL2.TC: accesses of EL1's to what both groups share trap.
 const TC: u64 = 1 << 10;
 /// ICC_CTLR_EL1.EOImode: the end of an interrupt does not deactivate it.
@@ -128,7 +135,8 @@ fn intid() -> u8 {
 }
 
 fn times() -> Times {
-    Times { period: PERIOD.load(Ordering::Relaxed), grace: GRACE.load(Ordering::Relaxed) }
+    let [period, soon] = [&PERIOD, &SOON].map(|time| time.load(Ordering::Relaxed));
+    Times { period, soon, grace: GRACE.load(Ordering::Relaxed) }
 }
 
 /// Learns from the tree what the watchdog needs, and makes the host's stores to the GIC come here. Before the host
@@ -145,7 +153,7 @@ pub fn prepare(
 ) -> Result<(), Refusal> {
     let (kind, frames) = match gic {
         (Gic::V3, _) => (V3, find_v3(platform, map, cpus, number)?),
-        (_, Some(gic)) => (V2, [gic.distributor, gic.cpu_interface]),
+        (_, Some(gic)) => (V2, [gic.distributor, gic.cpu_interface, 0]),
         _ => return Err(Refusal::NO_GIC),
     };
     if kind == V2 && get(frames[0], GICD_TYPER) & SECURITY != 0 {
@@ -157,9 +165,9 @@ pub fn prepare(
     let intid = gic::timer_interrupt(platform, tree).ok_or(Refusal::NO_INTERRUPT)?;
     // From the first page on the host's stores come here.
     KIND.store(kind, Ordering::Relaxed);
-    for index in 0..cpus.len().max(frames.len()) {
+    for index in 0..cpus.len().max(2) {
         let page = match (kind, cpus.get(index)) {
-            (V2, _) => frames.get(index).copied(),
+            (V2, _) => frames[..2].get(index).copied(),
             (_, Some(Some(cpu))) => Some(cpu.with_watch(|watch| watch.frame)),
             _ => None,
         };
@@ -169,11 +177,13 @@ pub fn prepare(
             return Err(Refusal::REGISTERS);
         }
     }
-    let Times { period, grace } = Times::new(seconds, CNTFRQ_EL0.get());
-    FRAMES[0].store(frames[0], Ordering::Relaxed);
-    FRAMES[1].store(frames[1], Ordering::Relaxed);
+    let Times { period, soon, grace } = Times::new(seconds, CNTFRQ_EL0.get());
+    for (place, frame) in FRAMES.iter().zip(frames) {
+        place.store(frame, Ordering::Relaxed);
+    }
     INTID.store(intid, Ordering::Relaxed);
     PERIOD.store(period, Ordering::Relaxed);
+    SOON.store(soon, Ordering::Relaxed);
     GRACE.store(grace, Ordering::Relaxed);
     SECONDS.store(seconds.into(), Ordering::Relaxed);
     Ok(())
@@ -195,12 +205,12 @@ fn find_v3(
     map: &AddressMap,
     cpus: &[Option<&'static PerCpu>],
     number: impl Fn(u64) -> Option<usize>,
-) -> Result<[u64; 2], Refusal> {
+) -> Result<[u64; 3], Refusal> {
     let [distributor, regions @ ..] = &*platform.gic_registers else { return Err(Refusal::REGISTERS) };
     if look(map, distributor.start | GICD_CTLR).ok_or(Refusal::REGISTERS)? & DS == 0 {
         return Err(Refusal::SECURE);
     }
-    let mut ends = [u64::MAX, 0];
+    let mut ends = [u64::MAX, 0, distributor.start];
     let is_without = |cpu: &&PerCpu| cpu.with_watch(|watch| watch.frame) == 0;
     // What comes after those of the redistributors is not asked for.
     for &region in regions {
@@ -213,7 +223,7 @@ fn find_v3(
             if let Some(cpu) = number(affinity).and_then(|cpu| *cpus.get(cpu)?)
                 && look(map, frame).is_some()
             {
-                ends = [ends[0].min(frame), ends[1].max(frame)];
+                ends = [ends[0].min(frame), ends[1].max(frame), ends[2]];
                 cpu.with_watch(|watch| watch.frame = frame);
             }
         }
@@ -256,6 +266,7 @@ fn begin_now(cpu: &PerCpu) {
     let is_new = !come_to(cpu);
     let is_first = is_new && COUNT.fetch_add(1, Ordering::AcqRel) == 0;
     cpu.watched.store(kind(), Ordering::Relaxed);
+    cpu.block().set_watched(true);
     begin_again(cpu);
     let done = cpu.with_watch(|watch| match kind() {
         V2 => begin_v2(watch, is_new, is_first),
@@ -267,14 +278,13 @@ fn begin_now(cpu: &PerCpu) {
         return;
     }
     HCR_EL2.modify(HCR_EL2::FMO::SET);
-    due_next(cpu);
+    due_next(cpu, CNTPCT_EL0.get().wrapping_add(times().period));
     write!("cnthp_ctl_el2", 1_u64);
     barrier::isb(barrier::SY);
 }
 
-/// The next tick is due after a period.
-fn due_next(cpu: &PerCpu) {
-    let due = CNTPCT_EL0.get().wrapping_add(times().period);
+/// The next tick is due then.
+fn due_next(cpu: &PerCpu, due: u64) {
     cpu.tick_due.store(due, Ordering::Relaxed);
     write!("cnthp_cval_el2", due);
     barrier::isb(barrier::SY);
@@ -342,6 +352,9 @@ fn begin_v2(watch: &mut Watch, is_new: bool, is_first: bool) -> bool {
             watch.interface = is;
         }
         move_priorities(GICC_APR, GICC_NSAPR);
+        if get(interface, GICC_PMR) == 0 {
+            put(interface, GICC_PMR, PRIORITIES);
+        }
     }
     let done = set(distributor, !(1 << intid()), 0, true);
     put(interface, GICC_CTLR, gic::interface_control(watch.interface));
@@ -368,11 +381,38 @@ fn begin_v3(watch: &mut Watch, is_new: bool) -> bool {
     if is_new {
         remember(watch);
         watch.interface = read!("S3_0_C12_C12_6") as u32; // ICC_IGRPEN0_EL1
+        turn_on_v3(watch);
     }
     let done = set(watch.frame, get(watch.frame, IGROUPR) & !(1 << intid()), 0, true);
     write!("S3_0_C12_C12_6", 1_u64);
     write!("S3_4_C12_C11_0", TC); // ICH_HCR_EL2; what it traps is carried out
     done
+}
+
+/// What a host does to a GICv3 before it has interrupts, as far as it has not: for the ticks before that.
+fn turn_on_v3(watch: &Watch) {
+    let (distributor, redistributor) = (frame(2), watch.frame - 0x1_0000);
+    for control in gic::turned_on(get(distributor, GICD_CTLR)).into_iter().flatten() {
+        put(distributor, GICD_CTLR, control);
+        await_clear(distributor, GICD_CTLR, RWP);
+    }
+    let waker = get(redistributor, GICR_WAKER);
+    if waker & PROCESSOR_SLEEP != 0 {
+        put(redistributor, GICR_WAKER, waker & !PROCESSOR_SLEEP);
+        await_clear(redistributor, GICR_WAKER, CHILDREN_ASLEEP);
+    }
+    if read!("S3_0_C4_C6_0") == 0 {
+        write!("S3_0_C4_C6_0", u64::from(PRIORITIES)); // ICC_PMR_EL1
+    }
+}
+
+/// Waits until a register has taken what was written. One that never says so does not get its ticks.
+fn await_clear(frame: u64, offset: u64, bits: u32) {
+    for _ in 0..1_000_000 {
+        if get(frame, offset) & bits == 0 {
+            break;
+        }
+    }
 }
 
 fn end_v3(watch: &Watch) {
@@ -399,6 +439,7 @@ fn end_now(cpu: &PerCpu, together: bool) {
     HCR_EL2.modify(HCR_EL2::FMO::CLEAR);
     barrier::isb(barrier::SY);
     cpu.watched.store(0, Ordering::Relaxed);
+    cpu.block().set_watched(false);
     let is_last = COUNT.fetch_sub(1, Ordering::AcqRel) == 1;
     cpu.with_watch(|watch| match kind() {
         V2 => end_v2(watch, together || is_last),
@@ -441,7 +482,7 @@ pub fn came(cpu: &PerCpu) -> Came {
     // ICC_IAR0_EL1
     let taken = if is_v2 { get(interface, GICC_IAR) } else { read!("S3_0_C12_C8_0") as u32 };
     // Its line goes down before its end.
-    due_next(cpu);
+    due_next(cpu, CNTPCT_EL0.get().wrapping_add(times().period));
     if is_v2 {
         put(interface, GICC_EOIR, taken);
         // The host may have EOIs that deactivate nothing.
@@ -464,14 +505,29 @@ pub fn pending() -> Option<u32> {
     (!(SPECIAL..1024).contains(&pending)).then_some(pending)
 }
 
-/// Gives the watchdog of this CPU a sample.
-pub fn sample(cpu: &PerCpu, sample: &Sample) -> Finding {
-    cpu.with_watch(|watch| watch.watchdog.sample(sample, times()))
+/// Gives the watchdog of this CPU what a tick has found. What that says, if it is a sample, and whether the CPU may be
+/// hung.
+#[inline(never)]
+pub fn take(cpu: &PerCpu, sample: &Sample) -> (Finding, bool) {
+    let times = times();
+    let (finding, may_hang, due) = cpu.with_watch(|Watch { watchdog, .. }| {
+        let may_hang = watchdog.look(sample);
+        let is_sample = watchdog.is_sample(sample.now, times);
+        let finding = if is_sample { watchdog.sample(sample, times) } else { Finding::Well };
+        (finding, may_hang, watchdog.due(sample.now, times))
+    });
+    due_next(cpu, due);
+    (finding, may_hang)
+}
+
+/// The host is to panic on this CPU, since somebody wants it to.
+pub fn panics(cpu: &PerCpu) {
+    cpu.with_watch(|watch| watch.watchdog.panics());
 }
 
 /// Whether the host may panic on this CPU: two that do so at the same time would be in each other's way.
 pub fn is_first_to_panic(now: u64) -> bool {
-    let (last, Times { period, grace }) = (PANICKED.load(Ordering::Relaxed), times());
+    let (last, Times { period, grace, .. }) = (PANICKED.load(Ordering::Relaxed), times());
     let is_over = last == 0 || now.wrapping_sub(last) > period.saturating_mul(grace.into());
     is_over && PANICKED.compare_exchange(last, now | 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }

@@ -228,7 +228,7 @@ record! {
     state: u8,
     /// Exception level at which the host's first instruction ran on it: 0 none yet, 1, or 2 for virtual EL2
     entry_level: u8,
-    /// 0
+    /// bit 3: the watchdog watches it (as in the record of STATUS); the others are 0
     flags: u16,
     /// one of [`Stop`]: why the registers below were kept
     stop: u32,
@@ -386,7 +386,8 @@ kinds! {
     Stopped = 21, "the host has crashed, and all other CPUs are stopped [how many were caught, how many never came]";
     Panic = 22, "the host is to panic on a CPU [where it was, PSTATE]";
     CrashKernel = 23, "Exeunt starts the crash kernel itself [its entry, where the host was]";
-    Hang = 26, "a CPU hangs [where, the seconds of the watchdog]";
+    Hang = 26, "a CPU hangs [where, the seconds of the watchdog, or 0 after a break on the console]";
+    GivenUp = 27, "the host hangs, and Exeunt gives it up [where it was, 1 if the machine is reset]";
     Wild = 30, "the host accesses the memory of its crash kernel [PC, address]";
 }
 
@@ -402,6 +403,7 @@ kinds! {
     Caught = 6, "it was caught while it ran";
     Crashed = 7, "it began to execute the crash kernel, at EL1";
     Forced = 8, "Exeunt started the crash kernel on it, instead of its host";
+    GivenUp = 9, "it hung, and Exeunt gave its host up";
 }
 
 kinds! {

@@ -166,9 +166,23 @@ pub struct Port {
     pub room: u32,
     /// How wide accesses are.
     pub width: Width,
+    /// A PL011: [`Self::has_byte`] and [`Self::is_break`] are true of it.
+    pub tells_breaks: bool,
 }
 
 impl Port {
+    /// Whether a byte was received, or a break, when the status register of a PL011 reads as `status` (UARTFR.RXFE).
+    #[must_use]
+    pub const fn has_byte(status: u32) -> bool {
+        status & 1 << 4 == 0
+    }
+
+    /// Whether what was received is a break, by the data register of a PL011 (UARTDR.BE).
+    #[must_use]
+    pub const fn is_break(data: u32) -> bool {
+        data & 1 << 10 != 0
+    }
+
     /// Whether there is room for a byte when the status register reads as `status`.
     #[must_use]
     #[inline]
@@ -246,6 +260,7 @@ impl Uart {
             bit,
             room: if set { bit } else { 0 },
             width: self.width,
+            tells_breaks: matches!(self.kind, Kind::Pl011),
         }
     }
 

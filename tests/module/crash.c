@@ -15,6 +15,7 @@
  *	stuck-stop	... and the next CPU hangs in the kernel's own stop, before it has written its registers down
  *	lockup		none: CPU spins with D, A, I and F masked, and nobody asks for anything
  *	lockup-all	... and all others do
+ *	busy-all	none: CPU and all others spin with interrupts enabled, and never schedule
  *	spin		none: CPU spins with D, A, I and F masked, and the kernel lives on as long as it can without it
  *	deaf		none, either: the same, and whatever exception comes to it finds no more than a loop
  *	hotplug		BUG() on CPU when it has just been brought up again, in a callback of hotplug
@@ -148,6 +149,14 @@ static void only_calls(void *unused)
 static noinline void spin_masked(void *unused)
 {
 	asm volatile("msr daifset, #0xf" ::: "memory");
+	atomic_inc(&other_ready);
+	for (;;)
+		cpu_relax();
+}
+
+static noinline void spin_busy(void *unused)
+{
+	preempt_disable();
 	atomic_inc(&other_ready);
 	for (;;)
 		cpu_relax();
@@ -309,6 +318,14 @@ static long spin_beside_others(void *unused)
 	return spin_here(NULL);
 }
 
+static long spin_busy_beside_others(void *unused)
+{
+	while (atomic_read(&other_ready) < others)
+		cpu_relax();
+	spin_busy(NULL);
+	return 0;
+}
+
 /* --- hotplug --- */
 
 static unsigned int dying_cpu;
@@ -449,6 +466,7 @@ int command_crash(struct answer *answer, char *words)
 		{ "stuck-stop", null_here },
 		{ "lockup", spin_here },
 		{ "lockup-all", spin_beside_others, spin_masked, .all = true },
+		{ "busy-all", spin_busy_beside_others, spin_busy, .all = true },
 		{ "wild", wild_here },
 		{ "leave", null_beside_other, leave_now, true },
 		{ "yours", exeunt_test_yours },

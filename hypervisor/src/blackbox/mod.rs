@@ -24,6 +24,7 @@ use guest_abi::blackbox::{
     PREVIOUS, REGISTER_COUNTS, REGISTER_KEYS, REGISTERS, ROOM, SIZE, TraceRecord, VERSION, checksum, register_key,
 };
 pub use guest_abi::blackbox::{Cause, Kind, Stop};
+use guest_abi::record::CPU_WATCHED;
 pub use place::Place;
 
 use crate::counters::{Counters, Exit};
@@ -377,9 +378,16 @@ impl Block {
 
     /// Notes what the CPU's EL2 is, at which level its host began, and how often Exeunt has left it and come back.
     pub fn set_state(&self, state: u8, entry_level: u8, departures: u32, returns: u32) {
-        let stop = self.state.load(Ordering::Relaxed) & 0xffff_ffff << 32;
-        self.state.store(stop | u64::from(entry_level) << 8 | u64::from(state), Ordering::Relaxed);
+        let others = self.state.load(Ordering::Relaxed) & !0xffff;
+        self.state.store(others | u64::from(entry_level) << 8 | u64::from(state), Ordering::Relaxed);
         self.ways.store(u64::from(returns) << 32 | u64::from(departures), Ordering::Relaxed);
+    }
+
+    /// Notes whether the watchdog watches the CPU.
+    pub fn set_watched(&self, is_watched: bool) {
+        const WATCHED: u64 = (CPU_WATCHED as u64) << 16;
+        let others = self.state.load(Ordering::Relaxed) & !WATCHED;
+        self.state.store(others | if is_watched { WATCHED } else { 0 }, Ordering::Relaxed);
     }
 
     /// Keeps the registers of a CPU that stops.

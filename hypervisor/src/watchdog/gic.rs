@@ -10,6 +10,9 @@
 //! On a GICv2 it knows of one group alone besides, and of the registers that turn both on: [`distributor_control`],
 //! [`interface_control`].
 //!
+//! A host that has not come to its interrupts has turned on nothing, and is to be watched all the same: [`turned_on`],
+//! [`PRIORITIES`]. What is of Group 1, and so the host's, stays off until it turns it on.
+//!
 //! Owns which interrupt it is, what a store becomes, and which redistributor is whose.
 
 use crate::devicetree::{Platform, Region};
@@ -176,21 +179,42 @@ impl Host {
     }
 }
 
-/// GICD_CTLR of a GICv2 for what the host writes there: who turns on the one group that it knows turns on both.
+/// GICD_CTLR of a GICv2 for what the host writes there: who turns on the one group that it knows turns on the one that
+/// has its interrupts. Group 0 is always on: a host that hangs early has turned on nothing.
 #[must_use]
 pub const fn distributor_control(host: u32) -> u32 {
-    host | (host & 1) << 1
+    host & !0b10 | (host & 1) << 1 | 1
 }
 
 /// GICC_CTLR of a GICv2, beside EnableGrp0: EnableGrp1, AckCtl, by which GICC_IAR tells of both groups, and FIQEn, by
 /// which Group 0 comes as FIQ (IHI 0048B, 4.4.1).
 pub const INTERFACE: u32 = 0b1110;
 
-/// GICC_CTLR for what the host writes there.
+/// GICC_CTLR.FIQEn.
+pub const FIQ_ENABLE: u32 = 1 << 3;
+
+/// GICC_CTLR for what the host writes there. Group 0 is always on, as at the distributor.
 #[must_use]
 pub const fn interface_control(host: u32) -> u32 {
-    if host & 1 == 0 { host & !INTERFACE } else { host | INTERFACE }
+    let all = if host & 1 == 0 { FIQ_ENABLE } else { INTERFACE };
+    host & !INTERFACE | all | 1
 }
+
+/// GICD_CTLR of a GICv3 with one security state: ARE, EnableGrp1 and EnableGrp0 (IHI 0069H, 12.9.4).
+const ARE: u32 = 1 << 4;
+const GROUPS: u32 = 0b11;
+
+/// GICD_CTLR of a GICv3 that nobody has turned on yet, with Group 0 on and nothing else. Nothing: it is as its host
+/// wants it.
+#[must_use]
+pub const fn turned_on(control: u32) -> Option<[u32; 2]> {
+    // Affinity routing changes while all is off.
+    if control & GROUPS == 0 { Some([control | ARE, control | ARE | 1]) } else { None }
+}
+
+/// The mask of priorities that lets all pass but the lowest, for a host that has not set it yet. After a reset it is 0,
+/// which lets nothing pass, not even Group 0.
+pub const PRIORITIES: u32 = 0xff;
 
 /// GICD_SGIR for what the host writes there: an SGI of Group 1 (NSATT), which is the group of all of its own.
 #[must_use]
@@ -241,11 +265,18 @@ mod tests {
     }
 
     #[test]
-    fn the_host_turns_on_both_groups_or_none() {
-        assert_eq!([0, 1].map(distributor_control), [0, 3]);
-        // With Linux's EOImode, and with the bypass disabled.
-        assert_eq!([0, 1, 0x201, 0x1e1, 0x1e0].map(interface_control), [0, 0xf, 0x20f, 0x1ef, 0x1e0]);
+    fn the_host_turns_its_group_on_and_off() {
+        assert_eq!([0, 1, 3, 2].map(distributor_control), [1, 3, 3, 1]);
+        // With Linux's EOImode, with the bypass disabled, and when it turns off what it has read.
+        let host = [0, 1, 0x201, 0x1e1, 0x1e0, 0x20e];
+        assert_eq!(host.map(interface_control), [9, 0xf, 0x20f, 0x1ef, 0x1e9, 0x209]);
         assert_eq!(sgi(0x0002_0003), 0x0002_8003);
+    }
+
+    #[test]
+    fn a_gicv3_that_is_off_has_group_0_turned_on() {
+        assert_eq!(turned_on(1 << 6), Some([0x50, 0x51]));
+        assert_eq!([0x51, 0x52, 0x53].map(turned_on), [None; 3]);
     }
 
     #[test]

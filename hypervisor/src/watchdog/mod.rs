@@ -10,7 +10,7 @@
 //! - it had its interrupts masked (PSTATE.I), and
 //! - it was not asleep: a CPU in WFI with interrupts masked is an idle one, as Linux's idle loop is, and
 //! - one and the same thing that it would have to do waited for it: one of its timers had expired and had not been set
-//!   anew, or one interrupt was pending.
+//!   anew, or one interrupt was pending; or nothing of it has moved.
 //!
 //! The third is what makes it sure. A sample can meet a short masked section each time, on a CPU that runs through
 //! thousands of them between two samples. But between two of those it takes its timer's interrupt, and sets the timer
@@ -21,6 +21,32 @@
 //! A CPU that was idle may have no timer set, and hang in the interrupt that woke it. Then an interrupt that is pending
 //! has to do. It is no such sign: under a storm of them the same one is pending again in the next sample. So it counts
 //! only while the CPU stays at one place in its code, and for [`SURE`] times as long.
+//!
+//! # Before there are timers
+//!
+//! A kernel that begins has set no timer and turned on no interrupt. If it hangs before its console works nobody ever
+//! learns of it. What is left to go by is that nothing moves: over [`SURE`] times as long the CPU is met at one place
+//! in its code, and its general registers in one of a few states ([`STATES`]). A loop that waits for a bit to change
+//! has as many states as it has instructions that load or compute something, and goes through them again and again.
+//!
+//! What takes long at that time is no such loop, however short it is:
+//!
+//! - What clears memory, fills it, tests it (`memtest=`), copies it or unpacks it counts in a register; so does the
+//!   checksum of a purgatory. Each sample meets it with an address that it has not met before.
+//! - What waits for a time that it reads from a counter has that in a register.
+//! - A console that is slow, with interrupts masked as printk has them, has another character each time, or another
+//!   count of them. One that takes none at all for so long, since its line is stopped by flow control, is a hang.
+//! - What a debugger has stopped shows as a gap.
+//!
+//! And a loop that does nothing for ever on purpose is found: the end of a bare-metal program, or of a panic without
+//! `panic=`, unless it sleeps in WFI, or its interrupts are on, as at the end of Linux's. A CPU whose MMU is off may
+//! wait in WFE too: it is one that somebody parked.
+//!
+//! # Somebody who sees it
+//!
+//! Between two samples a CPU that was met masked is looked at each second ([`Watchdog::look`]). If it is busy in two
+//! looks in a row, and somebody sends a break to the console meanwhile, which a host that lives would have read, there
+//! is nothing more to wait for.
 //!
 //! # What is none
 //!
@@ -42,7 +68,7 @@ pub mod gic;
 /// Ticks in the time that a hang may last.
 pub const TICKS: u16 = 4;
 
-/// For how many times as long an interrupt has to be pending.
+/// For how many times as long an interrupt has to be pending, or nothing to move.
 pub const SURE: u16 = 4;
 
 /// How many seconds a panic gets at least to come to an end: it prints much, on a console that may be slow.
@@ -50,6 +76,16 @@ const GRACE_SECONDS: u64 = 20;
 
 /// The size of a place in the code, in bytes.
 const PLACE: u64 = 128;
+
+/// In how many states of its registers a loop may be met that waits, and does nothing else.
+const STATES: usize = 4;
+
+/// Whether this command line has Linux reset the machine after a panic (Linux, `kernel-parameters.txt`, `panic=`).
+#[must_use]
+pub fn asks_for_reset(arguments: &[u8]) -> bool {
+    let last = arguments.split(u8::is_ascii_whitespace).filter_map(|word| word.strip_prefix(b"panic=")).next_back();
+    last.is_some_and(|value| value.iter().any(|byte| (b'1'..=b'9').contains(byte)))
+}
 
 /// What a tick finds of its CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +102,10 @@ pub struct Sample {
     pub pending: Option<u32>,
     /// Where it was.
     pub pc: u64,
+    /// A number that stands for its general registers: with others it is another one.
+    pub state: u64,
+    /// Its MMU was off: it is on its way up or down, and what waits for it is the last kernel's.
+    pub is_bare: bool,
 }
 
 /// What a sample says.
@@ -79,11 +119,20 @@ pub enum Finding {
     Lost,
 }
 
+impl Sample {
+    /// The CPU does something, and takes no interrupt.
+    const fn is_busy(&self) -> bool {
+        self.masked && !self.asleep
+    }
+}
+
 /// The times of a watchdog, in ticks of the counter and of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// Between two ticks.
+    /// Between two samples.
     pub period: u64,
+    /// Between two looks at a CPU that was met masked: a second, or less.
+    pub soon: u64,
     /// How many of them a panic gets.
     pub grace: u16,
 }
@@ -95,7 +144,8 @@ impl Times {
         let period = frequency.saturating_mul(seconds as u64) / TICKS as u64;
         let grace = GRACE_SECONDS * TICKS as u64 / if seconds == 0 { 1 } else { seconds as u64 };
         let least = 2 * TICKS;
-        Self { period, grace: if grace < least as u64 { least } else { grace as u16 } }
+        let soon = if frequency < period { frequency } else { period };
+        Self { period, soon, grace: if grace < least as u64 { least } else { grace as u16 } }
     }
 }
 
@@ -125,6 +175,39 @@ impl Waiting {
     }
 }
 
+/// In which states a CPU was met at one place, and in how many samples in a row. Zero is no state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Still {
+    states: [u64; STATES],
+    pc: u64,
+    samples: u16,
+}
+
+impl Still {
+    const NOTHING: Self = Self { states: [0; STATES], pc: 0, samples: 0 };
+
+    /// Takes the state that a CPU was met in, unless it moves for certain. Whether it has not moved for more than
+    /// `limit` ticks.
+    #[inline(never)]
+    fn has_stood(&mut self, state: Option<u64>, pc: u64, limit: u16) -> bool {
+        let Some(state) = state else {
+            *self = Self::NOTHING;
+            return false;
+        };
+        // As good as any other number.
+        let state = state.max(1);
+        if self.pc.abs_diff(pc) >= PLACE {
+            *self = Self { pc, ..Self::NOTHING };
+        }
+        match self.states.iter_mut().find(|known| [0, state].contains(known)) {
+            Some(known) => *known = state,
+            None => *self = Self { states: [state, 0, 0, 0], pc, samples: 0 },
+        }
+        self.samples = self.samples.saturating_add(1);
+        self.samples > limit
+    }
+}
+
 /// What is known of a CPU. Zeros are what it begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watchdog {
@@ -134,6 +217,9 @@ pub struct Watchdog {
     last: u64,
     timers: [Waiting; 2],
     interrupt: Waiting,
+    still: Still,
+    /// In how many looks in a row it was busy.
+    looks: u8,
     /// The host was to panic.
     panicked: bool,
 }
@@ -143,7 +229,15 @@ impl Watchdog {
     #[must_use]
     const fn new() -> Self {
         let nothing = Waiting::NOTHING;
-        Self { began: 0, last: 0, timers: [nothing; 2], interrupt: nothing, panicked: false }
+        Self {
+            began: 0,
+            last: 0,
+            timers: [nothing; 2],
+            interrupt: nothing,
+            still: Still::NOTHING,
+            looks: 0,
+            panicked: false,
+        }
     }
 
     /// Begins: whatever runs on this CPU now has begun.
@@ -156,28 +250,58 @@ impl Watchdog {
         *self = Self { began: self.began, last: self.last, ..Self::new() };
     }
 
+    /// Looks at what a tick has found. Whether this CPU may be hung: it was busy the last time, too.
+    pub const fn look(&mut self, sample: &Sample) -> bool {
+        self.looks = if sample.is_busy() { self.looks.saturating_add(1) } else { 0 };
+        self.looks > 1
+    }
+
+    /// When the next tick is due, after a look at `now`.
+    #[must_use]
+    pub fn due(&self, now: u64, times: Times) -> u64 {
+        let next = self.last.wrapping_add(times.period);
+        if self.looks == 0 { next } else { next.min(now.wrapping_add(times.soon)) }
+    }
+
+    /// Whether what a tick has found at `now` is a sample: those that only look come earlier.
+    #[must_use]
+    pub const fn is_sample(&self, now: u64, times: Times) -> bool {
+        // A tick is due a period after the last one came, which was a bit before its sample.
+        now.wrapping_sub(self.last) >= times.period - times.period / 64
+    }
+
+    /// The host is to panic, whatever was found: somebody wants it to.
+    pub const fn panics(&mut self) {
+        self.forget();
+        self.panicked = true;
+    }
+
     /// Takes a sample.
     pub fn sample(&mut self, sample: &Sample, times: Times) -> Finding {
         let gap = sample.now.wrapping_sub(self.last) > times.period + times.period / 2;
         self.last = sample.now;
-        let stuck = sample.masked && !sample.asleep && !gap;
+        let stuck = sample.is_busy() && !gap;
         if !sample.masked {
             self.panicked = false;
         }
+        if sample.is_bare {
+            self.began = sample.now;
+        }
+        let has_tasks = stuck && !sample.is_bare;
         let (limit, sure) = if self.panicked { (times.grace, 1) } else { (TICKS, SURE) };
         let mut hangs = false;
         for (timer, expired) in self.timers.iter_mut().zip(sample.expired) {
-            let expired = expired.filter(|&at| stuck && at > self.began);
+            let expired = expired.filter(|&at| has_tasks && at > self.began);
             hangs |= timer.has_waited(expired, 0, limit);
         }
-        let pending = sample.pending.filter(|_| stuck).map(u64::from);
+        let pending = sample.pending.filter(|_| has_tasks).map(u64::from);
         hangs |= self.interrupt.has_waited(pending, sample.pc, limit * sure);
+        hangs |= self.still.has_stood(stuck.then_some(sample.state), sample.pc, limit * sure);
         if !hangs {
             return Finding::Well;
         }
         let was_panicked = self.panicked;
-        self.forget();
-        self.panicked = true;
+        self.panics();
         if was_panicked { Finding::Lost } else { Finding::Panic }
     }
 }

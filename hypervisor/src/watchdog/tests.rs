@@ -3,13 +3,22 @@ use proptest::prelude::*;
 use super::*;
 use crate::tests::cases;
 
-const TIMES: Times = Times { period: 1000, grace: 8 };
+const TIMES: Times = Times { period: 1000, soon: 300, grace: 8 };
 const PERIOD: u64 = TIMES.period;
 
 /// A tick of a CPU that hangs.
 fn stuck(number: u64) -> Sample {
     let now = number * PERIOD;
-    Sample { now, masked: true, asleep: false, expired: [Some(500), None], pending: None, pc: 0x1000 }
+    Sample {
+        now,
+        masked: true,
+        asleep: false,
+        expired: [Some(500), None],
+        pending: None,
+        pc: 0x1000,
+        state: number,
+        is_bare: false,
+    }
 }
 
 /// The same of one that has no timer set, and gets an interrupt.
@@ -46,6 +55,39 @@ fn an_interrupt_that_is_pending_has_to_be_for_longer() {
     let elsewhere = |number| Sample { pc: 0x1000 + number % 2 * 128, ..deaf(number) };
     let others = |number| Sample { pending: Some(number as u32 % 2), ..deaf(number) };
     assert_eq!([found((1..=300).map(elsewhere)), found((1..=300).map(others))], [const { [vec![], vec![]] }; 2]);
+}
+
+/// The same of one that has nothing to do at all, in a loop of `states`.
+fn still(number: u64, states: u64) -> Sample {
+    Sample { expired: [None; 2], state: 1 + number * 7 % states, pc: 0x1000 + number % 3 * 4, ..stuck(number) }
+}
+
+#[test]
+fn who_stays_where_it_is_hangs_though_nothing_waits() {
+    for states in 1..=4 {
+        assert_eq!(found((1..=30).map(|number| still(number, states))), [vec![17], vec![26]]);
+    }
+    // It counts, or does more than wait: a fifth state begins anew.
+    for states in [5, 6, 1000] {
+        assert_eq!(found((1..=300).map(|number| still(number, states))), [const { vec![] }; 2]);
+    }
+    let elsewhere = |number| Sample { pc: 0x1000 + number % 2 * 128, ..still(number, 1) };
+    let asleep = |number| Sample { asleep: number % 16 == 0, ..still(number, 1) };
+    let unmasked = |number| Sample { masked: number % 16 != 0, ..still(number, 1) };
+    for well in [elsewhere, asleep, unmasked] {
+        assert_eq!(found((1..=300).map(well)), [const { vec![] }; 2]);
+    }
+}
+
+#[test]
+fn without_its_mmu_only_what_stands_still_hangs() {
+    let bare = |number| Sample { is_bare: true, pending: Some(7), ..stuck(number) };
+    assert_eq!(found((1..=300).map(bare)), [const { vec![] }; 2]);
+    let still = |number| Sample { is_bare: true, ..still(number, 2) };
+    assert_eq!(found((1..=30).map(still)), [vec![17], vec![26]]);
+    // And what had expired by then is the last kernel's.
+    let then = |number| Sample { is_bare: number < 5, expired: [Some(3 * PERIOD), None], ..stuck(number) };
+    assert_eq!(found((1..=300).map(then)), [const { vec![] }; 2]);
 }
 
 #[test]
@@ -105,11 +147,52 @@ fn who_cannot_panic_is_asked_again_later() {
 }
 
 #[test]
+fn who_asks_for_a_reset_after_a_panic_says_so_with_a_number() {
+    for (arguments, asks) in [
+        ("", false),
+        ("quiet panic=-1", true),
+        ("panic=10 root=/dev/vda", true),
+        ("panic=0", false),
+        ("panic=10 panic=0", false),
+        ("panic=", false),
+        ("oops=panic panic_on_oops=1", false),
+    ] {
+        assert_eq!(asks_for_reset(arguments.as_bytes()), asks, "{arguments}");
+    }
+}
+
+#[test]
+fn who_is_busy_is_looked_at_more_often_and_no_sample_comes_early() {
+    let (mut watchdog, mut now, mut ticks) = (Watchdog::new(), 0, vec![]);
+    watchdog.begin(0);
+    for number in 0..8 {
+        now = if number == 0 { PERIOD } else { watchdog.due(now, TIMES) };
+        let sample = Sample { now, masked: number != 6, ..stuck(1) };
+        let may_hang = watchdog.look(&sample);
+        if watchdog.is_sample(now, TIMES) {
+            let _ = watchdog.sample(&sample, TIMES);
+        }
+        ticks.push((now, may_hang));
+    }
+    let expected = [(1000, false), (1300, true), (1600, true), (1900, true), (2000, true), (2300, true), (2600, false)];
+    assert_eq!(ticks[..7], expected);
+    assert_eq!(ticks[7], (3000, false));
+}
+
+#[test]
+fn who_panics_since_somebody_wants_it_is_lost_after_the_grace() {
+    let mut watchdog = Watchdog::new();
+    watchdog.panics();
+    let found: Vec<_> = (1..=9).map(|number| watchdog.sample(&stuck(number), TIMES)).collect();
+    assert_eq!(found.iter().position(|&found| found == Finding::Lost), Some(8));
+}
+
+#[test]
 fn a_panic_gets_twenty_seconds_or_twice_the_time() {
-    assert_eq!(Times::new(2, 1000), Times { period: 500, grace: 40 });
-    assert_eq!(Times::new(10, 1000), Times { period: 2500, grace: 8 });
+    assert_eq!(Times::new(2, 1000), Times { period: 500, soon: 500, grace: 40 });
+    assert_eq!(Times::new(10, 1000), Times { period: 2500, soon: 1000, grace: 8 });
     assert_eq!(Times::new(600, u64::MAX).grace, 8);
-    assert_eq!(Times::new(0, 1000), Times { period: 0, grace: 80 });
+    assert_eq!(Times::new(0, 1000), Times { period: 0, soon: 0, grace: 80 });
 }
 
 proptest! {
@@ -129,7 +212,7 @@ proptest! {
                 set_at = now - 1;
             }
             let expired = [(set_at < now).then_some(set_at), None];
-            let sample = Sample { now, masked, asleep, expired, pending: None, pc: 0 };
+            let sample = Sample { now, masked, asleep, expired, pending: None, pc: 0, state: now, is_bare: false };
             prop_assert_eq!(watchdog.sample(&sample, TIMES), Finding::Well);
         }
     }
@@ -143,7 +226,8 @@ proptest! {
         let count = before.len() as u64;
         for (number, (masked, asleep, expired)) in (1..).zip(before) {
             let expired = [expired, None];
-            let sample = Sample { now: number * PERIOD, masked, asleep, expired, pending: Some(1), pc: 0 };
+            let (now, pending) = (number * PERIOD, Some(1));
+            let sample = Sample { now, masked, asleep, expired, pending, pc: 0, state: number, is_bare: false };
             let _ = watchdog.sample(&sample, TIMES);
         }
         for number in 1..=6 {

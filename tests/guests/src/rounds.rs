@@ -6,9 +6,9 @@
 //! Each line is `rounds: NAME NUMBER`.
 //!
 //! The word on the command line says what is measured: `start-only`; `calls`, on one CPU; `reset`, `leave`, `restart`
-//! and `crash`, among all CPUs; `restart-bare`, where there is no Exeunt. With `guarded` before it,
-//! Exeunt guards memory for a crash kernel meanwhile. Entered at EL2 or virtual EL2, the guest also measures what it
-//! costs to go to EL1 from there.
+//! and `crash`, among all CPUs; `restart-bare`, where there is no Exeunt; `watched`, what the watchdog's exits cost.
+//! With `guarded` before it, Exeunt guards memory for a crash kernel meanwhile. Entered at EL2 or virtual EL2, the
+//! guest also measures what it costs to go to EL1 from there.
 
 mod crash;
 mod restart;
@@ -25,7 +25,7 @@ use crate::conformance::stub;
 use crate::firmware::{AFFINITY_INFO, PSCI_FEATURES, PSCI_VERSION, SMCCC_VERSION};
 use crate::machine::{self, machine};
 use crate::start::{self, Start};
-use crate::{doorbell, level, smp};
+use crate::{doorbell, gic, level, smp};
 
 /// Times that each call is measured; the smallest and the largest count are printed if they differ.
 const SAMPLES: usize = 16;
@@ -413,6 +413,41 @@ fn way_of_all() -> WayBack {
     WayBack { vectors, number }
 }
 
+/// Turns of a loop that last longer than a quarter of `watchdog=2`.
+const LONGER_THAN_A_TICK: u64 = 600_000_000;
+
+/// Instructions that another than this loop executes, at most at a time: a tick.
+fn tick(name: &'static str) {
+    let begin = read_register!("cntvct_el0");
+    let (mut before, mut least, mut most) = (begin, u64::MAX, 0);
+    while before - begin < LONGER_THAN_A_TICK {
+        let now = read_register!("cntvct_el0");
+        (least, most) = (least.min(now - before), most.max(now - before));
+        before = now;
+    }
+    println!("rounds: {name} {}", most - least);
+}
+
+/// What comes to EL2 where there is a watchdog.
+fn watched(floor: u64) {
+    check!(gic::enable_sgis(0), "no GIC that is known");
+    tick("tick-masked");
+    // SAFETY: no interrupt of this guest's is pending.
+    unsafe { asm!("msr daifclr, #2", options(nostack)) };
+    tick("tick");
+    // SAFETY: as it was.
+    unsafe { asm!("msr daifset, #2", options(nostack)) };
+    let (register, value) = gic::sgi_to_itself(0);
+    let own = gic::private_register();
+    report_answer("private", floor, own, || ticks!("str w1, [x0]", own, 0));
+    if let Some(register) = register {
+        report_answer("sgi", floor, register, || ticks!("str w1, [x0]", register, value));
+    } else {
+        report_answer("sgi", floor, value, || ticks!("msr S3_0_C12_C11_5, x0", value, 0));
+        report_answer("deactivate", floor, 0, || ticks!("msr S3_0_C12_C11_1, x0", 0, 0));
+    }
+}
+
 /// Runs the measurements.
 pub fn run(start: &Start) {
     if start.level == 2 {
@@ -458,6 +493,9 @@ pub fn run(start: &Start) {
     }
     if word("crash") {
         crash::count(floor, start.level == 2);
+    }
+    if word("watched") {
+        watched(floor);
     }
     check!(true, "measured");
     crate::report::finish("rounds");

@@ -79,6 +79,22 @@ forced-deaf)
     other=$(((from + 1) % $(nproc)))
     $on_cpu sh -c "echo crash deaf $other >/proc/exeunt && exeunt panic $other && sleep 2 && exeunt panic --force"
     ;;
+lockup-deaf)
+    # By another CPU, which goes on.
+    other=$(((from + 1) % $(nproc)))
+    taskset "$(printf %x $((1 << other)))" sh -c "echo crash deaf $from >/proc/exeunt"
+    sleep 200
+    ;;
+lockup-break)
+    echo "crash lockup-all $from" >/proc/exeunt
+    sleep 200
+    ;;
+busy-all)
+    # Debian allows only some of the magic keys at a console.
+    echo 1 >/proc/sys/kernel/sysrq
+    echo "crash $crash $from" >/proc/exeunt
+    sleep 200
+    ;;
 *)
     echo "crash $crash $from $turns" >/proc/exeunt
     sleep 60

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{ChildStdout, Command, ExitStatus};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};
@@ -102,6 +102,7 @@ pub fn end_with_this_thread(command: &mut Command) {
 pub struct Running {
     pid: Pid,
     stdout: Option<ChildStdout>,
+    stdin: Option<ChildStdin>,
     events: Receiver<Event>,
     signals: Handle,
     is_over: bool,
@@ -122,7 +123,7 @@ impl Running {
         RUNNING.fetch_add(1, Ordering::SeqCst);
         idle.store(false, Ordering::SeqCst);
         let pid = Pid::from_child(&started);
-        let stdout = started.stdout.take();
+        let (stdin, stdout) = (started.stdin.take(), started.stdout.take());
         let of_signals = sender.clone();
         thread::spawn(move || {
             for signal in asked.forever() {
@@ -134,7 +135,7 @@ impl Running {
         thread::spawn(move || {
             let _ = sender.send(Event::Ended(started.wait()));
         });
-        Ok(Self { pid, stdout, events, signals, is_over: false })
+        Ok(Self { pid, stdout, stdin, events, signals, is_over: false })
     }
 
     /// What ends it while another thread waits for its end.
@@ -146,6 +147,11 @@ impl Running {
     /// Its standard output, if it was piped and nobody has taken it.
     pub const fn stdout(&mut self) -> Option<ChildStdout> {
         self.stdout.take()
+    }
+
+    /// Its standard input, if it was piped and nobody has taken it.
+    pub const fn stdin(&mut self) -> Option<ChildStdin> {
+        self.stdin.take()
     }
 
     /// Waits for its end, `limit` at most.

@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use crate::child::{self, End};
 use crate::covering::{self, Value};
-use crate::kdump::{BY_EXEUNT, CRASHES, Kdump, LOCKUP, LOCKUP_ALL, WITHOUT_EXEUNT};
+use crate::kdump::{
+    BUSY_ALL, BY_EXEUNT, CRASHES, HUNG_EARLY, Kdump, LOCKUP, LOCKUP_ALL, LOCKUP_BREAK, LOCKUP_DEAF, WITHOUT_EXEUNT,
+};
 use crate::kexec::Kexec;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -59,9 +61,10 @@ const HOWS: [&str; CRASHES.len() + 1] = {
     hows
 };
 /// Ways to die of which Exeunt saves more than the bare machine.
-const SAVED: [&str; 6] = ["stuck", "stuck-all", "stuck-stop", WILD, LOCKUP, LOCKUP_ALL];
+const SAVED: [&str; 9] =
+    ["stuck", "stuck-all", "stuck-stop", WILD, LOCKUP, LOCKUP_ALL, LOCKUP_DEAF, LOCKUP_BREAK, HUNG_EARLY];
 /// Ways to die in which another CPU takes part, or one can go off.
-const NEED_ANOTHER: [&str; 10] = [
+const NEED_ANOTHER: [&str; 13] = [
     "hvc-other",
     "stuck",
     "stuck-all",
@@ -72,10 +75,13 @@ const NEED_ANOTHER: [&str; 10] = [
     "panic-stuck",
     "forced-deaf",
     LOCKUP_ALL,
+    LOCKUP_DEAF,
+    LOCKUP_BREAK,
+    BUSY_ALL,
 ];
 const WILD: &str = "wild";
 /// Of these the bare machine has no dump at all.
-const LOST: [&str; 3] = [WILD, LOCKUP, LOCKUP_ALL];
+const LOST: [&str; 6] = [WILD, LOCKUP, LOCKUP_ALL, LOCKUP_DEAF, LOCKUP_BREAK, HUNG_EARLY];
 /// Seconds for the bare machine there: it mostly stands still after the crash.
 const LIMIT_WHERE_LOST: u64 = 240;
 /// So many ways to end need no test module.

@@ -29,6 +29,8 @@ pub enum Script {
     HibernateNext,
     /// trace-boot.sh
     TraceBoot,
+    /// hung-where.sh
+    HungWhere,
 }
 
 const COMMON: &str = include_str!("../guest/common.sh");
@@ -46,6 +48,7 @@ impl Script {
             Self::HibernateResume => include_str!("../guest/hibernate-resume.sh"),
             Self::HibernateNext => include_str!("../guest/hibernate-next.sh"),
             Self::TraceBoot => include_str!("../guest/trace-boot.sh"),
+            Self::HungWhere => include_str!("../guest/hung-where.sh"),
         }
     }
 

@@ -11,14 +11,15 @@ use guest_abi::vendor::PANIC_SYNDROME;
 
 use crate::blackbox::{self, Death};
 use crate::guest::Script;
+use crate::hung;
 use crate::kconfig::{self, Need};
 use crate::modules;
 use crate::output::Output;
 use crate::placement::RAM_BASE;
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_words, is_there_at_the_end, kernel_line, last_words,
-    make_initrd, put, run, stub_calls, tells, what_ended,
+    BREAK, Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_words, is_there_at_the_end, kernel_line,
+    last_words, make_initrd, put, run, stub_calls, tells, what_ended,
 };
 use crate::settings::{Hypervisor, Profile};
 use crate::symbols::Symbols;
@@ -27,7 +28,7 @@ use crate::workstation::Places;
 
 /// How the host dies: by the magic key, in a way of the test module's (tests/module/crash.c), or since Exeunt is asked
 /// to have it panic: [`PANIC`], [`PANIC_STUCK`].
-pub const CRASHES: [&str; 25] = [
+pub const CRASHES: [&str; 29] = [
     "sysrq",
     "null",
     "irq",
@@ -53,6 +54,10 @@ pub const CRASHES: [&str; 25] = [
     FORCED_DEAF,
     KILLED,
     KILLED_BEFORE,
+    HUNG_EARLY,
+    LOCKUP_DEAF,
+    LOCKUP_BREAK,
+    BUSY_ALL,
 ];
 
 /// In a way that somebody has written for a lab of the book (`scripts/lab`): the drill knows nothing of it.
@@ -61,8 +66,20 @@ const YOURS: &str = "yours";
 pub const LOCKUP: &str = "lockup";
 /// See [`LOCKUP`].
 pub const LOCKUP_ALL: &str = "lockup-all";
+/// One spins with everything masked, and its vectors are loops: the panic is no help either.
+pub const LOCKUP_DEAF: &str = "lockup-deaf";
+/// All spin with everything masked, the watchdog's time is long, and somebody sends a break to the console.
+pub const LOCKUP_BREAK: &str = "lockup-break";
+/// All spin with interrupts enabled, and somebody asks Linux for a crash by the magic key on the console.
+pub const BUSY_ALL: &str = "busy-all";
+/// What Linux takes for that key: a break, and a letter.
+const MAGIC_CRASH: &[u8] = b"\x01bc";
+/// It hangs before its console works ([`hung`]).
+pub const HUNG_EARLY: &str = "hung-early";
 /// What has it do so. The boot and the panic mask interrupts for less.
 const WATCHDOG: &str = "watchdog=5";
+/// And what would not, for long.
+const LONG_WATCHDOG: &str = "watchdog=60";
 
 /// `exeunt panic`, by a program on the CPU that dies.
 const PANIC: &str = "panic";
@@ -73,7 +90,7 @@ const FORCED: &str = "forced";
 /// The same, after `exeunt panic CPU` was no help: the next CPU spins, and its vectors do no more.
 const FORCED_DEAF: &str = "forced-deaf";
 /// Without the host's own panic.
-const BY_FORCE: [&str; 2] = [FORCED, FORCED_DEAF];
+const BY_FORCE: [&str; 3] = [FORCED, FORCED_DEAF, LOCKUP_DEAF];
 /// These need Exeunt.
 pub const BY_EXEUNT: [&str; 4] = [PANIC, PANIC_STUCK, FORCED, FORCED_DEAF];
 
@@ -83,12 +100,15 @@ const KILLED: &str = "killed";
 /// By the magic key, when Exeunt has died on a CPU before.
 const KILLED_BEFORE: &str = "killed-before";
 /// Ways that need no test module.
-const WITHOUT_MODULE: [&str; 5] = [CRASHES[0], PANIC, FORCED, KILLED, KILLED_BEFORE];
+const WITHOUT_MODULE: [&str; 6] = [CRASHES[0], PANIC, FORCED, KILLED, KILLED_BEFORE, HUNG_EARLY];
 /// Where Exeunt dies.
 pub const WITHOUT_EXEUNT: [&str; 2] = [KILLED, KILLED_BEFORE];
 
 /// Two kernels and two initrds have to fit where the way back is loaded too.
 const RESERVED: [&str; 2] = ["256M", "384M"];
+
+/// The host's last word.
+const DIES: &str = "first dies now";
 
 /// What a person wants.
 #[derive(Clone, Debug)]
@@ -146,10 +166,20 @@ impl Kdump {
             wanted.settings.exeunt = format!("{} selftest=fault:{place}:store", wanted.settings.exeunt.trim_end());
             wanted.settings.profile = Profile::Faults;
         }
-        if [LOCKUP, LOCKUP_ALL].contains(&crash) && !wanted.settings.exeunt.contains("watchdog=") {
-            wanted.settings.exeunt = format!("{} {WATCHDOG}", wanted.settings.exeunt.trim_end());
+        let watchdog = match crash {
+            LOCKUP | LOCKUP_ALL | LOCKUP_DEAF | HUNG_EARLY => Some(WATCHDOG),
+            LOCKUP_BREAK => Some(LONG_WATCHDOG),
+            _ => None,
+        };
+        if let Some(watchdog) = watchdog.filter(|_| !wanted.settings.exeunt.contains("watchdog=")) {
+            wanted.settings.exeunt = format!("{} {watchdog}", wanted.settings.exeunt.trim_end());
         }
-        if [PANIC_STUCK, FORCED_DEAF].contains(&crash) && wanted.settings.smp < 2 {
+        wanted.typed = match crash {
+            LOCKUP_BREAK => Some((DIES, BREAK)),
+            BUSY_ALL => Some((DIES, MAGIC_CRASH)),
+            _ => None,
+        };
+        if [PANIC_STUCK, FORCED_DEAF, LOCKUP_DEAF].contains(&crash) && wanted.settings.smp < 2 {
             wrong.0.push(format!("CRASH={crash}: it takes two CPUs (SMP=)"));
         }
         if !WITHOUT_MODULE.contains(&crash) || fill != 0 {
@@ -200,6 +230,9 @@ impl Kdump {
     /// # Errors
     /// Something could not be built or started; in words.
     pub fn run(&self, places: &Places, progress: &Progress) -> Result<(Output, Ran, Verdict), String> {
+        if self.crash == HUNG_EARLY {
+            return hung::hang(&self.wanted, self.is_short, places, progress);
+        }
         let mut wanted = self.wanted.clone();
         let output = begin(&wanted, places, progress, "kdump", &self.parts(), (&self.host_needs(), &kconfig::TO_DUMP))?;
 
@@ -357,7 +390,7 @@ impl Kdump {
         if verdict.passed() {
             self.judge_dump(ran, &report, &mut verdict);
             self.judge_exeunt(ran, stays, &mut verdict);
-            if [PANIC, PANIC_STUCK, LOCKUP, LOCKUP_ALL].contains(&self.crash) {
+            if [PANIC, PANIC_STUCK, LOCKUP, LOCKUP_ALL, LOCKUP_BREAK].contains(&self.crash) {
                 self.judge_panic(ran, &mut verdict);
             }
             if self.back {
@@ -384,17 +417,24 @@ impl Kdump {
     fn stuck(&self) -> u32 {
         match self.crash {
             "stuck" | "stuck-stop" => 1,
-            "stuck-all" | FORCED | FORCED_DEAF | LOCKUP_ALL => self.wanted.settings.smp - 1,
+            "stuck-all" | FORCED | FORCED_DEAF | LOCKUP_DEAF | LOCKUP_ALL | LOCKUP_BREAK => {
+                self.wanted.settings.smp - 1
+            }
             _ => 0,
         }
     }
 
     /// The CPU on which the host panics: of several that hang, the one that Exeunt has found first.
     fn dies_on(&self, console: &str) -> u32 {
-        let found = console.lines().find_map(|line| {
-            line.split_once("WARN  CPU ")?.1.split_once(": hangs, with interrupts masked")?.0.parse().ok()
-        });
-        found.filter(|_| self.crash == LOCKUP_ALL).unwrap_or(self.wanted.from.unwrap_or(0))
+        let found = console
+            .lines()
+            .find_map(|line| line.split_once("WARN  CPU ")?.1.split_once(": PANIC; the host was")?.0.parse().ok());
+        match self.crash {
+            LOCKUP_ALL | LOCKUP_BREAK => found.unwrap_or(0),
+            // Whichever has the console's interrupt, and that is the first one.
+            BUSY_ALL => 0,
+            _ => self.wanted.from.unwrap_or(0),
+        }
     }
 
     /// What the black box has to say of this run. Where a LEAVE is under way nobody knows which CPUs Exeunt is on.
@@ -616,7 +656,8 @@ mod tests {
         let source = include_str!("../../../tests/module/crash.c");
         let begin = source.find("crash KIND").unwrap();
         let end = source.find("Whether an oops").unwrap();
-        let ours = |kind: &&str| *kind != "sysrq" && !BY_EXEUNT.contains(kind) && !WITHOUT_EXEUNT.contains(kind);
+        let others = ["sysrq", HUNG_EARLY, LOCKUP_DEAF, LOCKUP_BREAK];
+        let ours = |kind: &&str| !others.contains(kind) && !BY_EXEUNT.contains(kind) && !WITHOUT_EXEUNT.contains(kind);
         let mut documented: BTreeSet<&str> = source[begin..end]
             .lines()
             .filter_map(|line| line.strip_prefix(" *\t"))

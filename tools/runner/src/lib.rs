@@ -11,6 +11,7 @@ pub mod drill;
 pub mod gdb;
 pub mod guest;
 pub mod hibernate;
+pub mod hung;
 pub mod kconfig;
 pub mod kdump;
 pub mod kernel;

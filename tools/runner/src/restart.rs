@@ -35,6 +35,11 @@ const PATIENT: &str = "nosoftlockup rcupdate.rcu_cpu_stall_suppress=1";
 /// Seconds that a machine may run.
 const LIMIT: u64 = 420;
 
+/// A person sees that nothing happens.
+const BEFORE_TYPING: Duration = Duration::from_secs(5);
+/// QEMU's key for a break at the console that [`console`] makes: Ctrl-A b.
+pub const BREAK: &[u8] = b"\x01b";
+
 /// How the host is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -72,7 +77,14 @@ pub struct Wanted {
     pub from: Option<u32>,
     /// The exits are traced, and Exeunt's memory is taken out at the end: the name of the directory below target/.
     pub traced: Option<&'static str>,
+    /// What somebody types at the console once the first kernel has said this line, and a while more has passed.
+    pub typed: Option<(&'static str, &'static [u8])>,
+    /// The word of the first kernel's command line that gives it an early console.
+    pub earlycon: String,
 }
+
+/// The early console that the device tree names.
+const EARLYCON: &str = "earlycon";
 
 /// Where in the directory of a traced run Exeunt's 2 MiB are.
 pub const MEMORY: &str = "memory";
@@ -125,7 +137,18 @@ impl Wanted {
             settings.qemu_extra.splice(0..0, ["-machine", "its=off"].map(str::to_owned));
         }
         settings.append = format!("{PATIENT} {}", settings.append);
-        Ok(Self { settings, entry, policy, next, next_variable, tree, from, traced: None })
+        Ok(Self {
+            settings,
+            entry,
+            policy,
+            next,
+            next_variable,
+            tree,
+            from,
+            traced: None,
+            typed: None,
+            earlycon: EARLYCON.to_owned(),
+        })
     }
 
     /// The same with each exit traced, in a directory of this name.
@@ -134,6 +157,12 @@ impl Wanted {
         self.settings.exeunt = format!("{} trace", self.settings.exeunt.trim_end());
         self.traced = Some(directory);
         self
+    }
+
+    /// The same with the early console that there is.
+    #[must_use]
+    pub fn with_usual_earlycon(self) -> Self {
+        Self { earlycon: EARLYCON.to_owned(), ..self }
     }
 
     /// Whether the kernels have what this run wants of them, as far as their configurations can be known.
@@ -348,11 +377,12 @@ pub fn run(
     let mut settings = wanted.settings.clone();
     settings.run = Some(script);
     settings.overlay = Some(output.file("overlay"));
-    let bootargs = "console=ttyAMA0 earlycon quiet panic=-1";
-    let mut machine = machine::prepare(&settings, places, output, bootargs, &[], &mut |line| progress.phase(line))?;
+    let bootargs = format!("console=ttyAMA0 {} quiet panic=-1", wanted.earlycon);
+    let mut machine = machine::prepare(&settings, places, output, &bootargs, &[], &mut |line| progress.phase(line))?;
     let log = machine.output.file("console.log");
     machine.command.args(console(&log)).arg("-no-reboot");
-    machine.command.stdin(Stdio::null()).stdout(Stdio::piped());
+    machine.command.stdin(if wanted.typed.is_some() { Stdio::piped() } else { Stdio::null() });
+    machine.command.stdout(Stdio::piped());
     progress.phase("the host boots");
     let monitor = wanted.traced.map(|_| Monitor::of(&mut machine.command).map_err(|error| format!("QEMU: {error}")));
     let monitor = monitor.transpose()?;
@@ -365,10 +395,19 @@ pub fn run(
     let memory = machine.output.file(MEMORY);
     let saving = monitor.map(|monitor| monitor.save_at_the_end(RAM_BASE + EXEUNT, RESERVATION, memory));
     let stdout = running.stdout().ok_or("QEMU has no standard output")?;
+    let mut keyboard = running.stdin().zip(wanted.typed);
     let guests = machine.output.file("guests.txt");
     let teller = progress.clone();
     let listening = thread::spawn(move || {
         listen(stdout, &guests, kernels, |line| {
+            if let Some((mut to, (_, text))) = keyboard.take_if(|(_, (after, _))| line == *after) {
+                thread::spawn(move || {
+                    thread::sleep(BEFORE_TYPING);
+                    // Open as long as the machine runs: its end would be one of the console's.
+                    let _ = to.write_all(text).and_then(|()| to.flush());
+                    thread::sleep(Duration::from_secs(LIMIT));
+                });
+            }
             if let Some(words) = hear(line) {
                 teller.phase(&words);
             }

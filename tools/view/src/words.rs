@@ -362,7 +362,12 @@ pub fn event_words(event: &Event) -> String {
         Kind::CrashKernel => {
             format!("Exeunt starts the crash kernel itself, at {first:#x}; the host was at {second:#x}")
         }
+        Kind::Hang if second == 0 => format!("a break on the console, while this CPU is at {first:#x}, masked"),
         Kind::Hang => format!("this CPU hangs at {first:#x}, with interrupts masked for {second} s"),
+        Kind::GivenUp => {
+            let end = if second == 0 { "stands still" } else { "is reset" };
+            format!("Exeunt gives the host up, which was at {first:#x}; the machine {end}")
+        }
         Kind::Left => format!("Exeunt has left this CPU along with others; its vectors are at {first:#x}"),
         Kind::Wild => format!("at {first:#x} the host accesses its crash kernel's memory, at {second:#x}"),
         Kind::Stopped => {

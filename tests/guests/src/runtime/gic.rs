@@ -170,18 +170,35 @@ pub fn private_after(set: Private) -> [u32; 9] {
     [set.groups, set.enabled | sgis, priority, priority, priority, priority, control, 1, 0xf0]
 }
 
-/// Sends SGI 0 to the calling CPU, which has the number `index`.
-pub fn send_sgi_to_itself(index: usize) {
-    match machine().gic {
-        None => {}
-        Some(Gic::V2 { distributor, .. }) => write(distributor + GICD_SGIR, SGIR_SELF),
-        Some(Gic::V3 { .. }) => {
+/// What is written to send SGI 0 to the calling CPU, which has the number `index`, and where: in memory, or to
+/// ICC_SGI1R_EL1.
+#[must_use]
+pub fn sgi_to_itself(index: usize) -> (Option<u64>, u64) {
+    match gic() {
+        Gic::V2 { distributor, .. } => (Some(distributor + GICD_SGIR), SGIR_SELF.into()),
+        Gic::V3 { .. } => {
             let mpidr = machine().mpidrs()[index];
             let [aff0, aff1, aff2, aff3] = [0, 8, 16, 32].map(|shift| mpidr >> shift & 0xff);
-            let value = aff3 << 48 | (aff0 >> 4) << 44 | aff2 << 32 | aff1 << 16 | 1 << (aff0 & 0xf);
-            write_register!("S3_0_C12_C11_5", value);
+            (None, aff3 << 48 | (aff0 >> 4) << 44 | aff2 << 32 | aff1 << 16 | 1 << (aff0 & 0xf))
         }
     }
+}
+
+/// Sends SGI 0 to the calling CPU, which has the number `index`.
+pub fn send_sgi_to_itself(index: usize) {
+    if machine().gic.is_none() {
+        return;
+    }
+    match sgi_to_itself(index) {
+        (Some(register), value) => write(register, value as u32),
+        (None, value) => write_register!("S3_0_C12_C11_5", value),
+    }
+}
+
+/// A register of the boot CPU's private interrupts to which 0 can be written without an effect.
+#[must_use]
+pub fn private_register() -> u64 {
+    private_frame() + ICENABLER0
 }
 
 /// Makes the virtual timer fire `ticks` from now (CNTV_TVAL_EL0, CNTV_CTL_EL0.ENABLE).

@@ -60,6 +60,10 @@ const PANIC_EXITS_GOAL: u64 = 1;
 const STOPPED_GOAL: u64 = 5_000;
 const STUCK_GOAL_PER_CPU: u64 = 120_000;
 
+/// Goals: instructions of the watchdog's exits.
+const TICK_GOAL: u64 = 3_000;
+const WATCHED_EXIT_GOAL: u64 = 1_500;
+
 const RAM_SIZES: [&str; 2] = ["1G", "64G"];
 const CPU_COUNTS: [u32; 3] = [1, 8, 32];
 const LEAVING_CPUS: [u32; 3] = [1, 4, 16];
@@ -560,6 +564,78 @@ fn guards(alone: &Numbers) -> Result<(), Missed> {
     Ok(())
 }
 
+/// The guest `rounds` under a watchdog, or without one.
+fn measure_watched(gic: u32, options: &str) -> Result<Numbers, Missed> {
+    let directory = paths::of_cell("bench").join(format!("watched-gic{gic}-{options}"));
+    let machine = Machine::new(directory)
+        .guest(&images::guest("rounds")?, "watched")
+        .with("CPU", format!("cortex-a57,cntfrq={FREQUENCY}"))
+        .with("GIC", gic)
+        .with_qemu("-icount shift=0,sleep=off")
+        .entered(Entry::El1, options);
+    Ok(parse::rounds(&machine.limit(KEXEC_LIMIT).run()?.ended_with(0)?.console))
+}
+
+/// Exits by class in two seconds of a Debian whose two CPUs are busy with each other.
+fn busy(gic: u32, options: &str) -> Result<Numbers, Missed> {
+    const SCRIPT: &str = "\
+insmod /tests/exeunt_test.ko
+ask() { exec 3<>/proc/exeunt; echo status >&3; cat <&3; exec 3>&-; echo asked; }
+ask; ask
+taskset 1 dd if=/dev/zero bs=64k 2>/tmp/said | timeout 2 taskset 2 dd of=/dev/null bs=64k 2>/tmp/said
+ask";
+    let name = format!("busy-gic{gic}-{}", options.replace('=', ""));
+    let machine = two_kernels(&name, WITHOUT_KVM, SCRIPT, "true")?;
+    let machine = machine
+        .with("SMP", 2)
+        .with("GIC", gic)
+        .with("CPU", format!("cortex-a57,cntfrq={FREQUENCY}"))
+        .with_qemu(ALIKE)
+        .entered(Entry::VirtualEl2, &format!("stats {options}"));
+    let ran = machine.run()?.ended_with(0)?;
+    let asked: Vec<Numbers> = ran.stdout.split("asked").map(parse::status_exits).collect();
+    let [before, again, after, ..] = asked.as_slice() else {
+        return Err(format!("it did not say all:\n{}", ran.stdout).into());
+    };
+    let since = |from: &Numbers, to: &Numbers, name: &str| {
+        to.get(name).copied().unwrap_or(0) - from.get(name).copied().unwrap_or(0)
+    };
+    // What it is to ask is in both.
+    Ok(after
+        .keys()
+        .map(|name| (name.clone(), since(again, after, name).saturating_sub(since(before, again, name))))
+        .collect())
+}
+
+/// The watchdog: its exits in a busy Linux, with it and without, and what each costs.
+fn watchdog() -> Result<(), Missed> {
+    heading("The watchdog, Debian 6.12, 2 CPUs, two busy seconds, entry=el2: exits");
+    for gic in [3, 2] {
+        let [off, on] = [busy(gic, "watchdog=off")?, busy(gic, "watchdog=2")?];
+        row(format_args!("  GICv{gic}, watchdog=off"), off.values().sum(), Some(0), "");
+        let of_each: Vec<String> =
+            on.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{name} {count}")).collect();
+        row(format_args!("  GICv{gic}, watchdog=2"), on.values().sum(), None, &of_each.join(", "));
+    }
+    heading("The watchdog: instructions of an exit");
+    for gic in [3, 2] {
+        let [off, on] = [measure_watched(gic, "watchdog=off")?, measure_watched(gic, "watchdog=2")?];
+        for (name, measured, goal) in [
+            ("a tick", "tick", TICK_GOAL),
+            ("a tick, interrupts masked", "tick-masked", TICK_GOAL),
+            ("an interrupt to a CPU", "sgi", WATCHED_EXIT_GOAL),
+            ("the end of an interrupt by ICC_DIR_EL1", "deactivate", WATCHED_EXIT_GOAL),
+            ("a store to a register of private interrupts", "private", WATCHED_EXIT_GOAL),
+        ] {
+            if let (Some(off), Some(_)) = (off.get(measured), on.get(measured)) {
+                let name = format!("GICv{gic}: {name}");
+                row_of(&on, &name, measured, Some(goal), &format!("watchdog=off {off}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What it is without Exeunt, and how much more or less it is with it.
 fn beside(under: u64, bare: u64) -> String {
     let sign = if under < bare { '-' } else { '+' };
@@ -593,8 +669,20 @@ fn virtual_el2(numbers: &Numbers) -> Result<(), Missed> {
 }
 
 /// What is measured, by the names that the program takes.
-const GROUPS: [&str; 11] =
-    ["start", "calls", "traced", "leaving", "restart", "crash", "guard", "virtual-el2", "sizes", "boots", "kexec"];
+const GROUPS: [&str; 12] = [
+    "start",
+    "calls",
+    "traced",
+    "leaving",
+    "restart",
+    "crash",
+    "guard",
+    "watchdog",
+    "virtual-el2",
+    "sizes",
+    "boots",
+    "kexec",
+];
 
 fn run(groups: &[String]) -> Result<(), Missed> {
     if let Some(unknown) = groups.iter().find(|group| !GROUPS.contains(&group.as_str())) {
@@ -636,6 +724,9 @@ fn run(groups: &[String]) -> Result<(), Missed> {
     }
     if asked("crash") {
         crashes()?;
+    }
+    if asked("watchdog") {
+        watchdog()?;
     }
     if asked("boots") {
         boots()?;

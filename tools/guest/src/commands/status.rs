@@ -4,12 +4,14 @@ use std::fmt::Write;
 use std::slice;
 
 use guest_abi::blackbox::{Control, text as text_of};
+use guest_abi::record::CPU_WATCHED;
 use guest_abi::vendor::{Policy, Version};
 use serde::Serialize;
 use view::report::Count;
 use view::words::{Clock, printable, state_name};
 
 use super::{Context, Said};
+use crate::host::list;
 use crate::snapshot::Wanted;
 use crate::trouble::{Trouble, status};
 use crate::words;
@@ -80,6 +82,8 @@ pub struct Cpu {
     pub state: String,
     /// Where the host's first instruction ran on it.
     pub entry: &'static str,
+    /// The watchdog watches it.
+    pub watched: bool,
     /// Its exits.
     pub exits: u64,
     /// How often Exeunt left it.
@@ -108,6 +112,7 @@ pub fn state(context: &Context<'_>) -> Result<State, Trouble> {
         mpidr: format!("{:#x}", block.mpidr),
         state: state_name(block.state),
         entry: words::level(block.entry_level),
+        watched: block.flags & CPU_WATCHED != 0 && matches!(block.state, 1 | 2),
         exits: Count::sum(&Count::of_exits(slice::from_ref(block))),
         departures: block.departures,
         returns: block.returns,
@@ -168,6 +173,8 @@ fn text(state: &State) -> String {
     line("crash", state.policy.crash);
     line("locked", if state.locked { "yes" } else { "no" });
     line("tracing", if state.tracing { "on" } else { "off" });
+    let watched: Vec<u32> = state.each.iter().filter(|cpu| cpu.watched).map(|cpu| cpu.cpu as u32).collect();
+    line("watchdog", &if watched.is_empty() { "off".to_owned() } else { format!("watches CPU {}", list(&watched)) });
     line("exits", &state.exits.to_string());
     if state.ignored_stores > 0 {
         line("stores", &format!("{} into the black box, without effect", state.ignored_stores));
@@ -189,7 +196,6 @@ fn text(state: &State) -> String {
 /// On which CPUs Exeunt is.
 #[must_use]
 pub fn where_it_is(state: &State) -> String {
-    use crate::host::list;
     match (state.under.is_empty(), state.left.is_empty()) {
         (true, _) => "has left".to_owned(),
         (false, true) if state.beyond.is_empty() => "on every CPU that is on".to_owned(),
