@@ -331,11 +331,9 @@ global_asm!(
     "eor x6, x6, x4",
     "cmp x6, x5",
     "b.ne exeunt_last_words",
-    // A payload has x0 to x3, and no stack is needed for the rest.
-    "mov x1, #{rw}",
     "mov x7, #{at_el2}",
     "cmp x3, x7",
-    "b.eq 4f",
+    "b.eq 7f",
     "ldrb w7, [x0, #{in_window}]",
     "cbnz w7, exeunt_last_words",
     "bl exeunt_hcr_of_host",
@@ -359,6 +357,10 @@ global_asm!(
     "sub x9, x9, #{frame_size}",
     "stp x6, x7, [x9]",
     "stp x4, x5, [x9, #16]",
+    "b 4f",
+    // A payload has x0 to x3, and no stack is needed for the rest.
+    "7: bl exeunt_hcr_of_host",
+    "mov x1, #{rw}",
     "4: mov x0, x9",
     "5: msr elr_el2, x2",
     "msr spsr_el2, x3",

@@ -54,7 +54,8 @@ work_hard() {
         done
         or_say "boot $round" exeunt leave >/dev/null || break
         or_say "boot $round" exeunt back >/dev/null || break
-        [ $((turns % 4)) != 3 ] || kexec --unload --load-panic
+        # In this order: the other way round kexec would load one that is not named.
+        [ $((turns % 4)) != 3 ] || or_say "boot $round" kexec --load-panic --unload || break
         sleep 20
         turns=$((turns + 1)) seconds=$(($(cut -d. -f1 /proc/uptime) - begin))
     done

@@ -8,7 +8,7 @@
 //!
 //! With `HOURS=` each kernel works hard before its kexec, so long in all by its own clock. All CPUs are busy, go off
 //! and come back, a crash kernel is loaded again and again, Exeunt leaves and comes back. QEMU counts instructions,
-//! each of which takes [`LOAD_ICOUNT`] of virtual time, and skips what nobody works in. Then nothing may raise an
+//! each of which takes [`load_icount`] of virtual time, and skips what nobody works in. Then nothing may raise an
 //! alarm: a warning of Exeunt's is a failure.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,8 +37,12 @@ use crate::workstation::Places;
 
 const PAGE: usize = 4096;
 
-/// 64 ns for an instruction: slow enough for hours to pass, and fast enough for a Linux with four CPUs.
-const LOAD_ICOUNT: [&str; 2] = ["-icount", "shift=6,sleep=off"];
+/// 64 ns for an instruction: slow enough for hours to pass, and fast enough for a Linux with four CPUs. One with two
+/// bears 128 ns.
+const fn load_icount(cpus: u32) -> [&'static str; 2] {
+    ["-icount", if cpus > 2 { "shift=6,sleep=off" } else { "shift=7,sleep=off" }]
+}
+
 /// What the kernels that work hard are told besides.
 const LOAD_LINE: &str = "crashkernel=128M";
 
@@ -90,7 +94,7 @@ impl Soak {
         }
         if seconds > 0 {
             wanted.settings.append = format!("{LOAD_LINE} {}", wanted.settings.append);
-            wanted.settings.qemu_extra.splice(0..0, LOAD_ICOUNT.map(str::to_owned));
+            wanted.settings.qemu_extra.splice(0..0, load_icount(wanted.settings.smp).map(str::to_owned));
         }
         let mut soak = Self { wanted, rounds, load: 0 };
         if seconds > 0 {

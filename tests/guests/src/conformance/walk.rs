@@ -140,7 +140,11 @@ impl Walker {
 
     /// A random call, and whether what comes of it is right.
     fn call(&mut self) {
-        let Some((x, immediate)) = self.draw() else { return };
+        let (x, immediate) = loop {
+            if let Some(drawn) = self.draw() {
+                break drawn;
+            }
+        };
         let want = [Want::Any; 4];
         let case = Case { call: Call::OtherNumber, what: "", immediate, x, want, end: End::Returns };
         let conditions = self.random.below(VARIATIONS.into()) as u32;
