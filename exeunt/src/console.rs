@@ -141,17 +141,22 @@ pub fn start() {
 /// More than the FIFO of any PL011 holds.
 const MOST_RECEIVED: usize = 64;
 
-/// Whether somebody has sent a break to the UART, on kinds that tell of one. All that the host has not read before it
-/// is lost: for a host that reads nothing.
+/// Something had been received when a CPU looked last, and nobody had read it.
+static UNREAD: AtomicBool = AtomicBool::new(false);
+
+/// Whether somebody has sent a break to the UART, on kinds that tell of one. What lies there since a CPU looked last
+/// is read, and lost to the host, which had a second for it: one that polls the UART with interrupts masked has read
+/// it.
 #[inline(never)]
 pub fn takes_break() -> bool {
     let Door::Open(port) = door() else { return false };
     // SAFETY: as in `turn_on`, which has looked at this UART; what is received concerns nobody at EL2.
-    let read = |register| unsafe { guarded::read_device(register) };
-    port.tells_breaks
-        && (0..MOST_RECEIVED)
-            .map_while(|_| read(port.status).ok().filter(|&status| Port::has_byte(status)).and(read(port.data).ok()))
-            .any(Port::is_break)
+    let read = |register| unsafe { guarded::read_device(register) }.ok();
+    let has_byte = || port.tells_breaks && read(port.status).is_some_and(Port::has_byte);
+    let is_unread = has_byte();
+    UNREAD.swap(is_unread, Ordering::Relaxed)
+        && is_unread
+        && (0..MOST_RECEIVED).map_while(|_| has_byte().then(|| read(port.data)).flatten()).any(Port::is_break)
 }
 
 /// Takes the lock for good, for [`crate::selftest`].

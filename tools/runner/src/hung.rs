@@ -102,10 +102,12 @@ fn judge(
     fs::write(&alone, &found.bytes).map_err(|error| format!("{}: {error}", alone.display()))?;
     let report = Report::of(&found.black_box());
     verdict.line(&if is_short { report.short().to_string() } else { report.text(EXITS).to_string() });
+    let offset_in_page = |address: u64| address % 0x1000;
     let stop = report.stops.iter().find(|stop| stop.why == Stop::GivenUp.words());
     let stop = stop.ok_or("the black box does not say that the host was given up")?;
     // Its kernel may be anywhere in virtual memory; the offset in a page is the same.
-    let is_there = stop.cpu == 0 && stop.pc.0.abs_diff(place) % 0x1000 < 128 && stop.pc.0 >> 48 == 0xffff;
+    let is_there =
+        stop.cpu == 0 && offset_in_page(stop.pc.0).abs_diff(offset_in_page(place)) < 128 && stop.pc.0 >> 48 == 0xffff;
     verdict.check(is_there, || format!("the black box: CPU {} was at {:#x}", stop.cpu, stop.pc.0));
     verdict.check(report.death.is_none(), || "the black box: Exeunt itself has died".to_owned());
 
