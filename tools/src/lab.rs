@@ -45,8 +45,12 @@ pub fn judge(console: &str) -> Verdict {
         ("FAIL: ", "your program took an exception that nobody expected, or panicked"),
         ("EXEUNT PANIC: ", "Exeunt died, which is a fault of Exeunt's: please report it"),
     ] {
-        if let Some(line) = console.lines().rev().find(|line| line.contains(mark)) {
-            return Verdict::NotYet(format!("{means}: {}", line.trim()));
+        let lines: Vec<&str> = console.lines().map(str::trim).collect();
+        if let Some(index) = lines.iter().rposition(|line| line.contains(mark)) {
+            // A panic says in the first line where it was, and why in the second.
+            let more = lines.get(index + 1).filter(|_| lines[index].contains("FAIL: panicked at "));
+            let why = more.map_or(String::new(), |why| format!(" {why}"));
+            return Verdict::NotYet(format!("{means}: {}{why}", lines[index]));
         }
     }
     let last = console.lines().rev().map(str::trim).find(|line| !line.is_empty());
@@ -183,6 +187,8 @@ mod tests {
             "[exeunt 0.1 cpu0] ERROR host in virtual EL2 at 0x1: HVC, and no vectors to take it to; CPU stopped\n";
         assert!(said(vectors).starts_with("not yet: an exception in virtual EL2"), "{}", said(vectors));
         assert!(said("FAIL: unexpected exception on CPU 0\n").contains("unexpected exception on CPU 0"));
+        let panic = "FAIL: panicked at yours/lab_4.rs:17:9:\r\nindex out of bounds\r\nexeunt-run: exit status 101\r\n";
+        assert!(said(panic).ends_with("lab_4.rs:17:9: index out of bounds"), "{}", said(panic));
         assert!(said("hello\n\n").ends_with("its last line is: hello"));
         assert!(said("").ends_with("printed nothing"));
     }

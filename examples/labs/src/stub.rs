@@ -15,6 +15,9 @@ pub struct Yours {
     pub vectors: fn() -> u64,
 }
 
+/// A bit of x0 that no call has, and that a comparison of 32 bits does not see.
+const HIGH: u64 = 1 << 32;
+
 /// What the vectors of `lab_other_vectors` answer to anything.
 const OTHER: u64 = 0x07e2;
 
@@ -95,6 +98,13 @@ unsafe extern "C" fn payload() -> ! {
         "stp x10, x11, [sp]",
         "bl {note}",
         "ldp x10, x11, [sp]",
+        // Entered at EL1, by an ERET: what stands below is undefined there.
+        "mrs x12, CurrentEL",
+        "cmp x12, #{EL2}",
+        "b.eq 1f",
+        "mov sp, x10",
+        "br x11",
+        "1:",
         "msr elr_el2, x11",
         "mov x12, #{SPSR}",
         "msr spsr_el2, x12",
@@ -103,6 +113,7 @@ unsafe extern "C" fn payload() -> ! {
         BACK = sym BACK,
         note = sym note,
         SPSR = const level::SPSR_EL1H,
+        EL2 = const 2 << 2,
     )
 }
 
@@ -151,8 +162,9 @@ pub fn run(start: &Start, yours: &Yours) {
     settle();
     println!("lab: at EL{}, your vectors at {vectors:#x} are EL2's", read_register!("CurrentEL") >> 2);
 
-    for unknown in [7, 0x1234, u64::MAX, 0x8400_0000] {
-        let result = call(unknown, 0);
+    // An x1 that does no harm if it becomes VBAR_EL2 by mistake.
+    for unknown in [7, 0x1234, u64::MAX, 0x8400_0000, HIGH | SET_VECTORS, HIGH | RESET_VECTORS] {
+        let result = call(unknown, vectors);
         want!(result == STUB_ERR, "x0 = {unknown:#x} is no call: the answer is {STUB_ERR:#x}, and yours {result:#x}");
     }
     let result = call(RESET_VECTORS, 0);
@@ -168,9 +180,16 @@ pub fn run(start: &Start, yours: &Yours) {
     let result = call(7, 0);
     want!(result == STUB_ERR, "with your vectors back, an unknown call gives {result:#x}");
 
+    let arrived = || ARRIVED.each_ref().map(|slot| slot.load(Ordering::Relaxed));
+    let number = HIGH | SOFT_RESTART;
+    // SAFETY: the payload comes back.
+    let result = unsafe { restart(number, payload as *const () as u64) };
+    let [.., at] = arrived();
+    want!(at == 0, "x0 = {number:#x} is no call, and yours has gone to x1: all 64 bits of x0 count");
+    want!(result == STUB_ERR, "x0 = {number:#x} is no call: the answer is {STUB_ERR:#x}, and yours {result:#x}");
     // SAFETY: the payload comes back.
     let result = unsafe { restart(SOFT_RESTART, payload as *const () as u64) };
-    let [x0, x1, x2, at] = ARRIVED.each_ref().map(|slot| slot.load(Ordering::Relaxed));
+    let [x0, x1, x2, at] = arrived();
     want!(at != 0, "SOFT_RESTART is to enter x1; it has come back with x0 = {result:#x}");
     want!(at == 2, "SOFT_RESTART has entered the payload at EL{at}");
     want!(
