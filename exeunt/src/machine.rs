@@ -135,8 +135,11 @@ impl Environment for Machine {
         blackbox::event(Kind::Suspends, [0; 2]);
     }
 
-    fn begins(&self, _cpu: usize) {
+    fn begins(&self, cpu: usize) {
         guard::kernel_begins(&self.ram, self.stage2);
+        if let Some(cpu) = self.cpu(cpu).filter(|cpu| ticks::come_to(cpu)) {
+            ticks::begin_anew(cpu);
+        }
     }
 
     fn ends(&self, resets: bool) {

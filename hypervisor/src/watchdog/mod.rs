@@ -55,7 +55,8 @@
 //! Then everything begins anew. A gap loses at most the time that had been counted.
 //!
 //! A timer that had expired before the watchdog began does not count either: what the last kernel has left is no task
-//! of the next one's, which boots with interrupts masked.
+//! of the next one's, which boots with interrupts masked. A kernel at EL1 that is replaced by another one does not tell
+//! EL2. But the next one asks for PSCI_VERSION before it sets a timer, and the watchdog begins anew there.
 //!
 //! # After a hang
 //!

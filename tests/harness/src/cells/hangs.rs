@@ -43,8 +43,21 @@ fn with_mmu_off(context: &Context, gic: u32, is_reset: bool) -> Outcome {
     Ok(())
 }
 
+/// A kexec at EL1 on a slow machine: the next kernel has its interrupts masked for longer than the watchdog's time,
+/// and the last one has left a timer that expires meanwhile. No purgatory comes in between, whose sums would take long
+/// enough, with the MMU off, for a tick to see it.
+fn slow_kexec(context: &Context, gic: &'static str) -> Outcome {
+    let slowly = ("QEMU_EXTRA", "-icount shift=7,sleep=off");
+    let machine = [("ROUNDS", "1"), ("ENTRY", "el1"), ("GIC", gic), ("SMP", "2"), ("EXEUNT", "watchdog=4"), slowly];
+    passes(context, "soak", &machine)
+}
+
 pub(super) fn cells() -> Vec<Cell> {
     let mut cells = vec![];
+    for gic in ["2", "3"] {
+        let name = format!("hangs/none-in-a-slow-kexec-gic{gic}");
+        cells.push(Cell::new(name, move |context| slow_kexec(context, gic)).slow(gic == "3"));
+    }
     for (gic, is_reset) in [(3, true), (2, true), (3, false), (2, false)] {
         let name = format!("hangs/mmu-off-{}-gic{gic}", if is_reset { "reset" } else { "still" });
         let cell = Cell::new(name, move |context| with_mmu_off(context, gic, is_reset));
