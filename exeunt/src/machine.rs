@@ -137,8 +137,8 @@ impl Environment for Machine {
 
     fn begins(&self, cpu: usize) {
         guard::kernel_begins(&self.ram, self.stage2);
-        if let Some(cpu) = self.cpu(cpu).filter(|cpu| ticks::come_to(cpu)) {
-            ticks::begin_anew(cpu);
+        if ticks::are_wanted() {
+            self.watch_anew(cpu);
         }
     }
 
@@ -198,6 +198,15 @@ impl Machine {
     /// The structure of CPU number `cpu`; nothing for a CPU that is off for good, or none.
     pub fn cpu(&self, cpu: usize) -> Option<&'static PerCpu> {
         self.cpus.get(cpu).copied().flatten()
+    }
+
+    /// A kernel has begun on this CPU, and what its watchdog has found was the last one's.
+    #[cold]
+    #[inline(never)]
+    fn watch_anew(&self, cpu: usize) {
+        if let Some(cpu) = self.cpu(cpu).filter(|cpu| ticks::come_to(cpu)) {
+            ticks::begin_anew(cpu);
+        }
     }
 
     /// KVM shall find that stage 2 has no granule, and leave EL2 alone. Only a host that believes in its EL2 would
