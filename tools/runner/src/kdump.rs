@@ -26,8 +26,8 @@ use crate::symbols::Symbols;
 use crate::variables::{Target, Values, Wrong, size};
 use crate::workstation::Places;
 
-/// How the host dies: by the magic key, in a way of the test module's (tests/module/crash.c), or since Exeunt is asked
-/// to have it panic: [`PANIC`], [`PANIC_STUCK`].
+/// How the host dies: by the magic key, in a way of the test module's (tests/module/crash.c), or in one of those that
+/// are described below.
 pub const CRASHES: [&str; 29] = [
     "sysrq",
     "null",

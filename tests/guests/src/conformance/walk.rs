@@ -30,6 +30,9 @@ const ROUND: u64 = 64 * BLOCK;
 /// Tries to come back while another CPU's LEAVE is in the way.
 const TRIES: u32 = 1_000_000;
 
+/// Exeunt's own calls that [`vendor::CALLS`] does not have.
+const GENERAL: [u32; 3] = [vendor::CALL_COUNT, vendor::CALL_UID, vendor::REVISION];
+
 /// Who answers on a CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Who {
@@ -107,9 +110,8 @@ impl Walker {
             0 => x[0] = self.random.below(STUB_CALLS_END),
             1..4 => {
                 const CALLS: usize = vendor::CALLS.len();
-                let number = self.random.below(CALLS as u64 + 3) as usize;
-                let others = [vendor::CALL_COUNT, vendor::CALL_UID, vendor::REVISION];
-                let id = vendor::CALLS.get(number).copied().unwrap_or_else(|| others[number - CALLS]);
+                let number = self.random.below((CALLS + GENERAL.len()) as u64) as usize;
+                let id = vendor::CALLS.get(number).copied().unwrap_or_else(|| GENERAL[number - CALLS]);
                 // What a function identifier does not consist of.
                 let rest = if self.random.below(4) == 0 { self.random.next() & !0xffff_ffff | 1 << 16 } else { 0 };
                 x[0] = u64::from(id) | rest;
@@ -249,11 +251,10 @@ impl core::fmt::Display for Words {
     }
 }
 
-/// Whose of Exeunt's own calls this is.
+/// Which of Exeunt's own calls this is.
 fn own(x0: u64) -> Option<u32> {
     let id = x0 as u32 & !(1 << 16);
-    let others = [vendor::CALL_COUNT, vendor::CALL_UID, vendor::REVISION];
-    (vendor::CALLS.contains(&id) || others.contains(&id)).then_some(id)
+    (vendor::CALLS.contains(&id) || GENERAL.contains(&id)).then_some(id)
 }
 
 /// Whether `after` may be in x0 to x3.
