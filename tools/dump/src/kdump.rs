@@ -22,6 +22,8 @@ use crate::{Memory, length_of, read_some};
 const SIGNATURE: &[u8] = b"KDUMP   ";
 const FLATTENED: &[u8] = b"makedumpfile\0";
 const FLATTENED_HEADER: u64 = 4096;
+/// Before each piece: its offset and its size, 8 bytes each. The dump's last bytes are such a header of no piece.
+const PIECE_HEADER: u64 = 16;
 /// In the header: bytes of a block, which is a page; blocks of the second header; blocks of both bitmaps.
 const BLOCK_SIZE: usize = 428;
 const SUB_HEADER_BLOCKS: usize = 432;
@@ -65,6 +67,15 @@ struct Rearranged {
     pieces: Option<Vec<(u64, u64, u64)>>,
 }
 
+/// Where a flattened dump ends in a file, which may have more behind it: a disk onto which it was written has.
+///
+/// # Errors
+/// It cannot be read, is none, or has no end; in words.
+pub fn end_of_flattened(file: File) -> Result<u64, String> {
+    let pieces = Rearranged::new(file)?.pieces.ok_or("it is no flattened dump")?;
+    Ok(pieces.last().map_or(FLATTENED_HEADER, |&(_, size, at)| at + size) + PIECE_HEADER)
+}
+
 impl Rearranged {
     fn new(file: File) -> Result<Self, String> {
         let length = length_of(&file)?;
@@ -75,8 +86,8 @@ impl Rearranged {
         }
         let (mut pieces, mut at) = (Vec::new(), FLATTENED_HEADER);
         loop {
-            let mut header = [0; 16];
-            if read_some(&file, at, &mut header).map_err(|error| error.to_string())? < 16 {
+            let mut header = [0; PIECE_HEADER as usize];
+            if read_some(&file, at, &mut header).map_err(|error| error.to_string())? < header.len() {
                 return Err("the flattened dump is cut off: its end is missing".to_owned());
             }
             let [offset, size] = [0, 8].map(|place| {
@@ -86,7 +97,7 @@ impl Rearranged {
             });
             // The last one has an offset of -1.
             let (Ok(offset), Ok(size)) = (u64::try_from(offset), u64::try_from(size)) else { break };
-            at += 16;
+            at += PIECE_HEADER;
             if size > length - at.min(length) {
                 return Err("the flattened dump is cut off, or damaged: a piece goes past its end".to_owned());
             }

@@ -2,12 +2,13 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::{RAM, RAM_SIZE, directory, elf, flattened, kdump, kdump_of, look, memory, put};
+use dump::kdump::end_of_flattened;
 use dump::{Found, Options, python};
 use guest_abi::blackbox::SIZE;
 use view::Report;
@@ -104,6 +105,30 @@ fn in_what_makedumpfile_writes() {
         "the dump is cut off, or damaged: some of its pages lie past its end",
     );
     wrong(look(&directory.join("flat-cut"), &flattened(&dump)[..50_000], &options()), "the flattened dump is cut off");
+}
+
+/// On a disk a flattened dump has whatever was there behind it.
+#[test]
+fn where_a_flattened_dump_ends() {
+    let directory = directory("find-end");
+    let end_of = |name: &str, bytes: &[u8]| {
+        let path = directory.join(name);
+        fs::write(&path, bytes).unwrap();
+        end_of_flattened(File::open(path).unwrap())
+    };
+    let dump = kdump(&memory(&crash()), |_| true);
+    let whole = flattened(&dump);
+    let length = whole.len() as u64;
+    assert_eq!(end_of("whole", &whole), Ok(length));
+    assert_eq!(end_of("disk", &[whole.clone(), vec![0xa5; 100_000]].concat()), Ok(length));
+    // Of what an interrupted run has written the rest of the disk is no end.
+    for cut in [whole.len() - 16, whole.len() - 5000] {
+        let mut disk = whole[..cut].to_vec();
+        assert!(end_of("cut", &disk).unwrap_err().contains("is cut off"));
+        disk.resize(whole.len() * 2, 0);
+        assert!(end_of("zeros", &disk).is_err());
+    }
+    assert_eq!(end_of("no-dump", &dump), Err("it is no flattened dump".to_owned()));
 }
 
 /// Says so where it is missing: `make test` has it installed.

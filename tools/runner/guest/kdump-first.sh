@@ -30,15 +30,15 @@ grep -q ' _text$' /proc/kallsyms || {
     printf '%x T _text\n' $((0x$(sed -n 's/ T _stext$//p' /proc/kallsyms) - 0x10000)) | cat /proc/kallsyms - >/tmp/kallsyms
     mount --bind /tmp/kallsyms /proc/kallsyms
 }
-or_say first kexec -p /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line maxcpus=1 reset_devices" || exit
+or_say first kexec -p $no_checks /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line maxcpus=1 reset_devices" || exit
 echo first loaded yes
 if [ "$crash" = wild ]; then
     # Loaded again, unloaded, made smaller by what then is any memory, and loaded into the rest.
-    or_say first kexec -p /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line maxcpus=1 reset_devices" || exit
+    or_say first kexec -p $no_checks /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line maxcpus=1 reset_devices" || exit
     or_say first kexec -p -u || exit
     or_say first sh -c "echo $((kept - (16 << 20))) >/sys/kernel/kexec_crash_size" || exit
     echo "first shrunk $kept $(cat /sys/kernel/kexec_crash_size)"
-    or_say first kexec -p /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line maxcpus=1 reset_devices" || exit
+    or_say first kexec -p $no_checks /next/vmlinuz --initrd=/next/initrd --command-line="$next_command_line maxcpus=1 reset_devices" || exit
 fi
 if [ "$crash" = restart ]; then
     # On the way into a kexec, which is loaded while there is memory.
@@ -49,7 +49,7 @@ if [ -e /tests/exeunt_test.ko ]; then
     if [ "$fill" != 0 ]; then echo "first filled $(ask fill "$fill")"; fi
 fi
 on_cpu="taskset $(printf '%x' $((1 << from)))"
-echo first dies now
+echo "first dies now${no_checks:+, unchecked}"
 case $crash in
 sysrq | killed) $on_cpu sh -c 'echo c >/proc/sysrq-trigger' ;;
 killed-before)

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::Command;
 
 use guest_abi::vendor::PANIC_SYNDROME;
@@ -109,6 +110,8 @@ const RESERVED: [&str; 2] = ["256M", "384M"];
 
 /// The host's last word.
 const DIES: &str = "first dies now";
+/// What it says so when nobody compares the crash kernel with its digest.
+const UNCHECKED: &str = "now, unchecked";
 
 /// What a person wants.
 #[derive(Clone, Debug)]
@@ -120,6 +123,8 @@ pub struct Kdump {
     level: u32,
     read: bool,
     back: bool,
+    /// For kexec, when it loads the crash kernel.
+    no_checks: &'static str,
     reserved: String,
     disk: u64,
     symbols: Option<Symbols>,
@@ -147,6 +152,7 @@ impl Kdump {
         let turns = wrong.or(values.parse("TURNS", 0, up_to(u32::MAX)), 0);
         let read = wrong.or(values.choose("READ", &flag), false);
         let back = wrong.or(values.choose("BACK", &flag), false);
+        let no_checks = wrong.or(values.choose("CHECKS", &[("1", ""), ("0", "--no-checks")]), "");
         let disk = wrong.or(values.parse("DUMP_DISK", wanted.settings.mem.1, size), wanted.settings.mem.1);
         let usual = RESERVED[usize::from(back)].to_owned();
         let reserved = wrong.or(values.parse("CRASHKERNEL", usual.clone(), crash_kernel), usual);
@@ -186,7 +192,20 @@ impl Kdump {
             let what = if crash == CRASHES[0] { format!("FILL={fill}") } else { format!("CRASH={crash}") };
             wrong.0.extend(wanted.can_have_module(&what, &wanted.settings.kernel).err());
         }
-        wrong.unless(Self { wanted, crash, turns, fill, level, read, back, reserved, disk, symbols, is_short: false })
+        wrong.unless(Self {
+            wanted,
+            crash,
+            turns,
+            fill,
+            level,
+            read,
+            back,
+            no_checks,
+            reserved,
+            disk,
+            symbols,
+            is_short: false,
+        })
     }
 
     /// The same, with few words on the black box.
@@ -283,6 +302,7 @@ impl Kdump {
             ("fill", &numbers[2]),
             ("with_exeunt", &numbers[3]),
             ("back", if self.back { "1" } else { "0" }),
+            ("no_checks", self.no_checks),
             ("next_command_line", &next_command_line),
         ]);
         let kernels = &["first", "next", "back"];
@@ -341,10 +361,14 @@ impl Kdump {
             verdict.line(&format!("stub calls that Exeunt saw: {}; Exeunt at the end: {exeunt}", in_words(&calls)));
         }
         let died = !said.all("first", "dies").is_empty();
-        let dumped: Option<u64> = said.last("next", "dumped").parse().ok();
+        let dumped = (said.last("next", "dumped") == "yes").then(|| cut(&output.file("dump")));
         let from = wanted.from.unwrap_or(0);
         let how = if died { format!("died by: {} on CPU {from}", self.crash) } else { "it did not die".to_owned() };
-        let bytes = dumped.map_or_else(|| "none".to_owned(), |bytes| format!("{bytes} bytes"));
+        let bytes = match &dumped {
+            None => "none".to_owned(),
+            Some(Ok(bytes)) => format!("{bytes} bytes"),
+            Some(Err(_)) => "broken".to_owned(),
+        };
         let vmcore = said.last("next", "vmcore");
         verdict.line(&format!("{how}; /proc/vmcore: {vmcore} bytes; dump: {bytes}; {} s in all", ran.took.as_secs()));
         for complaint in said.complaints() {
@@ -362,10 +386,14 @@ impl Kdump {
             let console = after_death(&ran.console);
             verdict.wrong.push(format!("the crash kernel did not come up: {}", last_words(console)));
         }
-        let dump = File::options().write(true).open(output.file("dump"));
-        let _ = dump.and_then(|file| file.set_len(dumped.unwrap_or(0)));
+        if dumped.is_none() {
+            // An empty file says that there is none, and one of zeros does not.
+            let _ = File::create(output.file("dump"));
+        }
         let mut report = String::new();
-        if dumped.is_some() {
+        if let Some(Err(error)) = &dumped {
+            verdict.wrong.push(format!("makedumpfile takes the dump for written, and it is not whole: {error}"));
+        } else if dumped.is_some() {
             progress.phase("drgn reads the dump");
             match self.open_dump(ran, output, places) {
                 Ok(text) => report = text,
@@ -375,7 +403,7 @@ impl Kdump {
             verdict.wrong.push("there is no dump".to_owned());
         }
         verdict.line(&report);
-        if dumped.is_some() && wanted.with_exeunt() {
+        if matches!(dumped, Some(Ok(_))) && wanted.with_exeunt() {
             progress.phase("exeunt-dump reads the black box in it");
             match blackbox::read(&output.file("dump"), places, self.is_short) {
                 Ok((report, words)) => {
@@ -388,7 +416,7 @@ impl Kdump {
             }
         }
         if verdict.passed() {
-            self.judge_dump(ran, &report, &mut verdict);
+            self.judge_dump(ran, dumped.and_then(Result::ok).unwrap_or(0), &report, &mut verdict);
             self.judge_exeunt(ran, stays, &mut verdict);
             if [PANIC, PANIC_STUCK, LOCKUP, LOCKUP_ALL, LOCKUP_BREAK].contains(&self.crash) {
                 self.judge_panic(ran, &mut verdict);
@@ -455,7 +483,7 @@ impl Kdump {
         })
     }
 
-    fn judge_dump(&self, ran: &Ran, report: &str, verdict: &mut Verdict) {
+    fn judge_dump(&self, ran: &Ran, dumped: u64, report: &str, verdict: &mut Verdict) {
         let said = &ran.said;
         let in_dump = |name: &str| {
             let mut lines = report.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
@@ -474,10 +502,10 @@ impl Kdump {
             verdict.check(is_whole, || format!("of {filled} pages with a pattern the dump has {pattern}"));
         }
         if self.read {
-            let [read, vmcore, unmapped, dumped] =
-                ["read", "vmcore", "unmapped", "dumped"].map(|what| said.last("next", what));
+            let [read, vmcore, unmapped] = ["read", "vmcore", "unmapped"].map(|what| said.last("next", what));
             verdict.check(read == vmcore, || format!("read(2) gave {read} bytes of /proc/vmcore"));
-            verdict.check(unmapped == dumped, || format!("without mmap(2) the dump has {unmapped} bytes"));
+            let blocks = dumped.next_multiple_of(512).to_string();
+            verdict.check(unmapped == blocks, || format!("without mmap(2) the dump has {unmapped} bytes"));
         }
         // The registers of one that answers nobody are in the notes if Exeunt has caught it, and only then can the next
         // kernel start it.
@@ -630,16 +658,25 @@ fn pstate(line: &str) -> Option<u64> {
     u64::from_str_radix(line.split_once(", pstate 0x")?.1.trim(), 16).ok()
 }
 
+/// Cuts a disk behind the dump that is on it. How many bytes that leaves; or why there is no whole dump.
+fn cut(disk: &Path) -> Result<u64, String> {
+    let open = || File::options().read(true).write(true).open(disk).map_err(|error| error.to_string());
+    let end = dump::kdump::end_of_flattened(open()?)?;
+    open()?.set_len(end).map_err(|error| error.to_string())?;
+    Ok(end)
+}
+
 /// The words for what a guest has told.
 fn phase(who: &str, what: &str, value: &str) -> Option<String> {
     match (who, what) {
         ("first", "release") => Some(format!("Linux {value} is up")),
         ("first", "loaded") => Some("the crash kernel is loaded".to_owned()),
+        ("first", "dies") if value == UNCHECKED => Some("the host dies".to_owned()),
         ("first", "dies") => Some("the host dies; purgatory looks whether the crash kernel is whole".to_owned()),
         ("next", "release") => Some(format!("the crash kernel is up: Linux {value}")),
         ("next", "dumping") => Some("makedumpfile writes the dump".to_owned()),
         ("next", "progress") if !value.is_empty() => Some(format!("makedumpfile writes the dump: {value} %")),
-        ("next", "dumped") => Some(format!("the dump is written: {value} bytes")),
+        ("next", "dumped") => Some("the dump is written".to_owned()),
         ("back", "release") => Some(format!("the host's kernel is back: Linux {value}")),
         _ => None,
     }
@@ -701,6 +738,16 @@ mod tests {
             wrong.contains("FILL=16: it is") && wrong.contains("SYMBOLS=/nowhere: it is 1, or a vmlinux"),
             "{wrong}"
         );
+    }
+
+    #[test]
+    fn purgatory_compares_the_digest_unless_it_is_told_not_to() {
+        let no_checks = |set| read(set).unwrap().no_checks;
+        assert_eq!(
+            [no_checks(&[]), no_checks(&[("CHECKS", "1")]), no_checks(&[("CHECKS", "0")])],
+            ["", "", "--no-checks"]
+        );
+        assert!(read(&[("CHECKS", "no")]).is_err());
     }
 
     #[test]

@@ -241,6 +241,12 @@ pub const VARIABLES: &[Variable] = &[
         &[Target::Kdump],
     ),
     variable("TURNS", "a number", "for some ways to die: how often", &[Target::Kdump]),
+    variable(
+        "CHECKS",
+        "1 or 0",
+        "whether purgatory first compares the crash kernel with its digest, which takes 10 seconds and more (1)",
+        &[Target::Kdump],
+    ),
     variable("BACK", "1", "the crash kernel starts the host's kernel again", &[Target::Kdump]),
     variable("JSON", "a file", "what came of the run, for programs", RESTART),
     variable(
