@@ -18,9 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::child::{self, End};
 use crate::covering::{self, Value};
-use crate::kdump::{
-    BUSY_ALL, BY_EXEUNT, CRASHES, HUNG_EARLY, Kdump, LOCKUP, LOCKUP_ALL, LOCKUP_BREAK, LOCKUP_DEAF, WITHOUT_EXEUNT,
-};
+use crate::kdump::Kdump;
 use crate::kexec::Kexec;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -29,6 +27,7 @@ use crate::restart::{Ran, Verdict as RunsVerdict, Wanted};
 use crate::run::{BY_A_SIGNAL, print, say};
 use crate::settings::{Kernel, has_no_16k};
 use crate::variables::{Target, Values, Wrong};
+use crate::ways::{self, Bare, Others, Way};
 use crate::workstation::{Places, part_of};
 use crate::{kernel, machine};
 
@@ -46,46 +45,21 @@ const CPUS: [u32; 4] = [4, 1, 2, 8];
 const GICS: [u32; 2] = [3, 2];
 const MODELS: [&str; 5] = ["cortex-a57", "cortex-a72", "neoverse-n1", "neoverse-n2", "max"];
 /// Entry and policy.
-const WAYS: [(&str, &str); 3] = [("el2", "leave"), ("el2", "resident"), ("el1", "leave")];
+const ENTRIES: [(&str, &str); 3] = [("el2", "leave"), ("el2", "resident"), ("el1", "leave")];
 /// Who does it: the first CPU, or the last.
 const LAST: [bool; 2] = [false, true];
-/// How it ends: by a kexec, or by a kind of crash that `make kdump` knows. The first two need nothing but the kernel.
-const HOWS: [&str; CRASHES.len() + 1] = {
-    let mut hows = ["kexec"; CRASHES.len() + 1];
-    hows[0] = CRASHES[0];
-    let mut index = 1;
-    while index < CRASHES.len() {
-        hows[index + 1] = CRASHES[index];
-        index += 1;
-    }
+/// How it ends: by a kexec, or in a way to die.
+const KEXEC: &str = "kexec";
+
+/// All of them, or those that need nothing but the kernel.
+fn hows(has_module: bool) -> Vec<&'static str> {
+    let mut hows: Vec<_> = ways::WAYS.iter().filter(|way| has_module || !way.has_module).map(|way| way.name).collect();
+    hows.insert(1, KEXEC);
     hows
-};
-/// Ways to die of which Exeunt saves more than the bare machine.
-const SAVED: [&str; 9] =
-    ["stuck", "stuck-all", "stuck-stop", WILD, LOCKUP, LOCKUP_ALL, LOCKUP_DEAF, LOCKUP_BREAK, HUNG_EARLY];
-/// Ways to die in which another CPU takes part, or one can go off.
-const NEED_ANOTHER: [&str; 13] = [
-    "hvc-other",
-    "stuck",
-    "stuck-all",
-    "stuck-stop",
-    "hotplug",
-    "hotplug-down",
-    "leave",
-    "panic-stuck",
-    "forced-deaf",
-    LOCKUP_ALL,
-    LOCKUP_DEAF,
-    LOCKUP_BREAK,
-    BUSY_ALL,
-];
-const WILD: &str = "wild";
-/// Of these the bare machine has no dump at all.
-const LOST: [&str; 6] = [WILD, LOCKUP, LOCKUP_ALL, LOCKUP_DEAF, LOCKUP_BREAK, HUNG_EARLY];
+}
+
 /// Seconds for the bare machine there: it mostly stands still after the crash.
 const LIMIT_WHERE_LOST: u64 = 240;
-/// So many ways to end need no test module.
-const WITHOUT_MODULE: usize = 2;
 /// Variables that are the same for all machines.
 const SHARED: [&str; 5] = ["QEMU", "EXEUNT_BIN", "PROFILE", "MODULES", "TREE"];
 
@@ -172,10 +146,14 @@ impl Cell {
         if self.last { self.cpus - 1 } else { 0 }
     }
 
+    /// What bare QEMU has of it.
+    fn bare(&self) -> Bare {
+        Way::of(self.how).map_or(Bare::Same, |way| way.bare)
+    }
+
     /// Whether bare QEMU can do the same: it has nobody to call.
     fn has_baseline(&self) -> bool {
-        !["hvc", "hvc-other", "leave"].contains(&self.how)
-            && ![BY_EXEUNT.as_slice(), &WITHOUT_EXEUNT].concat().contains(&self.how)
+        self.bare() != Bare::Impossible
     }
 
     /// Its variables. `given` are those that the drill got for all of its machines.
@@ -203,11 +181,11 @@ impl Cell {
         if bare {
             variables.insert("HYPERVISOR", "none".to_owned());
             variables.insert("EL", entry.trim_start_matches("el").to_owned());
-            if LOST.contains(&self.how) {
+            if self.bare() == Bare::Lost {
                 variables.insert("TIMEOUT", LIMIT_WHERE_LOST.to_string());
             }
         }
-        let target = if self.how == "kexec" { Target::Kexec } else { Target::Kdump };
+        let target = if self.how == KEXEC { Target::Kexec } else { Target::Kdump };
         Values::read(target, [], |name| variables.get(name).cloned()).unwrap_or_default()
     }
 
@@ -216,7 +194,7 @@ impl Cell {
         let values = self.variables(given, &directory, bare);
         let quiet = Progress::quiet();
         let in_words = |wrong: Wrong| wrong.to_string();
-        let came: std::result::Result<(Output, Ran, RunsVerdict), String> = if self.how == "kexec" {
+        let came: std::result::Result<(Output, Ran, RunsVerdict), String> = if self.how == KEXEC {
             Kexec::read(&values).map_err(in_words).and_then(|kexec| kexec.run(places, &quiet))
         } else {
             Kdump::read(&values).map_err(in_words).and_then(|kdump| kdump.in_short().run(places, &quiet))
@@ -236,7 +214,7 @@ impl Cell {
         let begin = Instant::now();
         let told = self.told(given, directory, places, false);
         let is_enough = match told {
-            Told::Pass(..) => !SAVED.contains(&self.how),
+            Told::Pass(..) => ![Bare::Less, Bare::Lost].contains(&self.bare()),
             Told::Interrupted => true,
             Told::Fail(..) | Told::Broken(_) => false,
         };
@@ -300,23 +278,35 @@ fn reason(line: &str) -> String {
 /// pages of 16 KiB; and how many of the ways to end are possible.
 struct Scope {
     kernels: Vec<(String, String, bool)>,
-    hows: usize,
+    hows: Vec<&'static str>,
+    has_module: bool,
     models: Vec<&'static str>,
 }
 
 impl Scope {
     fn usual() -> Self {
         let kernel = |name: &str| (name.to_owned(), name.to_owned(), name.ends_with("-16k"));
-        Self { kernels: KERNELS.iter().map(|name| kernel(name)).collect(), hows: HOWS.len(), models: MODELS.to_vec() }
+        Self {
+            kernels: KERNELS.iter().map(|name| kernel(name)).collect(),
+            hows: hows(true),
+            has_module: true,
+            models: MODELS.to_vec(),
+        }
     }
 
     /// Values of two dimensions that do not go together.
     fn avoided(&self) -> Vec<(Value, Value)> {
-        let how = |name| (HOW, HOWS.iter().position(|each| *each == name).expect("a way to end"));
         let one_cpu = (CPU, CPUS.iter().position(|&cpus| cpus == 1).expect("one CPU is among them"));
-        let mut pairs: Vec<_> = NEED_ANOTHER.map(|name| (how(name), one_cpu)).into();
-        // The first CPU is not taken off, and on a machine with one CPU it is the last as well.
-        pairs.extend(["hotplug", "hotplug-down"].map(|name| (how(name), (WHO, 0))));
+        let mut pairs = Vec::new();
+        for (index, way) in self.hows.iter().enumerate().filter_map(|(index, name)| Some((index, Way::of(name)?))) {
+            if way.others != Others::Bystanders {
+                pairs.push(((HOW, index), one_cpu));
+            }
+            // The first CPU is not taken off, and on a machine with one CPU it is the last as well.
+            if way.is_in_hotplug() {
+                pairs.push(((HOW, index), (WHO, 0)));
+            }
+        }
         pairs.push((one_cpu, (WHO, 1)));
         for (index, _) in self.kernels.iter().enumerate().filter(|(_, (_, _, is_16k))| *is_16k) {
             let cores = (0..self.models.len()).filter(|&index| has_no_16k(self.models[index]));
@@ -328,23 +318,24 @@ impl Scope {
     fn cell(&self, how: usize, model: usize, kernel: usize) -> Cell {
         let (value, name, _) = &self.kernels[kernel];
         Cell {
-            how: HOWS[how],
+            how: self.hows[how],
             model: self.models[model],
             kernel: (value.clone(), name.clone()),
             cpus: CPUS[0],
-            way: WAYS[0],
+            way: ENTRIES[0],
             gic: GICS[0],
             last: LAST[0],
-            is_filled: HOWS[how] != "kexec" && self.hows > WITHOUT_MODULE,
+            is_filled: self.hows[how] != KEXEC && self.has_module,
         }
     }
 
     /// A set of cells in which each two values of different dimensions meet.
     fn matrix(&self) -> Vec<Cell> {
-        let sizes = [self.hows, self.models.len(), self.kernels.len(), CPUS.len(), WAYS.len(), GICS.len(), LAST.len()];
+        let sizes =
+            [self.hows.len(), self.models.len(), self.kernels.len(), CPUS.len(), ENTRIES.len(), GICS.len(), LAST.len()];
         let cell = |row: Vec<usize>| Cell {
             cpus: CPUS[row[CPU]],
-            way: WAYS[row[WAY]],
+            way: ENTRIES[row[WAY]],
             gic: GICS[row[GIC]],
             last: LAST[row[WHO]],
             ..self.cell(row[HOW], row[MODEL], row[KERNEL])
@@ -354,7 +345,7 @@ impl Scope {
 
     /// The first cells: a crash and a kexec, with what most people will have, each once.
     fn cells(&self) -> Vec<Cell> {
-        let mut cells = if self.hows == HOWS.len() && !self.kernels[0].2 { self.quick() } else { Vec::new() };
+        let mut cells = if self.has_module && !self.kernels[0].2 { self.quick() } else { Vec::new() };
         for cell in self.matrix() {
             if !cells.contains(&cell) {
                 cells.push(cell);
@@ -364,9 +355,9 @@ impl Scope {
     }
 
     fn quick(&self) -> Vec<Cell> {
-        let how = |name| HOWS.iter().position(|each| *each == name).expect("a way to end");
+        let how = |name| self.hows.iter().position(|each| *each == name).expect("a way to end");
         let cell = |name, way, last| Cell { way, last, ..self.cell(how(name), 0, 0) };
-        vec![cell("sysrq", WAYS[0], true), cell("null", WAYS[1], false), cell("kexec", WAYS[2], true)]
+        vec![cell("sysrq", ENTRIES[0], true), cell("null", ENTRIES[1], false), cell("kexec", ENTRIES[2], true)]
     }
 }
 
@@ -409,7 +400,7 @@ impl Drill {
                 let (image, _) = machine::open_kernel(file, "KERNEL").map_err(one)?;
                 is_16k = kernel::has_16k_pages(&image);
                 if let Err(why) = wanted.can_have_module("the other ways to end", &kernel) {
-                    scope.hows = WITHOUT_MODULE;
+                    (scope.hows, scope.has_module) = (hows(false), false);
                     notes.push(why);
                 }
             }
@@ -448,7 +439,8 @@ impl Drill {
 
     fn parts(&self) -> Vec<String> {
         let mut parts: Vec<String> = ["run", "disk", "drgn"].map(str::to_owned).into();
-        let needs_module = self.cells.iter().any(|cell| cell.is_filled || !HOWS[..WITHOUT_MODULE].contains(&cell.how));
+        let needs_module =
+            self.cells.iter().any(|cell| cell.is_filled || Way::of(cell.how).is_some_and(|way| way.has_module));
         for kernel in &self.kernels {
             parts.extend(part_of(kernel));
             match kernel {
@@ -637,19 +629,19 @@ mod tests {
     #[test]
     fn every_way_to_end_meets_every_model_kernel_and_entry() {
         let cells = Scope::usual().matrix();
-        for how in HOWS {
+        for how in hows(true) {
             for model in MODELS {
                 assert!(cells.iter().any(|cell| (cell.how, cell.model) == (how, model)), "{how} {model}");
             }
             for kernel in KERNELS {
                 assert!(cells.iter().any(|cell| (cell.how, cell.kernel.0.as_str()) == (how, kernel)), "{how} {kernel}");
             }
-            for way in WAYS {
+            for way in ENTRIES {
                 assert!(cells.iter().any(|cell| (cell.how, cell.way) == (how, way)), "{how} {way:?}");
             }
         }
         for cell in cells {
-            let needs_two = NEED_ANOTHER.contains(&cell.how);
+            let needs_two = Way::of(cell.how).is_some_and(|way| way.others != Others::Bystanders);
             assert!(!needs_two || cell.cpus > 1, "{cell}");
             assert!(!cell.how.starts_with("hotplug") || cell.from() > 0, "{cell}");
         }
@@ -689,8 +681,9 @@ mod tests {
         let drill = read(&[("KERNEL", "testing")]).unwrap();
         assert!(drill.names().iter().all(|name| name.contains("-testing-")));
         assert!(
-            HOWS.iter()
-                .all(|how| drill.cells.iter().any(|cell| cell.how == *how && (cell.is_filled || *how == "kexec")))
+            hows(true)
+                .iter()
+                .all(|how| drill.cells.iter().any(|cell| cell.how == *how && (cell.is_filled || *how == KEXEC)))
         );
         assert!(drill.names().len() < read(&[]).unwrap().names().len());
         assert!(drill.parts().contains(&"module:testing".to_owned()));
@@ -706,7 +699,8 @@ mod tests {
         fs::write(&file, image).unwrap();
         let path = file.display().to_string();
         let drill = read(&[("KERNEL", &path)]).unwrap();
-        assert!(drill.cells.iter().all(|cell| ["sysrq", "kexec"].contains(&cell.how) && !cell.is_filled));
+        assert!(drill.cells.iter().all(|cell| Way::of(cell.how).is_none_or(|way| !way.has_module) && !cell.is_filled));
+        assert!(["kexec", "sysrq", "forced"].iter().all(|how| drill.cells.iter().any(|cell| cell.how == *how)));
         assert!(drill.notes[0].contains("TREE= names"), "{:?}", drill.notes);
         assert!(!drill.parts().contains(&"compiler".to_owned()));
         let cell = &drill.cells[0];

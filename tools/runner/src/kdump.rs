@@ -19,91 +19,14 @@ use crate::output::Output;
 use crate::placement::RAM_BASE;
 use crate::progress::Progress;
 use crate::restart::{
-    BREAK, Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_words, is_there_at_the_end, kernel_line,
-    last_words, make_initrd, put, run, stub_calls, tells, what_ended,
+    Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_words, is_there_at_the_end, kernel_line, last_words,
+    make_initrd, put, run, stub_calls, tells, what_ended,
 };
 use crate::settings::{Hypervisor, Profile};
 use crate::symbols::Symbols;
 use crate::variables::{Target, Values, Wrong, size};
+use crate::ways::{End, On, Others, WAYS, Way};
 use crate::workstation::Places;
-
-/// How the host dies: by the magic key, in a way of the test module's (tests/module/crash.c), or in one of those that
-/// are described below.
-pub const CRASHES: [&str; 29] = [
-    "sysrq",
-    "null",
-    "irq",
-    "timer",
-    "masked",
-    "bug",
-    "overflow",
-    "hvc",
-    "hvc-other",
-    "stuck",
-    "stuck-all",
-    "stuck-stop",
-    "hotplug",
-    "hotplug-down",
-    "leave",
-    "restart",
-    "wild",
-    LOCKUP,
-    LOCKUP_ALL,
-    PANIC,
-    PANIC_STUCK,
-    FORCED,
-    FORCED_DEAF,
-    KILLED,
-    KILLED_BEFORE,
-    HUNG_EARLY,
-    LOCKUP_DEAF,
-    LOCKUP_BREAK,
-    BUSY_ALL,
-];
-
-/// In a way that somebody has written for a lab of the book (`scripts/lab`): the drill knows nothing of it.
-const YOURS: &str = "yours";
-/// A CPU spins with everything masked, or all do, and nobody asks for anything: the watchdog has the host panic.
-pub const LOCKUP: &str = "lockup";
-/// See [`LOCKUP`].
-pub const LOCKUP_ALL: &str = "lockup-all";
-/// One spins with everything masked, and its vectors are loops: the panic is no help either.
-pub const LOCKUP_DEAF: &str = "lockup-deaf";
-/// All spin with everything masked, the watchdog's time is long, and somebody sends a break to the console.
-pub const LOCKUP_BREAK: &str = "lockup-break";
-/// All spin with interrupts enabled, and somebody asks Linux for a crash by the magic key on the console.
-pub const BUSY_ALL: &str = "busy-all";
-/// What Linux takes for that key: a break, and a letter.
-const MAGIC_CRASH: &[u8] = b"\x01bc";
-/// It hangs before its console works ([`hung`]).
-pub const HUNG_EARLY: &str = "hung-early";
-/// What has it do so. The boot and the panic mask interrupts for less.
-const WATCHDOG: &str = "watchdog=5";
-/// And what would not, for long.
-const LONG_WATCHDOG: &str = "watchdog=60";
-
-/// `exeunt panic`, by a program on the CPU that dies.
-const PANIC: &str = "panic";
-/// `exeunt panic CPU`, by a program on another CPU: the one that dies spins with everything masked.
-const PANIC_STUCK: &str = "panic-stuck";
-/// `exeunt panic --force`: the kernel does not die, and its crash kernel begins all the same.
-const FORCED: &str = "forced";
-/// The same, after `exeunt panic CPU` was no help: the next CPU spins, and its vectors do no more.
-const FORCED_DEAF: &str = "forced-deaf";
-/// Without the host's own panic.
-const BY_FORCE: [&str; 3] = [FORCED, FORCED_DEAF, LOCKUP_DEAF];
-/// These need Exeunt.
-pub const BY_EXEUNT: [&str; 4] = [PANIC, PANIC_STUCK, FORCED, FORCED_DEAF];
-
-/// By the magic key, and Exeunt dies in the middle of that: in the SOFT_RESTART, or, of a host at EL1, when the first
-/// CPU goes off.
-const KILLED: &str = "killed";
-/// By the magic key, when Exeunt has died on a CPU before.
-const KILLED_BEFORE: &str = "killed-before";
-/// Ways that need no test module.
-const WITHOUT_MODULE: [&str; 6] = [CRASHES[0], PANIC, FORCED, KILLED, KILLED_BEFORE, HUNG_EARLY];
-/// Where Exeunt dies.
-pub const WITHOUT_EXEUNT: [&str; 2] = [KILLED, KILLED_BEFORE];
 
 /// Two kernels and two initrds have to fit where the way back is loaded too.
 const RESERVED: [&str; 2] = ["256M", "384M"];
@@ -117,7 +40,7 @@ const UNCHECKED: &str = "now, unchecked";
 #[derive(Clone, Debug)]
 pub struct Kdump {
     wanted: Wanted,
-    crash: &'static str,
+    way: &'static Way,
     turns: u32,
     fill: u32,
     level: u32,
@@ -140,11 +63,12 @@ impl Kdump {
     pub fn read(values: &Values) -> Result<Self, Wrong> {
         let mut wanted = Wanted::read(Target::Kdump, values)?;
         let mut wrong = Wrong::default();
-        let one_of: Vec<_> = CRASHES.into_iter().chain([YOURS]).map(|kind| (kind, kind)).collect();
-        let value = values.get("CRASH").unwrap_or_default();
-        let crash = values.choose("CRASH", &one_of);
-        let crash = crash.map_err(|_| format!("CRASH={value}: it is one of {}", CRASHES.join(", ")));
-        let crash = wrong.or(crash, CRASHES[0]);
+        let value = values.get("CRASH").unwrap_or(WAYS[0].name);
+        let way = Way::of(value).ok_or_else(|| {
+            let names: Vec<&str> = WAYS.iter().map(|way| way.name).collect();
+            format!("CRASH={value}: it is one of {} (docs/running.md says what each does)", names.join(", "))
+        });
+        let way = wrong.or(way, &WAYS[0]);
         let up_to = |most: u32| move |text: &str| text.parse().ok().filter(|&number: &u32| number <= most);
         let flag = [("0", false), ("1", true)];
         let fill = wrong.or(values.parse("FILL", 0, up_to(15)), 0);
@@ -157,44 +81,42 @@ impl Kdump {
         let usual = RESERVED[usize::from(back)].to_owned();
         let reserved = wrong.or(values.parse("CRASHKERNEL", usual.clone(), crash_kernel), usual);
         let symbols = wrong.or(Symbols::read(values, &wanted.settings.kernel), None);
-        if BY_EXEUNT.contains(&crash) && !wanted.with_exeunt() {
-            wrong.0.push(format!("CRASH={crash}: there is nobody to ask (HYPERVISOR=none)"));
+        let name = way.name;
+        if way.asks_exeunt && !wanted.with_exeunt() {
+            wrong.0.push(format!("CRASH={name}: there is nobody to ask (HYPERVISOR=none)"));
         }
-        if WITHOUT_EXEUNT.contains(&crash) {
+        if way.end == End::WithoutExeunt {
             if !wanted.with_exeunt() {
-                wrong.0.push(format!("CRASH={crash}: there is nobody who could die before the host (HYPERVISOR=none)"));
+                wrong.0.push(format!("CRASH={name}: there is nobody who could die before the host (HYPERVISOR=none)"));
             }
-            let place = match (crash, wanted.entry) {
-                (KILLED, Entry::VirtualEl2) => "restart-begin",
-                (KILLED, Entry::El1) => "off",
+            let place = match (name, wanted.entry) {
+                ("killed", Entry::VirtualEl2) => "restart-begin",
+                ("killed", Entry::El1) => "off",
                 _ => "doorbell-load",
             };
             wanted.settings.exeunt = format!("{} selftest=fault:{place}:store", wanted.settings.exeunt.trim_end());
             wanted.settings.profile = Profile::Faults;
         }
-        let watchdog = match crash {
-            LOCKUP | LOCKUP_ALL | LOCKUP_DEAF | HUNG_EARLY => Some(WATCHDOG),
-            LOCKUP_BREAK => Some(LONG_WATCHDOG),
-            _ => None,
-        };
-        if let Some(watchdog) = watchdog.filter(|_| !wanted.settings.exeunt.contains("watchdog=")) {
+        if let Some(watchdog) = way.watchdog.filter(|_| !wanted.settings.exeunt.contains("watchdog=")) {
             wanted.settings.exeunt = format!("{} {watchdog}", wanted.settings.exeunt.trim_end());
         }
-        wanted.typed = match crash {
-            LOCKUP_BREAK => Some((DIES, BREAK)),
-            BUSY_ALL => Some((DIES, MAGIC_CRASH)),
-            _ => None,
-        };
-        if [PANIC_STUCK, FORCED_DEAF, LOCKUP_DEAF].contains(&crash) && wanted.settings.smp < 2 {
-            wrong.0.push(format!("CRASH={crash}: it takes two CPUs (SMP=)"));
+        wanted.typed = way.typed.map(|typed| (DIES, typed));
+        if way.is_in_hotplug() {
+            let last = wanted.settings.smp - 1;
+            if *wanted.from.get_or_insert(last) == 0 && last != 0 {
+                wrong.0.push(format!("CRASH={name}: the first CPU is not taken off (FROM=)"));
+            }
         }
-        if !WITHOUT_MODULE.contains(&crash) || fill != 0 {
-            let what = if crash == CRASHES[0] { format!("FILL={fill}") } else { format!("CRASH={crash}") };
+        if way.others == Others::Needed && wanted.settings.smp < 2 {
+            wrong.0.push(format!("CRASH={name}: it takes two CPUs (SMP=)"));
+        }
+        if way.has_module || fill != 0 {
+            let what = if way.has_module { format!("CRASH={name}") } else { format!("FILL={fill}") };
             wrong.0.extend(wanted.can_have_module(&what, &wanted.settings.kernel).err());
         }
         wrong.unless(Self {
             wanted,
-            crash,
+            way,
             turns,
             fill,
             level,
@@ -222,13 +144,13 @@ impl Kdump {
 
     /// Whether the host needs the test module.
     fn has_module(&self) -> bool {
-        !WITHOUT_MODULE.contains(&self.crash) || self.fill != 0
+        self.way.has_module || self.fill != 0
     }
 
     /// What the host's kernel has to have.
     fn host_needs(&self) -> Vec<Need> {
         let mut needs = [kconfig::TO_KEXEC, kconfig::TO_DIE].concat();
-        if self.crash == CRASHES[0] {
+        if self.way.is("sysrq") {
             needs.push(kconfig::SYSRQ);
         }
         if self.has_module() {
@@ -249,7 +171,7 @@ impl Kdump {
     /// # Errors
     /// Something could not be built or started; in words.
     pub fn run(&self, places: &Places, progress: &Progress) -> Result<(Output, Ran, Verdict), String> {
-        if self.crash == HUNG_EARLY {
+        if self.way.end == End::GivenUp {
             return hung::hang(&self.wanted, self.is_short, places, progress);
         }
         let mut wanted = self.wanted.clone();
@@ -296,7 +218,7 @@ impl Kdump {
         let numbers = [wanted.from.unwrap_or(0), self.turns, self.fill, u32::from(wanted.with_exeunt())]
             .map(|number| number.to_string());
         let script = Script::KdumpFirst.with(&[
-            ("crash", self.crash),
+            ("crash", self.way.name),
             ("from", &numbers[0]),
             ("turns", &numbers[1]),
             ("fill", &numbers[2]),
@@ -363,7 +285,7 @@ impl Kdump {
         let died = !said.all("first", "dies").is_empty();
         let dumped = (said.last("next", "dumped") == "yes").then(|| cut(&output.file("dump")));
         let from = wanted.from.unwrap_or(0);
-        let how = if died { format!("died by: {} on CPU {from}", self.crash) } else { "it did not die".to_owned() };
+        let how = if died { format!("died by: {} on CPU {from}", self.way.name) } else { "it did not die".to_owned() };
         let bytes = match &dumped {
             None => "none".to_owned(),
             Some(Ok(bytes)) => format!("{bytes} bytes"),
@@ -375,7 +297,7 @@ impl Kdump {
             verdict.line(&format!("complaint: {complaint}"));
         }
         // A panic of Exeunt's is what was asked for then, and no end of the machine.
-        let is_killed = WITHOUT_EXEUNT.contains(&self.crash);
+        let is_killed = self.way.end == End::WithoutExeunt;
         if let Some(why) = what_ended(ran).filter(|why| !(is_killed && why.starts_with("EXEUNT PANIC"))) {
             verdict.wrong.push(why);
         }
@@ -418,7 +340,7 @@ impl Kdump {
         if verdict.passed() {
             self.judge_dump(ran, dumped.and_then(Result::ok).unwrap_or(0), &report, &mut verdict);
             self.judge_exeunt(ran, stays, &mut verdict);
-            if [PANIC, PANIC_STUCK, LOCKUP, LOCKUP_ALL, LOCKUP_BREAK].contains(&self.crash) {
+            if self.way.end == End::Told {
                 self.judge_panic(ran, &mut verdict);
             }
             if self.back {
@@ -435,7 +357,7 @@ impl Kdump {
                 verdict.line(&blackbox::hint(&dump, places));
             }
             let names = if have_names { "" } else { " without names" };
-            let panic = if BY_FORCE.contains(&self.crash) { "" } else { "the panic and " };
+            let panic = if self.way.end == End::Forced { "" } else { "the panic and " };
             let _ = write!(verdict.why, "the dump has {panic}the backtraces of {traces} CPUs{names}");
         }
         verdict
@@ -443,13 +365,7 @@ impl Kdump {
 
     /// How many CPUs spin with everything masked, so that they do not hear the host's own stop.
     fn stuck(&self) -> u32 {
-        match self.crash {
-            "stuck" | "stuck-stop" => 1,
-            "stuck-all" | FORCED | FORCED_DEAF | LOCKUP_DEAF | LOCKUP_ALL | LOCKUP_BREAK => {
-                self.wanted.settings.smp - 1
-            }
-            _ => 0,
-        }
+        self.way.stuck_of(self.wanted.settings.smp)
     }
 
     /// The CPU on which the host panics: of several that hang, the one that Exeunt has found first.
@@ -457,28 +373,25 @@ impl Kdump {
         let found = console
             .lines()
             .find_map(|line| line.split_once("WARN  CPU ")?.1.split_once(": PANIC; the host was")?.0.parse().ok());
-        match self.crash {
-            LOCKUP_ALL | LOCKUP_BREAK => found.unwrap_or(0),
-            // Whichever has the console's interrupt, and that is the first one.
-            BUSY_ALL => 0,
-            _ => self.wanted.from.unwrap_or(0),
+        match self.way.on {
+            On::Found => found.unwrap_or(0),
+            On::First => 0,
+            On::From => self.wanted.from.unwrap_or(0),
         }
     }
 
     /// What the black box has to say of this run. Where a LEAVE is under way nobody knows which CPUs Exeunt is on.
     fn death(&self, console: &str) -> Option<Death> {
         let wanted = &self.wanted;
-        // Of the others one hangs, or is on its way up or down, or restarts.
-        let one_is_busy = ["hvc-other", "hotplug", "hotplug-down", "restart"].contains(&self.crash);
-        (self.crash != "leave").then(|| Death {
+        (!self.way.is("leave")).then(|| Death {
             entry: wanted.entry,
             policy: wanted.policy,
             from: self.dies_on(console),
             cpus: wanted.settings.smp,
             stuck: self.stuck(),
-            others_go_off: !one_is_busy,
-            forced: BY_FORCE.contains(&self.crash),
-            killed: WITHOUT_EXEUNT.contains(&self.crash),
+            others_go_off: self.way.others_go_off,
+            forced: self.way.end == End::Forced,
+            killed: self.way.end == End::WithoutExeunt,
             ram: RAM_BASE..RAM_BASE + wanted.settings.mem.1,
         })
     }
@@ -491,7 +404,7 @@ impl Kdump {
         };
         let release = in_dump("release");
         verdict.check(release == said.last("first", "release"), || format!("the dump is of Linux {release}"));
-        let is_forced = BY_FORCE.contains(&self.crash);
+        let is_forced = self.way.end == End::Forced;
         verdict.check(is_forced == (in_dump("panic") == "none"), || {
             format!("the dump has {} panic message", if is_forced { "a" } else { "no" })
         });
@@ -525,7 +438,7 @@ impl Kdump {
         let lines = ran.said.all("next", "dmesg");
         let has = |words: &str| lines.iter().any(|line| line.contains(words));
         verdict.check(has(&code), || format!("the host did not panic at an SError with the code {code}"));
-        if self.crash != PANIC {
+        if self.way.has_module {
             verdict.check(has("pc : spin_masked+"), || "it does not say that it spun".to_owned());
         }
     }
@@ -538,7 +451,7 @@ impl Kdump {
             "bare QEMU, ".clone_into(&mut verdict.why);
             return;
         }
-        if WITHOUT_EXEUNT.contains(&self.crash) {
+        if self.way.end == End::WithoutExeunt {
             let died = ran.console.lines().filter(|line| line.contains("EXEUNT PANIC")).count();
             verdict.check(died == 1, || format!("Exeunt has died {died} times"));
             "Exeunt died, ".clone_into(&mut verdict.why);
@@ -546,7 +459,7 @@ impl Kdump {
         }
         match (wanted.entry, wanted.policy) {
             // It may have come first or last.
-            _ if self.crash == "leave" => {
+            _ if self.way.is("leave") => {
                 let exeunt = if stays { "stays" } else { "gone" };
                 verdict.why = format!("a LEAVE was under way, and at the end Exeunt {exeunt}, ");
                 return;
@@ -560,7 +473,7 @@ impl Kdump {
                 "Exeunt stays under the crash kernel, ".clone_into(&mut verdict.why);
             }
         }
-        if BY_FORCE.contains(&self.crash) {
+        if self.way.end == End::Forced {
             let line = "Exeunt starts the crash kernel itself";
             verdict.check(ran.console.contains(line), || "it is another that started the crash kernel".to_owned());
             "Exeunt has started the crash kernel, ".clone_into(&mut verdict.why);
@@ -684,30 +597,7 @@ fn phase(who: &str, what: &str, value: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-
-    #[test]
-    fn the_ways_to_die_are_those_of_the_module() {
-        let source = include_str!("../../../tests/module/crash.c");
-        let begin = source.find("crash KIND").unwrap();
-        let end = source.find("Whether an oops").unwrap();
-        let others = ["sysrq", HUNG_EARLY, LOCKUP_DEAF, LOCKUP_BREAK];
-        let ours = |kind: &&str| !others.contains(kind) && !BY_EXEUNT.contains(kind) && !WITHOUT_EXEUNT.contains(kind);
-        let mut documented: BTreeSet<&str> = source[begin..end]
-            .lines()
-            .filter_map(|line| line.strip_prefix(" *\t"))
-            .filter(|line| !line.starts_with('\t'))
-            .filter_map(|line| line.split('\t').next())
-            .collect();
-        // The kernel does not die of it, and Exeunt is asked then.
-        assert!(documented.remove("spin") && documented.remove("deaf"));
-        // Nobody knows how, and only a lab has it.
-        assert!(documented.remove(YOURS));
-        let known: BTreeSet<&str> = CRASHES.into_iter().filter(ours).collect();
-        assert_eq!(documented, known);
-    }
 
     #[test]
     fn backtraces_with_a_name_are_counted() {
@@ -748,6 +638,25 @@ mod tests {
             ["", "", "--no-checks"]
         );
         assert!(read(&[("CHECKS", "no")]).is_err());
+    }
+
+    #[test]
+    fn who_needs_another_cpu_says_so() {
+        for way in &WAYS {
+            let alone = read(&[("CRASH", way.name), ("SMP", "1")]).err().map(|wrong| wrong.to_string());
+            let expected = format!("CRASH={}: it takes two CPUs (SMP=)", way.name);
+            assert_eq!(alone, (way.others == Others::Needed).then_some(expected), "{}", way.name);
+        }
+    }
+
+    #[test]
+    fn the_first_cpu_is_not_taken_off() {
+        let from = |set| read(set).unwrap().wanted.from;
+        assert_eq!(from(&[("CRASH", "hotplug"), ("SMP", "8")]), Some(7));
+        assert_eq!(from(&[("CRASH", "hotplug-down"), ("FROM", "2")]), Some(2));
+        let wrong = read(&[("CRASH", "hotplug"), ("FROM", "0")]).unwrap_err().to_string();
+        assert_eq!(wrong, "CRASH=hotplug: the first CPU is not taken off (FROM=)");
+        assert_eq!(from(&[("CRASH", "null")]), None);
     }
 
     #[test]

@@ -33,4 +33,5 @@ pub mod soak;
 pub mod symbols;
 pub mod trace;
 pub mod variables;
+pub mod ways;
 pub mod workstation;

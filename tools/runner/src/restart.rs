@@ -37,8 +37,6 @@ const LIMIT: u64 = 420;
 
 /// A person sees that nothing happens.
 const BEFORE_TYPING: Duration = Duration::from_secs(5);
-/// QEMU's key for a break at the console that [`console`] makes: Ctrl-A b.
-pub const BREAK: &[u8] = b"\x01b";
 
 /// How the host is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
