@@ -9,6 +9,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -21,6 +22,7 @@ use crate::{Memory, length_of, read_some};
 
 const SIGNATURE: &[u8] = b"KDUMP   ";
 const FLATTENED: &[u8] = b"makedumpfile\0";
+const ELF: &[u8] = b"\x7fELF";
 const FLATTENED_HEADER: u64 = 4096;
 /// Before each piece: its offset and its size, 8 bytes each. The dump's last bytes are such a header of no piece.
 const PIECE_HEADER: u64 = 16;
@@ -33,6 +35,8 @@ const HEADER: usize = 464;
 const DESCRIPTOR: usize = 24;
 /// So many are read at once.
 const CHUNK: usize = 4096;
+/// So many bytes of a piece.
+const LARGEST_READ: usize = 1 << 20;
 /// 44 bits of memory, at a bit for each page of 4 KiB: there are servers whose RAM begins at 8 TiB.
 const LONGEST_BITMAP: u64 = 1 << (44 - 12 - 3);
 /// A piece of a flattened dump is at least this long on average, in one that is not made to take long.
@@ -59,6 +63,7 @@ pub struct Kdump {
 }
 
 /// A file as it is once it is no longer flattened.
+#[derive(Debug)]
 struct Rearranged {
     file: File,
     /// Bytes of the file as it lies there.
@@ -67,13 +72,53 @@ struct Rearranged {
     pieces: Option<Vec<(u64, u64, u64)>>,
 }
 
-/// Where a flattened dump ends in a file, which may have more behind it: a disk onto which it was written has.
-///
-/// # Errors
-/// It cannot be read, is none, or has no end; in words.
-pub fn end_of_flattened(file: File) -> Result<u64, String> {
-    let pieces = Rearranged::new(file)?.pieces.ok_or("it is no flattened dump")?;
-    Ok(pieces.last().map_or(FLATTENED_HEADER, |&(_, size, at)| at + size) + PIECE_HEADER)
+/// A file that makedumpfile has flattened (`-F`): in pieces, so that it could be written without seeking.
+#[derive(Debug)]
+pub struct Flattened(Rearranged);
+
+impl Flattened {
+    /// Opens it. There may be more behind it: on a disk there is.
+    ///
+    /// # Errors
+    /// It cannot be read, is none, or has no end; in words.
+    pub fn open(file: File) -> Result<Self, String> {
+        let whole = Rearranged::new(file)?;
+        if whole.pieces.is_some() { Ok(Self(whole)) } else { Err("it is no flattened dump".to_owned()) }
+    }
+
+    fn pieces(&self) -> &[(u64, u64, u64)] {
+        self.0.pieces.as_deref().unwrap_or_default()
+    }
+
+    /// Where it ends.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.pieces().last().map_or(FLATTENED_HEADER, |&(_, size, at)| at + size) + PIECE_HEADER
+    }
+
+    /// Whether what was flattened is an ELF.
+    #[must_use]
+    pub fn is_elf(&self) -> bool {
+        self.0.read(0, ELF.len()).is_ok_and(|start| start == ELF)
+    }
+
+    /// Puts it together in an empty file: each piece where it belongs. How many bytes that are.
+    ///
+    /// # Errors
+    /// A piece cannot be read or written; in words.
+    pub fn put_together(&self, into: &File) -> Result<u64, String> {
+        let mut bytes = Vec::new();
+        let mut end = 0;
+        for &(offset, size, at) in self.pieces() {
+            end = end.max(offset.checked_add(size).ok_or("the flattened dump is damaged: a piece has no place")?);
+            for done in (0..size).step_by(LARGEST_READ) {
+                bytes.resize((size - done).min(LARGEST_READ as u64) as usize, 0);
+                read_some(&self.0.file, at + done, &mut bytes).map_err(|error| error.to_string())?;
+                into.write_all_at(&bytes, offset + done).map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(end)
+    }
 }
 
 impl Rearranged {
@@ -232,6 +277,11 @@ impl Memory for Kdump {
             let last = complaint.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
             return Err(if last.contains("No module named 'drgn'") {
                 format!("drgn reads such dumps, and {} does not have it; {install}", self.python.display())
+            } else if last.contains("Invalid kernel version") {
+                format!(
+                    "drgn's libkdumpfile reads no compressed dump of a kernel whose version has two numbers; take an ELF, \
+                     as makedumpfile -E writes it: {last}"
+                )
             } else if last.contains("vmcoreinfo") {
                 "drgn opens no dump without the vmcoreinfo of a Linux, and QEMU writes none into this format; take \
                  QEMU's ELF: dump-guest-memory without -z"

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::{RAM, RAM_SIZE, directory, elf, flattened, kdump, kdump_of, look, memory, put};
-use dump::kdump::end_of_flattened;
-use dump::{Found, Options, python};
+use dump::kdump::Flattened;
+use dump::{Found, Options, find, python};
 use guest_abi::blackbox::SIZE;
 use view::Report;
 use view::fixture::{ADDRESS, Builder, EXEUNT, boot, crash, kexec};
@@ -114,7 +114,7 @@ fn where_a_flattened_dump_ends() {
     let end_of = |name: &str, bytes: &[u8]| {
         let path = directory.join(name);
         fs::write(&path, bytes).unwrap();
-        end_of_flattened(File::open(path).unwrap())
+        Flattened::open(File::open(path).unwrap()).map(|flattened| flattened.end())
     };
     let dump = kdump(&memory(&crash()), |_| true);
     let whole = flattened(&dump);
@@ -129,6 +129,24 @@ fn where_a_flattened_dump_ends() {
         assert!(end_of("zeros", &disk).is_err());
     }
     assert_eq!(end_of("no-dump", &dump), Err("it is no flattened dump".to_owned()));
+}
+
+#[test]
+fn a_flattened_elf_is_put_together() {
+    let directory = directory("find-together");
+    let builder = crash();
+    let memory = memory(&builder);
+    let elf = elf(&[(RAM, &memory)]);
+    let [path, whole] = ["flattened", "whole"].map(|name| directory.join(name));
+    // And the disk that it was written onto.
+    fs::write(&path, [flattened(&elf), vec![0; 70_000]].concat()).unwrap();
+    let file = Flattened::open(File::open(&path).unwrap()).unwrap();
+    assert!(file.is_elf());
+    assert_eq!(file.put_together(&File::create(&whole).unwrap()), Ok(elf.len() as u64));
+    assert!(fs::read(&whole).unwrap() == elf, "another file");
+    is_whole(&find(&whole, &options()).unwrap(), &builder);
+    fs::write(&path, flattened(&kdump(&memory, |_| true))).unwrap();
+    assert!(!Flattened::open(File::open(&path).unwrap()).unwrap().is_elf());
 }
 
 /// Says so where it is missing: `make test` has it installed.
@@ -203,8 +221,8 @@ fn what_is_no_dump_is_said() {
     other[16] = 2;
     wrong(look(&file, &other, &none), "it is no core");
     wrong(look(&file, &elf(&[(RAM, &vec![0; RAM_SIZE])]), &none), "there is no black box in it: none of 128 places");
-    wrong(dump::find(&directory, &none), "it is a directory");
-    wrong(dump::find(Path::new("/nowhere/dump"), &none), "/nowhere/dump: No such file");
+    wrong(find(&directory, &none), "it is a directory");
+    wrong(find(Path::new("/nowhere/dump"), &none), "/nowhere/dump: No such file");
     let at = Options { address: Some(RAM), ..options() };
     wrong(look(&file, &elf(&[(RAM, &memory(&boot()))]), &at), "there is no black box at 0x40000000");
     // The box's header says that there is more past the core than there are addresses.

@@ -28,11 +28,22 @@ if grep -qE '^PAGESIZE=(4096|16384)$' /tmp/vmcoreinfo && [ $bits -lt 52 ]; then
     done </tmp/vmcoreinfo >/tmp/vmcoreinfo-used
     info="-i /tmp/vmcoreinfo-used"
 fi
+# libkdumpfile, by which drgn reads a compressed dump, takes a release of three numbers only, as 7.2.12: "Invalid kernel version:
+# 7.3-cloud-arm64". An ELF drgn reads by itself.
+if [ -z "$format" ]; then
+    format=kdump
+    if grep -qE '^OSRELEASE=[0-9]+\.[0-9]+([^.0-9]|$)' /tmp/vmcoreinfo; then
+        format=elf
+        echo "next note $(sed -n 's/^OSRELEASE=//p' /tmp/vmcoreinfo) has two numbers, which libkdumpfile does not take: the dump is an ELF"
+    fi
+fi
 # Flattened: makedumpfile would seek otherwise, and the file's size would be unknown on the other side. It writes page by page,
 # and what is written to a disk in pieces smaller than its blocks has to be read first: dd makes large pieces of them. LZO: zlib
 # takes minutes for a dump full of a pattern where QEMU translates each instruction.
+kind=-l
+if [ "$format" = elf ]; then kind=-E; fi
 # shellcheck disable=SC2086 # $info is nothing or two words
-dump_with() { makedumpfile "$@" -F -l -d "$level" $info /proc/vmcore 2>/tmp/makedumpfile; }
+dump_with() { makedumpfile "$@" -F $kind -d "$level" $info /proc/vmcore 2>/tmp/makedumpfile; }
 # How many bytes come, in whole blocks of $1. dd counts blocks; wc goes through the bytes one by one, and takes a minute for 80 MB
 # where makedumpfile takes 5 s. Where the dump ends in the last block the runner finds out.
 size_in() {

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
+use dump::kdump::Flattened;
 use guest_abi::vendor::PANIC_SYNDROME;
 
 use crate::blackbox::{self, Death};
@@ -46,6 +47,8 @@ pub struct Kdump {
     level: u32,
     read: bool,
     back: bool,
+    /// What was asked for; the crash kernel knows what drgn reads.
+    format: &'static str,
     /// For kexec, when it loads the crash kernel.
     no_checks: &'static str,
     reserved: String,
@@ -76,6 +79,7 @@ impl Kdump {
         let turns = wrong.or(values.parse("TURNS", 0, up_to(u32::MAX)), 0);
         let read = wrong.or(values.choose("READ", &flag), false);
         let back = wrong.or(values.choose("BACK", &flag), false);
+        let format = wrong.or(values.choose("FORMAT", &[("", ""), ("kdump", "kdump"), ("elf", "elf")]), "");
         let no_checks = wrong.or(values.choose("CHECKS", &[("1", ""), ("0", "--no-checks")]), "");
         let disk = wrong.or(values.parse("DUMP_DISK", wanted.settings.mem.1, size), wanted.settings.mem.1);
         let usual = RESERVED[usize::from(back)].to_owned();
@@ -122,6 +126,7 @@ impl Kdump {
             level,
             read,
             back,
+            format,
             no_checks,
             reserved,
             disk,
@@ -200,6 +205,7 @@ impl Kdump {
             ("read", &numbers[1]),
             ("back", &numbers[2]),
             ("reserved", &self.reserved),
+            ("format", self.format),
             ("next_command_line", &next_command_line),
         ]);
         make_initrd(places, &overlay.join("next/initrd"), &script, Some(&crash))?;
@@ -283,16 +289,19 @@ impl Kdump {
             verdict.line(&format!("stub calls that Exeunt saw: {}; Exeunt at the end: {exeunt}", in_words(&calls)));
         }
         let died = !said.all("first", "dies").is_empty();
-        let dumped = (said.last("next", "dumped") == "yes").then(|| cut(&output.file("dump")));
+        let dumped = (said.last("next", "dumped") == "yes").then(|| take(&output.file("dump")));
         let from = wanted.from.unwrap_or(0);
         let how = if died { format!("died by: {} on CPU {from}", self.way.name) } else { "it did not die".to_owned() };
         let bytes = match &dumped {
             None => "none".to_owned(),
-            Some(Ok(bytes)) => format!("{bytes} bytes"),
+            Some(Ok(dumped)) => format!("{} bytes{}", dumped.bytes, if dumped.is_elf { ", an ELF" } else { "" }),
             Some(Err(_)) => "broken".to_owned(),
         };
         let vmcore = said.last("next", "vmcore");
         verdict.line(&format!("{how}; /proc/vmcore: {vmcore} bytes; dump: {bytes}; {} s in all", ran.took.as_secs()));
+        for note in said.all("next", "note") {
+            verdict.line(&format!("note: {note}"));
+        }
         for complaint in said.complaints() {
             verdict.line(&format!("complaint: {complaint}"));
         }
@@ -338,7 +347,7 @@ impl Kdump {
             }
         }
         if verdict.passed() {
-            self.judge_dump(ran, dumped.and_then(Result::ok).unwrap_or(0), &report, &mut verdict);
+            self.judge_dump(ran, &dumped.and_then(Result::ok).unwrap_or_default(), &report, &mut verdict);
             self.judge_exeunt(ran, stays, &mut verdict);
             if self.way.end == End::Told {
                 self.judge_panic(ran, &mut verdict);
@@ -396,7 +405,7 @@ impl Kdump {
         })
     }
 
-    fn judge_dump(&self, ran: &Ran, dumped: u64, report: &str, verdict: &mut Verdict) {
+    fn judge_dump(&self, ran: &Ran, dumped: &Dumped, report: &str, verdict: &mut Verdict) {
         let said = &ran.said;
         let in_dump = |name: &str| {
             let mut lines = report.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
@@ -417,7 +426,7 @@ impl Kdump {
         if self.read {
             let [read, vmcore, unmapped] = ["read", "vmcore", "unmapped"].map(|what| said.last("next", what));
             verdict.check(read == vmcore, || format!("read(2) gave {read} bytes of /proc/vmcore"));
-            let blocks = dumped.next_multiple_of(512).to_string();
+            let blocks = dumped.written.next_multiple_of(512).to_string();
             verdict.check(unmapped == blocks, || format!("without mmap(2) the dump has {unmapped} bytes"));
         }
         // The registers of one that answers nobody are in the notes if Exeunt has caught it, and only then can the next
@@ -571,12 +580,31 @@ fn pstate(line: &str) -> Option<u64> {
     u64::from_str_radix(line.split_once(", pstate 0x")?.1.trim(), 16).ok()
 }
 
-/// Cuts a disk behind the dump that is on it. How many bytes that leaves; or why there is no whole dump.
-fn cut(disk: &Path) -> Result<u64, String> {
-    let open = || File::options().read(true).write(true).open(disk).map_err(|error| error.to_string());
-    let end = dump::kdump::end_of_flattened(open()?)?;
-    open()?.set_len(end).map_err(|error| error.to_string())?;
-    Ok(end)
+/// A dump, as it is now.
+#[derive(Debug, Default)]
+struct Dumped {
+    /// So many bytes makedumpfile wrote onto the disk.
+    written: u64,
+    /// So many has the file.
+    bytes: u64,
+    is_elf: bool,
+}
+
+/// Makes a file of the disk onto which the crash kernel has written a flattened dump: cuts it behind that, and puts an ELF
+/// together, of which a debugger takes no other. Or says why there is no whole dump.
+fn take(disk: &Path) -> Result<Dumped, String> {
+    let words = |error: std::io::Error| error.to_string();
+    let file = File::options().read(true).write(true).open(disk).map_err(words)?;
+    let flattened = Flattened::open(file.try_clone().map_err(words)?)?;
+    let written = flattened.end();
+    file.set_len(written).map_err(words)?;
+    if !flattened.is_elf() {
+        return Ok(Dumped { written, bytes: written, is_elf: false });
+    }
+    let whole = disk.with_extension("whole");
+    let bytes = flattened.put_together(&File::create(&whole).map_err(words)?)?;
+    fs::rename(&whole, disk).map_err(words)?;
+    Ok(Dumped { written, bytes, is_elf: true })
 }
 
 /// The words for what a guest has told.

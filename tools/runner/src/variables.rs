@@ -232,6 +232,12 @@ pub const VARIABLES: &[Variable] = &[
         &[Target::Kdump, Target::Gdb],
     ),
     variable("DUMP_DISK", "a size", "how large the disk for the dump is (as RAM)", &[Target::Kdump]),
+    variable(
+        "FORMAT",
+        "kdump or elf",
+        "what the dump is: compressed, or an ELF, as gdb takes it (kdump; elf for a kernel that libkdumpfile does not take)",
+        &[Target::Kdump],
+    ),
     variable("LEVEL", "a number from 0 to 31", "which pages makedumpfile leaves out", &[Target::Kdump]),
     variable("READ", "1", "all of /proc/vmcore is read, in each way that there is", &[Target::Kdump]),
     variable(

@@ -94,11 +94,22 @@ fn every_way_to_read(context: &Context) -> Outcome {
     passes(context, "kdump", &[("READ", "1")])
 }
 
+/// A dump that gdb takes, too: makedumpfile's ELF. Without the digest, which purgatory has in all other cells.
+fn elf(context: &Context) -> Outcome {
+    passes(context, "kdump", &[("FORMAT", "elf"), ("CHECKS", "0"), ("MEM", "640M")])?;
+    let dump = context.directory()?.join("run/dump");
+    let start = fs::read(&dump).map(|bytes| bytes.get(..18).unwrap_or_default().to_vec())?;
+    // e_type ET_CORE.
+    ensure!(start.starts_with(b"\x7fELF\x02\x01") && start[16..] == [4, 0], "{} is no core", dump.display());
+    Ok(())
+}
+
 pub(super) fn cells() -> Vec<Cell> {
     let cell = |name: String| Cell::new(format!("drill/{name}"), move |context| one(context, &name));
     let mut cells: Vec<Cell> = drill::quick().into_iter().map(cell).collect();
     cells.push(Cell::new("drill/junit", junit));
     cells.push(Cell::new("drill/crash-kernel-too-large", small_crash_kernel));
+    cells.push(Cell::new("drill/elf", elf));
     cells.push(Cell::new("drill/disk-too-small", small_disk).slow(true));
     cells.push(Cell::new("drill/every-way-to-read", every_way_to_read).slow(true));
     cells
