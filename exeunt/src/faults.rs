@@ -50,8 +50,11 @@ mod armed {
     /// A CPU is at this place.
     pub fn at(place: u16) {
         let here = |word: u32| Fault::of_word(word).filter(|fault| fault.place == place);
-        if let Some(fault) = here(ANY.load(Ordering::Relaxed)) {
-            ANY.store(0, Ordering::Relaxed);
+        let any = ANY.load(Ordering::Relaxed);
+        if let Some(fault) = here(any)
+            && ANY.compare_exchange(any, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            // Of several CPUs that come at once, one.
             commit(fault);
         }
         let first = of(MPIDR_EL1.get()).iter().find(|word| word.load(Ordering::Relaxed) != 0);
