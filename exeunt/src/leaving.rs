@@ -103,7 +103,8 @@ fn lead(trap: &mut Trap, vectors: Vectors, verdict: Verdict) -> Lead {
             Leaver::Over(Ok(count)) => {
                 let how = if verdict == Verdict::LeaveOpen { ", and keeps a way back" } else { "" };
                 fault_point!("leave-over");
-                info!("LEAVE: Exeunt leaves {} CPUs{how}", u32::from(count));
+                let plural = if count == 1 { "" } else { "s" };
+                info!("LEAVE: Exeunt leaves {count} CPU{plural}{how}");
                 blackbox::event(Kind::Leave, [count.into(), 0]);
                 cpu.departures.fetch_add(1, Ordering::Relaxed);
                 return Lead::Leave(count);

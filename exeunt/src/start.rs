@@ -138,10 +138,11 @@ extern "C" fn exeunt_main(tree: u64, started: u64) -> ! {
     let options = Options::parse(platform.options(tree)).unwrap_or_else(|error| cannot_start(error));
     log::set_max_level(options.log.unwrap_or(LevelFilter::Info));
     info!(
-        "Exeunt {} in {}: {} CPUs, {} MiB of RAM",
+        "Exeunt {} in {}: {} CPU{}, {} MiB of RAM",
         env!("CARGO_PKG_VERSION"),
         memory::reservation(),
         platform.cpus.len(),
+        if platform.cpus.len() == 1 { "" } else { "s" },
         platform.memory_size() >> 20
     );
     start::machine(platform, map).unwrap_or_else(|error| cannot_start(error));

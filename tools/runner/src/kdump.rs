@@ -20,8 +20,8 @@ use crate::output::Output;
 use crate::placement::RAM_BASE;
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_words, is_there_at_the_end, kernel_line, last_words,
-    make_initrd, put, run, stub_calls, tells, what_ended,
+    Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_cpus, in_words, is_there_at_the_end, kernel_line,
+    last_words, make_initrd, put, run, stub_calls, tells, what_ended,
 };
 use crate::settings::{Hypervisor, Profile};
 use crate::symbols::Symbols;
@@ -367,7 +367,7 @@ impl Kdump {
             }
             let names = if have_names { "" } else { " without names" };
             let panic = if self.way.end == End::Forced { "" } else { "the panic and " };
-            let _ = write!(verdict.why, "the dump has {panic}the backtraces of {traces} CPUs{names}");
+            let _ = write!(verdict.why, "the dump has {panic}the backtraces of {}{names}", in_cpus(traces));
         }
         verdict
     }
@@ -434,10 +434,10 @@ impl Kdump {
         let lost = if self.wanted.with_exeunt() { 0 } else { self.stuck() };
         let answered = self.wanted.settings.smp - lost;
         let traces = traces(report);
-        verdict.check(traces == answered, || format!("the dump has the backtraces of {traces} CPUs"));
+        verdict.check(traces == answered, || format!("the dump has the backtraces of {}", in_cpus(traces)));
         if self.stuck() != 0 {
             let started = said.last("next", "started");
-            verdict.check(started == answered.to_string(), || format!("the crash kernel has {started} CPUs"));
+            verdict.check(started == answered.to_string(), || format!("the crash kernel has {}", in_cpus(started)));
         }
     }
 
@@ -505,7 +505,9 @@ impl Kdump {
         let came = !said.last("back", "release").is_empty();
         verdict.check(came, || "the crash kernel did not find the way back".to_owned());
         verdict.check(level == wanted.level(), || format!("the host's second kernel started at {level}"));
-        verdict.check(cpus == wanted.settings.smp.to_string(), || format!("the host's second kernel has {cpus} CPUs"));
+        verdict.check(cpus == wanted.settings.smp.to_string(), || {
+            format!("the host's second kernel has {}", in_cpus(cpus))
+        });
         for what in ["release", "kvm", "ram", "reserved"] {
             let (before, after) = (said.last("first", what), said.last("back", what));
             let leaves = wanted.settings.hypervisor == Hypervisor::Exeunt
@@ -520,8 +522,8 @@ impl Kdump {
         }
         let _ = write!(
             verdict.why,
-            "the crash kernel has brought the host back with {} CPUs and all of its RAM, ",
-            wanted.settings.smp
+            "the crash kernel has brought the host back with {} and all of its RAM, ",
+            in_cpus(wanted.settings.smp)
         );
     }
 }

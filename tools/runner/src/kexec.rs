@@ -10,8 +10,8 @@ use crate::kconfig;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Policy, Ran, Verdict, Wanted, answer_of, begin, in_words, is_there_at_the_end, last_words, make_initrd, put,
-    run, stub_calls, tells, what_ended,
+    Entry, Policy, Ran, Verdict, Wanted, answer_of, begin, in_cpus, in_words, is_there_at_the_end, last_words,
+    make_initrd, put, run, stub_calls, tells, what_ended,
 };
 use crate::settings::Kernel;
 use crate::variables::{Target, Values, Wrong};
@@ -165,7 +165,7 @@ impl Kexec {
             verdict.check(started == level, || format!("the {who} kernel started at {started}"));
         }
         let cpus = said.last("next", "cpus");
-        verdict.check(cpus == wanted.settings.smp.to_string(), || format!("the next kernel has {cpus} CPUs"));
+        verdict.check(cpus == wanted.settings.smp.to_string(), || format!("the next kernel has {}", in_cpus(cpus)));
         verdict.check(["", "0", "77"].contains(&guest), || format!("a KVM guest failed with status {guest}"));
         self.judge_exeunt(ran, stays, &mut verdict);
         verdict

@@ -2,7 +2,7 @@
 //!
 //! Owns their variables, the initrd of the next kernel, how the machine is run with its phases told, and the verdict.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -105,7 +105,7 @@ impl Wanted {
         let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
         let from = wrong.or(values.parse("FROM", None, |text| digits(text).map(Some)), None);
         if let Some(from) = from.filter(|&from| from >= settings.smp) {
-            wrong.0.push(format!("FROM={from}: there are {} CPUs", settings.smp));
+            wrong.0.push(format!("FROM={from}: there are {}", in_cpus(settings.smp)));
         }
         let tree = values.get("TREE").map(PathBuf::from);
         if let Some(tree) = tree.as_ref().filter(|tree| !tree.is_dir()) {
@@ -474,6 +474,14 @@ pub fn stub_calls(console: &str) -> Vec<StubCall> {
     console.lines().filter_map(call).collect()
 }
 
+/// A number of CPUs.
+#[must_use]
+pub fn in_cpus(count: impl Display) -> String {
+    let count = count.to_string();
+    let are = if count == "1" { "CPU" } else { "CPUs" };
+    format!("{count} {are}")
+}
+
 /// Them in words.
 #[must_use]
 pub fn in_words(calls: &[StubCall]) -> String {
@@ -495,10 +503,10 @@ pub fn kernel_line(said: &Said, title: &str, who: &str) -> String {
         value => value,
     };
     format!(
-        "{title:6} Linux {}, started at {}, {} CPUs, KVM: {}; {} s after its start",
+        "{title:6} Linux {}, started at {}, {}, KVM: {}; {} s after its start",
         get("release"),
         get("level"),
-        get("cpus"),
+        in_cpus(get("cpus")),
         get("kvm"),
         get("seconds")
     )

@@ -16,7 +16,7 @@ use crate::kexec::Kexec;
 use crate::output::Output;
 use crate::placement::{EXEUNT, RAM_BASE};
 use crate::progress::Progress;
-use crate::restart::{MEMORY, Ran, Verdict, Wanted, begin, kernel_line, last_words, run, tells, what_ended};
+use crate::restart::{MEMORY, Ran, Verdict, Wanted, begin, in_cpus, kernel_line, last_words, run, tells, what_ended};
 use crate::variables::{Target, Values, Wrong};
 use crate::workstation::Places;
 
@@ -159,11 +159,11 @@ fn write(output: &Output, places: &Places) -> Result<String, String> {
     let mut words: String = found.notes.iter().map(|note| note.clone() + "\n").collect();
     let _ = write!(
         words,
-        "traced: {kept} exits of {} CPUs in {seconds:.3} s, {lost} older ones lost; {} events\n\
+        "traced: {kept} exits of {} in {seconds:.3} s, {lost} older ones lost; {} events\n\
          a page for a browser: {}\n\
          for Perfetto (https://ui.perfetto.dev, \"Open trace file\"): {}\n\
          the box itself: scripts/exeunt-dump {}",
-        report.exeunt.cpus,
+        in_cpus(report.exeunt.cpus),
         report.life.len(),
         places.short(&page),
         places.short(&perfetto),
