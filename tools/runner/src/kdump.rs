@@ -104,7 +104,7 @@ impl Kdump {
         if let Some(watchdog) = way.watchdog.filter(|_| !wanted.settings.exeunt.contains("watchdog=")) {
             wanted.settings.exeunt = format!("{} {watchdog}", wanted.settings.exeunt.trim_end());
         }
-        wanted.typed = way.typed.map(|typed| (DIES, typed));
+        wanted.typed = way.typed.map(|(typed, _)| (DIES, typed));
         if way.is_in_hotplug() {
             let last = wanted.settings.smp - 1;
             if *wanted.from.get_or_insert(last) == 0 && last != 0 {
@@ -345,6 +345,11 @@ impl Kdump {
                 }
                 Err(error) => verdict.wrong.push(format!("the black box cannot be read: {error}")),
             }
+        }
+        if let Some((_, words)) = self.way.typed
+            && verdict.passed()
+        {
+            verdict.check(ran.console.contains(words), || format!("it died of something else: nobody says '{words}'"));
         }
         if verdict.passed() {
             self.judge_dump(ran, &dumped.and_then(Result::ok).unwrap_or_default(), &report, &mut verdict);

@@ -398,7 +398,7 @@ pub fn run(
     let teller = progress.clone();
     let listening = thread::spawn(move || {
         listen(stdout, &guests, kernels, |line| {
-            if let Some((mut to, (_, text))) = keyboard.take_if(|(_, (after, _))| line == *after) {
+            if let Some((mut to, (_, text))) = keyboard.take_if(|(_, (after, _))| line.starts_with(*after)) {
                 thread::spawn(move || {
                     thread::sleep(BEFORE_TYPING);
                     // Open as long as the machine runs: its end would be one of the console's.

@@ -89,8 +89,8 @@ pub struct Way {
     pub asks_exeunt: bool,
     /// Exeunt's option without which nobody would notice.
     pub watchdog: Option<&'static str>,
-    /// What somebody types at the console then.
-    pub typed: Option<&'static [u8]>,
+    /// What somebody types at the console then, and the words by which it is known that it was this.
+    pub typed: Option<(&'static [u8], &'static str)>,
 }
 
 /// QEMU's key for a break at the console of a run: Ctrl-A b.
@@ -283,7 +283,7 @@ pub const WAYS: [Way; 29] = [
         end: End::Told,
         bare: Bare::Lost,
         watchdog: LONG_WATCHDOG,
-        typed: Some(BREAK),
+        typed: Some((BREAK, "a break on the console, and interrupts are masked")),
         ..USUAL
     },
     Way {
@@ -291,7 +291,7 @@ pub const WAYS: [Way; 29] = [
         what: "all CPUs spin with interrupts enabled, and somebody sends the magic key to the console",
         others: Others::Alike,
         on: On::First,
-        typed: Some(MAGIC_CRASH),
+        typed: Some((MAGIC_CRASH, "sysrq: Trigger a crash")),
         ..USUAL
     },
 ];
