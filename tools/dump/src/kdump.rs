@@ -279,8 +279,8 @@ impl Memory for Kdump {
                 format!("drgn reads such dumps, and {} does not have it; {install}", self.python.display())
             } else if last.contains("Invalid kernel version") {
                 format!(
-                    "drgn's libkdumpfile reads no compressed dump of a kernel whose version has two numbers; take an ELF, \
-                     as makedumpfile -E writes it: {last}"
+                    "drgn's libkdumpfile reads no compressed dump of a kernel whose version has two numbers; take an \
+                     ELF, as makedumpfile -E writes it: {last}"
                 )
             } else if last.contains("vmcoreinfo") {
                 "drgn opens no dump without the vmcoreinfo of a Linux, and QEMU writes none into this format; take \

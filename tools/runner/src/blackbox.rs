@@ -180,9 +180,9 @@ pub fn hint(dump: &Path, places: &Places) -> String {
     format!("the black box: scripts/exeunt-dump {}", places.short(dump))
 }
 
-/// The CPUs that Exeunt has caught between their last word and their CPU_OFF. A Linux that stops its other CPUs waits until each
-/// has written its crash note (`waiting_for_crash_ipi`), and not until it is off: on a busy workstation it calls SOFT_RESTART
-/// before the slowest is. Who hangs has written none.
+/// The CPUs that Exeunt has caught between their last word and their CPU_OFF. A Linux that stops its other CPUs waits
+/// until each has written its crash note (`waiting_for_crash_ipi`), and not until it is off: on a busy workstation it
+/// calls SOFT_RESTART before the slowest is. Who hangs has written none.
 fn on_their_way_off(log: &str) -> BTreeSet<u32> {
     let of = |line: &str| {
         let (_, rest) = line.split_once(": the crash note of CPU ")?;

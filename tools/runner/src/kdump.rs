@@ -597,8 +597,8 @@ struct Dumped {
     is_elf: bool,
 }
 
-/// Makes a file of the disk onto which the crash kernel has written a flattened dump: cuts it behind that, and puts an ELF
-/// together, of which a debugger takes no other. Or says why there is no whole dump.
+/// Makes a file of the disk onto which the crash kernel has written a flattened dump: cuts it behind that, and puts an
+/// ELF together, of which a debugger takes no other. Or says why there is no whole dump.
 fn take(disk: &Path) -> Result<Dumped, String> {
     let words = |error: std::io::Error| error.to_string();
     let file = File::options().read(true).write(true).open(disk).map_err(words)?;

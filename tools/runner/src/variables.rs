@@ -235,7 +235,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "FORMAT",
         "kdump or elf",
-        "what the dump is: compressed, or an ELF, as gdb takes it (kdump; elf for a kernel that libkdumpfile does not take)",
+        "a compressed dump, or an ELF, as gdb takes it (kdump; elf for a kernel that libkdumpfile does not take)",
         &[Target::Kdump],
     ),
     variable("LEVEL", "a number from 0 to 31", "which pages makedumpfile leaves out", &[Target::Kdump]),

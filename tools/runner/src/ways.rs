@@ -1,7 +1,7 @@
 //! The ways in which a host dies (`CRASH=`).
 //!
-//! Owns the one table of them: what each is called, what it takes, and what is to be seen of it, with Exeunt and without.
-//! `make kdump` and the drill go by it, and docs/running.md has it.
+//! Owns the one table of them: what each is called, what it takes, and what is to be seen of it, with Exeunt and
+//! without. `make kdump` and the drill go by it, and docs/running.md has it.
 
 /// What part other CPUs have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
