@@ -1,5 +1,5 @@
 # shellcheck shell=dash disable=SC2154 # the runner puts the variables and common.sh before it
-# The crash kernel: makedumpfile filters and compresses /proc/vmcore onto the disk.
+# The crash kernel: makedumpfile filters /proc/vmcore onto the disk, compressed or as an ELF.
 
 facts next
 if [ ! -e /proc/vmcore ]; then

@@ -48,17 +48,17 @@ const MODELS: [&str; 5] = ["cortex-a57", "cortex-a72", "neoverse-n1", "neoverse-
 const ENTRIES: [(&str, &str); 3] = [("el2", "leave"), ("el2", "resident"), ("el1", "leave")];
 /// Who does it: the first CPU, or the last.
 const LAST: [bool; 2] = [false, true];
-/// How it ends: by a kexec, or in a way to die.
+/// The way to end that is none to die.
 const KEXEC: &str = "kexec";
 
-/// All of them, or those that need nothing but the kernel.
+/// How a cell ends: the ways to die and a kexec, all of them or those that need no test module.
 fn hows(has_module: bool) -> Vec<&'static str> {
     let mut hows: Vec<_> = ways::WAYS.iter().filter(|way| has_module || !way.has_module).map(|way| way.name).collect();
     hows.insert(1, KEXEC);
     hows
 }
 
-/// Seconds for the bare machine there: it mostly stands still after the crash.
+/// Seconds for a bare machine that has nothing of it: it mostly stands still after the crash.
 const LIMIT_WHERE_LOST: u64 = 240;
 /// Variables that are the same for all machines.
 const SHARED: [&str; 5] = ["QEMU", "EXEUNT_BIN", "PROFILE", "MODULES", "TREE"];
@@ -275,7 +275,7 @@ fn reason(line: &str) -> String {
 }
 
 /// What the matrix is made of: kernels as KERNEL= takes them and as cells are called by, and whether their memory has
-/// pages of 16 KiB; and how many of the ways to end are possible.
+/// pages of 16 KiB; and which of the ways to end are possible.
 struct Scope {
     kernels: Vec<(String, String, bool)>,
     hows: Vec<&'static str>,

@@ -1,7 +1,8 @@
 //! `make kdump`: boots the host, loads a crash kernel, lets the host die, gets the dump out and opens it.
 //!
-//! The crash kernel has makedumpfile filter and compress /proc/vmcore onto a virtio disk; drgn opens it on the
-//! workstation (scripts/read-dump), and exeunt-dump reads the black box in it.
+//! The crash kernel has makedumpfile filter /proc/vmcore onto a virtio disk, compressed or as an ELF; drgn opens it on
+//! the workstation (scripts/read-dump), and exeunt-dump reads the black box in it. The ways to die stand in
+//! [`crate::ways`].
 
 use std::fmt::Write as _;
 use std::fs::{self, File};

@@ -121,6 +121,12 @@ const USUAL: Way = Way {
 /// While another CPU is busy, or on its way up or down.
 const BUSY: Way = Way { others: Others::Needed, others_go_off: false, ..USUAL };
 
+/// A program asks Exeunt for it.
+const ASKED: Way = Way { bare: Bare::Impossible, asks_exeunt: true, ..USUAL };
+
+/// By the magic key, and Exeunt dies too.
+const KILLED: Way = Way { has_module: false, end: End::WithoutExeunt, bare: Bare::Impossible, ..USUAL };
+
 /// All of them, in the order in which the drill takes them. The first is what `make kdump` does unasked.
 pub const WAYS: [Way; 29] = [
     Way { name: "sysrq", what: "the magic key `c` (/proc/sysrq-trigger)", has_module: false, ..USUAL },
@@ -201,23 +207,13 @@ pub const WAYS: [Way; 29] = [
         watchdog: WATCHDOG,
         ..USUAL
     },
-    Way {
-        name: "panic",
-        what: "`exeunt panic`",
-        has_module: false,
-        end: End::Told,
-        bare: Bare::Impossible,
-        asks_exeunt: true,
-        ..USUAL
-    },
+    Way { name: "panic", what: "`exeunt panic`", has_module: false, end: End::Told, ..ASKED },
     Way {
         name: "panic-stuck",
         what: "it spins with D, A, I and F masked, and `exeunt panic CPU` on another CPU asks for it",
         others: Others::Needed,
         end: End::Told,
-        bare: Bare::Impossible,
-        asks_exeunt: true,
-        ..USUAL
+        ..ASKED
     },
     Way {
         name: "forced",
@@ -225,9 +221,7 @@ pub const WAYS: [Way; 29] = [
         has_module: false,
         stuck: Stuck::All,
         end: End::Forced,
-        bare: Bare::Impossible,
-        asks_exeunt: true,
-        ..USUAL
+        ..ASKED
     },
     Way {
         name: "forced-deaf",
@@ -235,26 +229,14 @@ pub const WAYS: [Way; 29] = [
         others: Others::Needed,
         stuck: Stuck::All,
         end: End::Forced,
-        bare: Bare::Impossible,
-        asks_exeunt: true,
-        ..USUAL
+        ..ASKED
     },
     Way {
         name: "killed",
         what: "the magic key, and Exeunt dies in the SOFT_RESTART; of a host at EL1, when the first CPU goes off",
-        has_module: false,
-        end: End::WithoutExeunt,
-        bare: Bare::Impossible,
-        ..USUAL
+        ..KILLED
     },
-    Way {
-        name: "killed-before",
-        what: "the magic key, after Exeunt has died on a CPU",
-        has_module: false,
-        end: End::WithoutExeunt,
-        bare: Bare::Impossible,
-        ..USUAL
-    },
+    Way { name: "killed-before", what: "the magic key, after Exeunt has died on a CPU", ..KILLED },
     Way {
         name: "hung-early",
         what: "it hangs before its console works: there is no crash kernel yet, and Exeunt says where it stood",
