@@ -9,7 +9,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,8 @@ pub enum End {
     Exited(i32),
     /// The time was up.
     TimedOut,
+    /// It has said nothing for this long: see [`Silence`].
+    Silent(Duration),
     /// This program was asked to end, by a signal of this number.
     Interrupted(i32),
 }
@@ -76,6 +78,7 @@ impl fmt::Display for End {
         match self {
             Self::Exited(status) => write!(f, "ended with status {status}"),
             Self::TimedOut => f.write_str("took too long"),
+            Self::Silent(most) => write!(f, "stood still: its console had nothing new for {} s", most.as_secs()),
             Self::Interrupted(SIGINT) => f.write_str("interrupted"),
             Self::Interrupted(SIGHUP) => f.write_str("the terminal is gone"),
             Self::Interrupted(_) => f.write_str("asked to end"),
@@ -94,6 +97,34 @@ pub fn end_with_this_thread(command: &mut Command) {
     // without a lock or memory of this program's.
     unsafe {
         command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+    }
+}
+
+/// How long a program may say nothing. Whoever listens to it says so, and from when on that counts.
+#[derive(Debug)]
+pub struct Silence {
+    most: Duration,
+    since: Mutex<Option<Instant>>,
+}
+
+impl Silence {
+    /// How often somebody looks whether it counts by now.
+    const LOOK: Duration = Duration::from_secs(1);
+
+    /// It does not count yet.
+    #[must_use]
+    pub const fn of(most: Duration) -> Self {
+        Self { most, since: Mutex::new(None) }
+    }
+
+    /// It counts from now on: something was just heard.
+    pub fn broken(&self) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// When it will have lasted too long.
+    fn end(&self) -> Option<Instant> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since + self.most)
     }
 }
 
@@ -158,14 +189,25 @@ impl Running {
     ///
     /// # Errors
     /// It cannot be waited for.
-    pub fn wait(mut self, limit: Option<Duration>) -> io::Result<End> {
+    pub fn wait(self, limit: Option<Duration>) -> io::Result<End> {
+        self.wait_unless_silent(limit, None)
+    }
+
+    /// The same, and not longer than its silence may last.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn wait_unless_silent(mut self, limit: Option<Duration>, silence: Option<&Silence>) -> io::Result<End> {
         let mut deadline = limit.map(|limit| Instant::now() + limit);
         let mut why = None;
         loop {
-            let event = match deadline {
-                Some(deadline) => self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            let silence = silence.filter(|_| why.is_none());
+            let look = silence.map(|silence| silence.end().unwrap_or_else(|| Instant::now() + Silence::LOOK));
+            let event = match deadline.into_iter().chain(look).min() {
+                Some(until) => self.events.recv_timeout(until.saturating_duration_since(Instant::now())),
                 None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
+            let is_past = |end: Option<Instant>| end.is_some_and(|end| Instant::now() >= end);
             match event {
                 Ok(Event::Ended(status)) => {
                     self.is_over = true;
@@ -181,8 +223,12 @@ impl Running {
                     deadline = Some(Instant::now() + GRACE);
                 }
                 Err(RecvTimeoutError::Timeout) => {
+                    let silence = silence.filter(|silence| is_past(silence.end()));
+                    if silence.is_none() && !is_past(deadline) {
+                        continue;
+                    }
                     let how = if why.is_none() { Signal::TERM } else { Signal::KILL };
-                    why = why.or(Some(End::TimedOut));
+                    why = why.or(Some(silence.map_or(End::TimedOut, |silence| End::Silent(silence.most))));
                     let _ = kill_process(self.pid, how);
                     deadline = Some(Instant::now() + GRACE);
                 }
@@ -248,6 +294,36 @@ mod tests {
         let pid = running.pid.as_raw_nonzero().get();
         assert_eq!(running.wait(Some(Duration::from_millis(50))).unwrap(), End::TimedOut);
         assert!(!is_there(pid));
+    }
+
+    #[test]
+    fn one_that_stands_still_is_ended_once_that_counts() {
+        let most = Duration::from_millis(50);
+        let wait = |script: &str, silence: &Silence| {
+            let running = Running::start(&mut shell(script)).unwrap();
+            running.wait_unless_silent(Some(Duration::from_mins(1)), Some(silence)).unwrap()
+        };
+        let counts = Silence::of(most);
+        counts.broken();
+        assert_eq!(wait("exec sleep 100", &counts), End::Silent(most));
+        // Nobody has heard anything of it yet, and so nobody waits for more.
+        assert_eq!(wait("sleep 0.2; exit 3", &Silence::of(most)), End::Exited(3));
+        // What is heard prolongs it.
+        let talks = Silence::of(Duration::from_secs(1));
+        talks.broken();
+        let is_over = AtomicBool::new(false);
+        let end = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    talks.broken();
+                    thread::yield_now();
+                }
+            });
+            let end = wait("sleep 1.5; exit 4", &talks);
+            is_over.store(true, Ordering::SeqCst);
+            end
+        });
+        assert_eq!(end, End::Exited(4));
     }
 
     #[test]

@@ -274,7 +274,7 @@ fn status_of(end: End, console: &str, log: &str) -> Option<i32> {
         End::TimedOut => ("the time limit is over".to_owned(), TIME_IS_UP),
         End::Interrupted(signal) => (end.to_string(), BY_A_SIGNAL + signal),
         End::Exited(0) => (console::end_of_exeunt(console)?.to_owned(), EXEUNT_FAILED),
-        End::Exited(status) => (format!("QEMU ended with status {status}"), RUNNER_FAILED),
+        End::Exited(_) | End::Silent(_) => (format!("QEMU {end}"), RUNNER_FAILED),
     };
     say(&format!("{words}; console: {log}"));
     Some(status)

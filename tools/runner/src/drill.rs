@@ -58,8 +58,6 @@ fn hows(has_module: bool) -> Vec<&'static str> {
     hows
 }
 
-/// Seconds for a bare machine that has nothing of it: it mostly stands still after the crash.
-const LIMIT_WHERE_LOST: u64 = 240;
 /// Variables that are the same for all machines.
 const SHARED: [&str; 5] = ["QEMU", "EXEUNT_BIN", "PROFILE", "MODULES", "TREE"];
 
@@ -181,9 +179,6 @@ impl Cell {
         if bare {
             variables.insert("HYPERVISOR", "none".to_owned());
             variables.insert("EL", entry.trim_start_matches("el").to_owned());
-            if self.bare() == Bare::Lost {
-                variables.insert("TIMEOUT", LIMIT_WHERE_LOST.to_string());
-            }
         }
         let target = if self.how == KEXEC { Target::Kexec } else { Target::Kdump };
         Values::read(target, [], |name| variables.get(name).cloned()).unwrap_or_default()

@@ -25,7 +25,7 @@ pub struct Config {
 }
 
 /// Something that a target cannot do without.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
     /// The option, without CONFIG_.
     pub option: &'static str,
@@ -66,7 +66,9 @@ pub const TO_DUMP: [Need; 4] = [
     Need { option: "VIRTIO_BLK", or_module: true, what_for: "for the virtio disk that takes the dump" },
 ];
 /// To die by the magic key.
-pub const SYSRQ: Need = need("MAGIC_SYSRQ", "for CRASH=sysrq");
+pub const SYSRQ: Need = need("MAGIC_SYSRQ", "to die by the magic key");
+/// And to take it from the console.
+pub const SYSRQ_SERIAL: Need = need("MAGIC_SYSRQ_SERIAL", "to take the magic key from the console");
 /// To take the test module.
 pub const MODULES: Need = need("MODULES", "to take the test module");
 

@@ -21,13 +21,13 @@ use crate::output::Output;
 use crate::placement::RAM_BASE;
 use crate::progress::Progress;
 use crate::restart::{
-    Entry, Policy, Ran, Verdict, Wanted, add_disk, begin, in_cpus, in_words, is_there_at_the_end, kernel_line,
-    last_words, make_initrd, put, run, stub_calls, tells, what_ended,
+    Entry, Policy, Ran, SilenceFrom, Verdict, Wanted, add_disk, begin, in_cpus, in_words, is_there_at_the_end,
+    kernel_line, last_words, make_initrd, put, run, stub_calls, tells, what_ended,
 };
 use crate::settings::{Hypervisor, Profile};
 use crate::symbols::Symbols;
 use crate::variables::{Target, Values, Wrong, size};
-use crate::ways::{End, On, Others, WAYS, Way};
+use crate::ways::{Asked, Bare, End, On, Others, WAYS, Way};
 use crate::workstation::Places;
 
 /// Two kernels and two initrds have to fit where the way back is loaded too.
@@ -87,7 +87,7 @@ impl Kdump {
         let reserved = wrong.or(values.parse("CRASHKERNEL", usual.clone(), crash_kernel), usual);
         let symbols = wrong.or(Symbols::read(values, &wanted.settings.kernel), None);
         let name = way.name;
-        if way.asks_exeunt && !wanted.with_exeunt() {
+        if way.asked == Asked::Exeunt && !wanted.with_exeunt() {
             wrong.0.push(format!("CRASH={name}: there is nobody to ask (HYPERVISOR=none)"));
         }
         if way.end == End::WithoutExeunt {
@@ -106,6 +106,9 @@ impl Kdump {
             wanted.settings.exeunt = format!("{} {watchdog}", wanted.settings.exeunt.trim_end());
         }
         wanted.typed = way.typed.map(|(typed, _)| (DIES, typed));
+        if way.bare == Bare::Lost && !wanted.with_exeunt() {
+            wanted.silence = if way.end == End::GivenUp { SilenceFrom::Start } else { SilenceFrom::Line(DIES) };
+        }
         if way.is_in_hotplug() {
             let last = wanted.settings.smp - 1;
             if *wanted.from.get_or_insert(last) == 0 && last != 0 {
@@ -156,8 +159,9 @@ impl Kdump {
     /// What the host's kernel has to have.
     fn host_needs(&self) -> Vec<Need> {
         let mut needs = [kconfig::TO_KEXEC, kconfig::TO_DIE].concat();
-        if self.way.is("sysrq") {
+        if self.way.asked == Asked::Host {
             needs.push(kconfig::SYSRQ);
+            needs.extend(self.way.typed.map(|_| kconfig::SYSRQ_SERIAL));
         }
         if self.has_module() {
             needs.push(kconfig::MODULES);
@@ -682,6 +686,27 @@ mod tests {
             let alone = read(&[("CRASH", way.name), ("SMP", "1")]).err().map(|wrong| wrong.to_string());
             let expected = format!("CRASH={}: it takes two CPUs (SMP=)", way.name);
             assert_eq!(alone, (way.others == Others::Needed).then_some(expected), "{}", way.name);
+        }
+    }
+
+    #[test]
+    fn what_dies_by_the_magic_key_has_to_have_it() {
+        let needs = |crash| read(&[("CRASH", crash)]).unwrap().host_needs();
+        let has_it = |crash| needs(crash).contains(&kconfig::SYSRQ);
+        assert!(["sysrq", "killed", "killed-before", "busy-all"].into_iter().all(has_it));
+        assert!(!["null", "lockup-break", "forced"].into_iter().any(has_it));
+        assert!(needs("busy-all").contains(&kconfig::SYSRQ_SERIAL) && !needs("sysrq").contains(&kconfig::SYSRQ_SERIAL));
+    }
+
+    #[test]
+    fn a_bare_machine_of_which_nothing_comes_is_not_waited_for() {
+        let silence = |crash, hypervisor| read(&[("CRASH", crash), ("HYPERVISOR", hypervisor)]).unwrap().wanted.silence;
+        assert_eq!(silence("lockup", "none"), SilenceFrom::Line(DIES));
+        assert_eq!(silence("hung-early", "none"), SilenceFrom::Start);
+        for (crash, hypervisor) in
+            [("lockup", "exeunt"), ("hung-early", "exeunt"), ("sysrq", "none"), ("stuck", "none")]
+        {
+            assert_eq!(silence(crash, hypervisor), SilenceFrom::Never, "{crash} {hypervisor}");
         }
     }
 

@@ -7,13 +7,14 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use guest_abi::RESERVATION;
 
 use crate::archive::Archives;
-use crate::child::{End, Running};
+use crate::child::{End, Running, Silence};
 use crate::console::{Sort, Sorter};
 use crate::guest::Said;
 use crate::kconfig::{self, Config, Need};
@@ -34,6 +35,10 @@ use crate::workstation::{Places, part_of};
 const PATIENT: &str = "nosoftlockup rcupdate.rcu_cpu_stall_suppress=1";
 /// Seconds that a machine may run.
 const LIMIT: u64 = 420;
+
+/// A machine whose console has nothing new for this long stands still, where it is known that nothing comes after that.
+/// A crash kernel says nothing while purgatory compares its digest and until its own console works: a third of this.
+const STILL: Duration = Duration::from_secs(90);
 
 /// A person sees that nothing happens.
 const BEFORE_TYPING: Duration = Duration::from_secs(5);
@@ -79,6 +84,19 @@ pub struct Wanted {
     pub typed: Option<(&'static str, &'static [u8])>,
     /// The word of the first kernel's command line that gives it an early console.
     pub earlycon: String,
+    /// From when on a machine that says nothing is not waited for any longer.
+    pub silence: SilenceFrom,
+}
+
+/// From when on a silence counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SilenceFrom {
+    /// It does not: a machine gets all of its time.
+    Never,
+    /// From the start.
+    Start,
+    /// Once the first kernel has said this line.
+    Line(&'static str),
 }
 
 /// The early console that the device tree names.
@@ -146,6 +164,7 @@ impl Wanted {
             traced: None,
             typed: None,
             earlycon: EARLYCON.to_owned(),
+            silence: SilenceFrom::Never,
         })
     }
 
@@ -396,6 +415,12 @@ pub fn run(
     let mut keyboard = running.stdin().zip(wanted.typed);
     let guests = machine.output.file("guests.txt");
     let teller = progress.clone();
+    let silence = Arc::new(Silence::of(STILL));
+    let (heard, from) = (Arc::clone(&silence), wanted.silence);
+    if from == SilenceFrom::Start {
+        silence.broken();
+    }
+    let mut counts = from == SilenceFrom::Start;
     let listening = thread::spawn(move || {
         listen(stdout, &guests, kernels, |line| {
             if let Some((mut to, (_, text))) = keyboard.take_if(|(_, (after, _))| line.starts_with(*after)) {
@@ -406,13 +431,18 @@ pub fn run(
                     thread::sleep(Duration::from_secs(LIMIT));
                 });
             }
+            counts |= matches!(from, SilenceFrom::Line(words) if line.starts_with(words));
+            if counts {
+                heard.broken();
+            }
             if let Some(words) = hear(line) {
                 teller.phase(&words);
             }
         })
     });
+    let limit = settings.timeout.filter(|&seconds| seconds > 0).map(Duration::from_secs);
     let end = running
-        .wait(settings.timeout.filter(|&seconds| seconds > 0).map(Duration::from_secs))
+        .wait_unless_silent(limit, (from != SilenceFrom::Never).then_some(&silence))
         .map_err(|error| format!("QEMU: {error}"))?;
     if let Some(Err(error)) = saving.map(Saving::end) {
         progress.phase(&format!("QEMU did not write out Exeunt's memory: {error}"));

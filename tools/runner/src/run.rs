@@ -100,7 +100,7 @@ fn prepared(settings: &Settings, places: &Places) -> Result<i32, String> {
             return Ok(BY_A_SIGNAL + signal);
         }
         End::Exited(0) => {}
-        End::Exited(status) => return Err(format!("QEMU ended with status {status}; console: {place}")),
+        End::Exited(_) | End::Silent(_) => return Err(format!("QEMU {end}; console: {place}")),
     }
     // Locked until here.
     let _ = &output;

@@ -64,6 +64,17 @@ pub enum On {
     First,
 }
 
+/// Who is asked to have it die.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Nobody.
+    Nobody,
+    /// Itself, by the magic key.
+    Host,
+    /// Exeunt, by a program.
+    Exeunt,
+}
+
 /// One way.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Way {
@@ -85,8 +96,8 @@ pub struct Way {
     pub end: End,
     /// What a machine without Exeunt has of it.
     pub bare: Bare,
-    /// Whether a program asks Exeunt for it.
-    pub asks_exeunt: bool,
+    /// Who is asked for it.
+    pub asked: Asked,
     /// Exeunt's option without which nobody would notice.
     pub watchdog: Option<&'static str>,
     /// What somebody types at the console then, and the words by which it is known that it was this.
@@ -113,7 +124,7 @@ const USUAL: Way = Way {
     on: On::From,
     end: End::Panic,
     bare: Bare::Same,
-    asks_exeunt: false,
+    asked: Asked::Nobody,
     watchdog: None,
     typed: None,
 };
@@ -122,14 +133,21 @@ const USUAL: Way = Way {
 const BUSY: Way = Way { others: Others::Needed, others_go_off: false, ..USUAL };
 
 /// A program asks Exeunt for it.
-const ASKED: Way = Way { bare: Bare::Impossible, asks_exeunt: true, ..USUAL };
+const ASKED: Way = Way { bare: Bare::Impossible, asked: Asked::Exeunt, ..USUAL };
 
 /// By the magic key, and Exeunt dies too.
-const KILLED: Way = Way { has_module: false, end: End::WithoutExeunt, bare: Bare::Impossible, ..USUAL };
+const KILLED: Way =
+    Way { has_module: false, end: End::WithoutExeunt, bare: Bare::Impossible, asked: Asked::Host, ..USUAL };
 
 /// All of them, in the order in which the drill takes them. The first is what `make kdump` does unasked.
 pub const WAYS: [Way; 29] = [
-    Way { name: "sysrq", what: "the magic key `c` (/proc/sysrq-trigger)", has_module: false, ..USUAL },
+    Way {
+        name: "sysrq",
+        what: "the magic key `c` (/proc/sysrq-trigger)",
+        has_module: false,
+        asked: Asked::Host,
+        ..USUAL
+    },
     Way { name: "null", what: "a null pointer, in process context", ..USUAL },
     Way { name: "irq", what: "a null pointer in an interrupt", ..USUAL },
     Way { name: "timer", what: "a null pointer in a timer", ..USUAL },
@@ -273,6 +291,7 @@ pub const WAYS: [Way; 29] = [
         what: "all CPUs spin with interrupts enabled, and somebody sends the magic key to the console",
         others: Others::Alike,
         on: On::First,
+        asked: Asked::Host,
         typed: Some((MAGIC_CRASH, "sysrq: Trigger a crash")),
         ..USUAL
     },
@@ -330,7 +349,7 @@ mod tests {
     fn what_goes_with_what() {
         for way in &WAYS {
             let name = way.name;
-            assert!(!way.asks_exeunt || way.bare == Bare::Impossible, "{name}: bare QEMU has nobody to ask");
+            assert!(way.asked != Asked::Exeunt || way.bare == Bare::Impossible, "{name}: bare QEMU has nobody to ask");
             assert!(way.end != End::WithoutExeunt || way.bare == Bare::Impossible, "{name}: nobody is there who dies");
             assert!(way.stuck != Stuck::One || way.others == Others::Needed, "{name}: who is stuck?");
             assert!(way.watchdog.is_none() || way.bare == Bare::Lost, "{name}: what does the watchdog save?");
