@@ -28,13 +28,12 @@ if grep -qE '^PAGESIZE=(4096|16384)$' /tmp/vmcoreinfo && [ $bits -lt 52 ]; then
     done </tmp/vmcoreinfo >/tmp/vmcoreinfo-used
     info="-i /tmp/vmcoreinfo-used"
 fi
-# libkdumpfile, by which drgn reads a compressed dump, takes a release of three numbers only, as 7.2.12: "Invalid kernel version:
-# 7.3-cloud-arm64". An ELF drgn reads by itself.
 if [ -z "$format" ]; then
     format=kdump
-    if grep -qE '^OSRELEASE=[0-9]+\.[0-9]+([^.0-9]|$)' /tmp/vmcoreinfo; then
+    release=$(sed -n 's/^OSRELEASE=//p' /tmp/vmcoreinfo)
+    if has_two_numbers "$release"; then
         format=elf
-        echo "next note $(sed -n 's/^OSRELEASE=//p' /tmp/vmcoreinfo) has two numbers, which libkdumpfile does not take: the dump is an ELF"
+        echo "next note $release has two numbers, which libkdumpfile does not take: the dump is an ELF"
     fi
 fi
 # Flattened: makedumpfile would seek otherwise, and the file's size would be unknown on the other side. It writes page by page,

@@ -125,6 +125,21 @@ mod tests {
     }
 
     #[test]
+    fn a_release_of_two_numbers_is_known() {
+        let is_so = |release| {
+            let shell = format!("{COMMON}\nhas_two_numbers \"$1\"");
+            Command::new("sh").args(["-c", &shell, "sh", release]).status().unwrap().success()
+        };
+        for release in ["7.3-cloud-arm64", "7.3-rc5+deb14-arm64", "6.19", "7.3+"] {
+            assert!(is_so(release), "{release}");
+        }
+        for release in ["6.1.0-57-cloud-arm64", "7.2.12", "6.12.118+deb13-rt-arm64", "7.3.0-rc1", "", "7", "linux-7.3"]
+        {
+            assert!(!is_so(release), "{release}");
+        }
+    }
+
+    #[test]
     fn lines_are_read_by_who_said_them() {
         let mut said = Said::default();
         let kernels = ["first", "next"];
