@@ -274,19 +274,18 @@ fn reason(line: &str) -> String {
 struct Scope {
     kernels: Vec<(String, String, bool)>,
     hows: Vec<&'static str>,
-    has_module: bool,
     models: Vec<&'static str>,
 }
 
 impl Scope {
     fn usual() -> Self {
         let kernel = |name: &str| (name.to_owned(), name.to_owned(), name.ends_with("-16k"));
-        Self {
-            kernels: KERNELS.iter().map(|name| kernel(name)).collect(),
-            hows: hows(true),
-            has_module: true,
-            models: MODELS.to_vec(),
-        }
+        Self { kernels: KERNELS.iter().map(|name| kernel(name)).collect(), hows: hows(true), models: MODELS.to_vec() }
+    }
+
+    /// Whether its kernels have the test module: some ways to die take it.
+    fn has_module(&self) -> bool {
+        self.hows.iter().any(|how| Way::of(how).is_some_and(|way| way.has_module))
     }
 
     /// Values of two dimensions that do not go together.
@@ -320,7 +319,7 @@ impl Scope {
             way: ENTRIES[0],
             gic: GICS[0],
             last: LAST[0],
-            is_filled: self.hows[how] != KEXEC && self.has_module,
+            is_filled: self.hows[how] != KEXEC && self.has_module(),
         }
     }
 
@@ -340,7 +339,7 @@ impl Scope {
 
     /// The first cells: a crash and a kexec, with what most people will have, each once.
     fn cells(&self) -> Vec<Cell> {
-        let mut cells = if self.has_module && !self.kernels[0].2 { self.quick() } else { Vec::new() };
+        let mut cells = if self.has_module() && !self.kernels[0].2 { self.quick() } else { Vec::new() };
         for cell in self.matrix() {
             if !cells.contains(&cell) {
                 cells.push(cell);
@@ -395,7 +394,7 @@ impl Drill {
                 let (image, _) = machine::open_kernel(file, "KERNEL").map_err(one)?;
                 is_16k = kernel::has_16k_pages(&image);
                 if let Err(why) = wanted.can_have_module("the other ways to end", &kernel) {
-                    (scope.hows, scope.has_module) = (hows(false), false);
+                    scope.hows = hows(false);
                     notes.push(why);
                 }
             }
