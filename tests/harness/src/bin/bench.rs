@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use harness::cell::Missed;
 use harness::machine::{Entry, Machine, PATIENT};
 use harness::{images, next, parse, paths, process};
+use runner::restart::in_cpus;
 
 /// One instruction is one tick of the counter.
 const FREQUENCY: u64 = 1_000_000_000;
@@ -173,7 +174,7 @@ fn starts() -> Result<(), Missed> {
                 ""
             };
             let goal = START_GOAL + u64::from(cpus - 1) * START_GOAL_PER_CPU;
-            row(format_args!("  {cpus:2} CPUs, {memory:>3}"), start, Some(goal), peers);
+            row(format_args!("  {}, {memory:>3}", column(cpus)), start, Some(goal), peers);
             by_cpus.entry(cpus).or_insert_with(Vec::new).push(start);
         }
     }
@@ -183,7 +184,7 @@ fn starts() -> Result<(), Missed> {
     for (cpus, starts) in by_cpus {
         let [less, more] = starts[..] else { continue };
         row(
-            format_args!("  {cpus:2} CPUs, difference (goal: the same, to 1 %)"),
+            format_args!("  {}, difference (goal: the same, to 1 %)", column(cpus)),
             more.abs_diff(less),
             Some(less / 100),
             "",
@@ -288,15 +289,20 @@ fn traced(plain: &Numbers) -> Result<(), Missed> {
     Ok(())
 }
 
+/// The number as it stands in a column of several.
+fn column(cpus: u32) -> String {
+    format!("{:>7}", in_cpus(cpus))
+}
+
 fn leaving(alone: &Numbers) -> Result<(), Missed> {
     const ENTRY: Under = Under::Exeunt(Entry::VirtualEl2);
     heading("Leaving and coming back, entry=el2: instructions");
     for cpus in LEAVING_CPUS {
-        let name = format!("RESET_VECTORS, {cpus:2} CPUs, the others spin");
+        let name = format!("RESET_VECTORS, {}, the others spin", column(cpus));
         row_of(&measure("1G", cpus, ENTRY, "reset")?, &name, "reset-vectors", None, "")?;
     }
     for cpus in LEAVING_CPUS {
-        let name = format!("LEAVE, {cpus:2} CPUs, the others spin: the sum of all CPUs");
+        let name = format!("LEAVE, {}, the others spin: the sum of all CPUs", column(cpus));
         row_of(&measure("1G", cpus, ENTRY, "leave")?, &name, "leave", None, "")?;
     }
     row_of(alone, "REENTER, at its table", "reenter", None, "")?;
@@ -319,7 +325,7 @@ fn restarts() -> Result<(), Missed> {
                 let most = numbers.get(&format!("{measured}-most"));
                 let up_to = most.map_or(String::new(), |&most| format!("(up to {})", grouped(most - bare)));
                 let added = number(&numbers, &measured)? - bare;
-                row(format_args!("  {why}, policy {policy}, {cpus:2} CPUs: Exeunt adds"), added, None, &up_to);
+                row(format_args!("  {why}, policy {policy}, {}: Exeunt adds", column(cpus)), added, None, &up_to);
             }
         }
         if cpus == 1 {
@@ -342,13 +348,13 @@ fn crashes() -> Result<(), Missed> {
         for cpus in CRASHING_CPUS {
             let numbers = measure("1G", cpus, Under::Exeunt(entry), CRASH)?;
             if cpus == 1 {
-                let name = format!("from {from},  1 CPU");
+                let name = format!("from {from}, {}", column(cpus));
                 row_of(&numbers, &name, "crash-stopped", Some(STOPPED_GOAL), "")?;
                 continue;
             }
-            let name = format!("from {from}, {cpus:2} CPUs, the others stopped by the host");
+            let name = format!("from {from}, {}, the others stopped by the host", column(cpus));
             row_of(&numbers, &name, "crash-stopped", Some(STOPPED_GOAL), "")?;
-            let name = format!("from {from}, {cpus:2} CPUs, the others stuck: of all CPUs");
+            let name = format!("from {from}, {}, the others stuck: of all CPUs", column(cpus));
             let stuck = number(&numbers, "crash-stuck")?;
             let goal = STUCK_GOAL_PER_CPU * u64::from(cpus);
             let each = format!("{} for each", grouped(stuck / u64::from(cpus)));
@@ -369,7 +375,7 @@ fn exits(cpus: u32, entry: Entry) -> Result<Numbers, Missed> {
 fn boots() -> Result<(), Missed> {
     for cpus in [1, 2] {
         let (plain, el2) = (exits(cpus, Entry::El1)?, exits(cpus, Entry::VirtualEl2)?);
-        heading(&format!("Debian 6.12, {cpus} CPUs, from start to power-off: exits to EL2"));
+        heading(&format!("Debian 6.12, {}, from start to power-off: exits to EL2", in_cpus(cpus)));
         let peers = if cpus == 2 { "no hypervisor 8 calls; Xen 5,160; RITM 8" } else { "" };
         row("  entry=el1, PSCI calls", plain.get("smc").copied().unwrap_or(0), None, peers);
         let others = plain.iter().filter(|(name, _)| *name != "smc").map(|(_, count)| count).sum();
