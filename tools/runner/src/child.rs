@@ -316,7 +316,7 @@ mod tests {
             scope.spawn(|| {
                 while !is_over.load(Ordering::SeqCst) {
                     talks.broken();
-                    thread::yield_now();
+                    thread::sleep(Duration::from_millis(20));
                 }
             });
             let end = wait("sleep 1.5; exit 4", &talks);
