@@ -263,10 +263,12 @@ fn judged(told: &Told, bare: Option<&Told>) -> (Verdict, String) {
     (verdict, format!("{}{bare}", told.line()))
 }
 
-/// The first reason of a line with FAIL, without the numbers in it: sizes and times differ from run to run.
-fn reason(line: &str) -> String {
+/// The first reason of a line with FAIL, without the words that have a digit: sizes, times and addresses differ from
+/// run to run, and so does what a kernel puts in front of a time to make it stand in a column.
+fn reason(line: &str) -> Vec<&str> {
     let end = line.find([';', '(']).unwrap_or(line.len());
-    line[..end].chars().filter(|character| !character.is_ascii_digit()).collect::<String>().trim_end().to_owned()
+    let words = line[..end].split(|letter: char| letter.is_whitespace() || ['[', ']'].contains(&letter));
+    words.filter(|word| !word.is_empty() && !word.contains(|letter: char| letter.is_ascii_digit())).collect()
 }
 
 /// What the matrix is made of: kernels as KERNEL= takes them and as cells are called by, and whether their memory has
@@ -652,6 +654,11 @@ mod tests {
         assert_eq!(verdict(fail("no"), Some(pass())), Verdict::Fail);
         assert_eq!(verdict(fail("of 12 none; b (console: c)"), Some(fail("of 13 none (console: d)"))), Verdict::Alike);
         assert_eq!(verdict(fail("no"), Some(fail("yes"))), Verdict::Fail);
+        let oops =
+            |time: &str, address: &str| fail(&format!("the last is \"[{time}] Oops at {address}\" (console: a)"));
+        let faster = oops("    8.382549", "ffffb5a0");
+        assert_eq!(verdict(oops("   10.014568", "ffff8c04"), Some(faster.clone())), Verdict::Alike);
+        assert_eq!(verdict(fail("the last is \"[   10.014568] Bye!\""), Some(faster)), Verdict::Fail);
         assert_eq!(verdict(broken(), Some(broken())), Verdict::Fail);
         assert_eq!(verdict(fail("no"), Some(broken())), Verdict::Fail);
         assert_eq!(verdict(broken(), Some(fail("no"))), Verdict::Fail);
