@@ -58,6 +58,11 @@ fn hows(has_module: bool) -> Vec<&'static str> {
     hows
 }
 
+/// Whether a kernel with PREEMPT_RT can end so.
+fn is_for_realtime(how: &str) -> bool {
+    Way::of(how).is_none_or(|way| way.not_realtime.is_none())
+}
+
 /// Variables that are the same for all machines.
 const SHARED: [&str; 5] = ["QEMU", "EXEUNT_BIN", "PROFILE", "MODULES", "TREE"];
 
@@ -271,18 +276,40 @@ fn reason(line: &str) -> Vec<&str> {
     words.filter(|word| !word.is_empty() && !word.contains(|letter: char| letter.is_ascii_digit())).collect()
 }
 
-/// What the matrix is made of: kernels as KERNEL= takes them and as cells are called by, and whether their memory has
-/// pages of 16 KiB; and which of the ways to end are possible.
+/// A kernel of the matrix.
+struct Candidate {
+    /// As KERNEL= takes it.
+    value: String,
+    /// As cells are called by it.
+    name: String,
+    /// Whether its memory has pages of 16 KiB.
+    is_16k: bool,
+    /// Whether it has PREEMPT_RT.
+    is_realtime: bool,
+}
+
+impl Candidate {
+    /// One of Debian's.
+    fn named(name: &str) -> Self {
+        let (is_16k, is_realtime) = (name.ends_with("-16k"), name.ends_with("-rt"));
+        Self { value: name.to_owned(), name: name.to_owned(), is_16k, is_realtime }
+    }
+}
+
+/// What the matrix is made of: the kernels, and which of the ways to end are possible.
 struct Scope {
-    kernels: Vec<(String, String, bool)>,
+    kernels: Vec<Candidate>,
     hows: Vec<&'static str>,
     models: Vec<&'static str>,
 }
 
 impl Scope {
     fn usual() -> Self {
-        let kernel = |name: &str| (name.to_owned(), name.to_owned(), name.ends_with("-16k"));
-        Self { kernels: KERNELS.iter().map(|name| kernel(name)).collect(), hows: hows(true), models: MODELS.to_vec() }
+        Self {
+            kernels: KERNELS.iter().map(|name| Candidate::named(name)).collect(),
+            hows: hows(true),
+            models: MODELS.to_vec(),
+        }
     }
 
     /// Whether its kernels have the test module: some ways to die take it.
@@ -304,7 +331,11 @@ impl Scope {
             }
         }
         pairs.push((one_cpu, (WHO, 1)));
-        for (index, _) in self.kernels.iter().enumerate().filter(|(_, (_, _, is_16k))| *is_16k) {
+        for (index, _) in self.kernels.iter().enumerate().filter(|(_, kernel)| kernel.is_realtime) {
+            let others = (0..self.hows.len()).filter(|&how| !is_for_realtime(self.hows[how]));
+            pairs.extend(others.map(|how| ((HOW, how), (KERNEL, index))));
+        }
+        for (index, _) in self.kernels.iter().enumerate().filter(|(_, kernel)| kernel.is_16k) {
             let cores = (0..self.models.len()).filter(|&index| has_no_16k(self.models[index]));
             pairs.extend(cores.map(|model| ((KERNEL, index), (MODEL, model))));
         }
@@ -312,7 +343,7 @@ impl Scope {
     }
 
     fn cell(&self, how: usize, model: usize, kernel: usize) -> Cell {
-        let (value, name, _) = &self.kernels[kernel];
+        let Candidate { value, name, .. } = &self.kernels[kernel];
         Cell {
             how: self.hows[how],
             model: self.models[model],
@@ -341,7 +372,7 @@ impl Scope {
 
     /// The first cells: a crash and a kexec, with what most people will have, each once.
     fn cells(&self) -> Vec<Cell> {
-        let mut cells = if self.has_module() && !self.kernels[0].2 { self.quick() } else { Vec::new() };
+        let mut cells = if self.has_module() && !self.kernels[0].is_16k { self.quick() } else { Vec::new() };
         for cell in self.matrix() {
             if !cells.contains(&cell) {
                 cells.push(cell);
@@ -389,21 +420,25 @@ impl Drill {
             let kernel = Kernel::parse("KERNEL", value).map_err(|error| Wrong(vec![error]))?;
             let look_up = |name: &str| values.get(name).map(str::to_owned);
             let wanted = Wanted::read(Target::Kdump, &Values::read(Target::Kdump, [], look_up)?)?;
-            let (mut name, mut is_16k) = (value.to_owned(), value.ends_with("-16k"));
+            let mut candidate = Candidate::named(value);
             if let Kernel::File(file) = &kernel {
-                name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                candidate.name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let one = |error| Wrong(vec![error]);
                 let (image, _) = machine::open_kernel(file, "KERNEL").map_err(one)?;
-                is_16k = kernel::has_16k_pages(&image);
+                candidate.is_16k = kernel::has_16k_pages(&image);
+                candidate.is_realtime = kernel::is_realtime(&image);
                 if let Err(why) = wanted.can_have_module("the other ways to end", &kernel) {
                     scope.hows = hows(false);
                     notes.push(why);
                 }
             }
-            scope.kernels = vec![(value.to_owned(), name, is_16k)];
-            if is_16k {
+            if candidate.is_16k {
                 scope.models.retain(|model| !has_no_16k(model));
             }
+            if candidate.is_realtime {
+                scope.hows.retain(|how| is_for_realtime(how));
+            }
+            scope.kernels = vec![candidate];
         }
         let mut cells = scope.cells();
         let parts: Vec<&str> = values.get("DRILL").unwrap_or_default().split_whitespace().collect();
@@ -630,7 +665,9 @@ mod tests {
                 assert!(cells.iter().any(|cell| (cell.how, cell.model) == (how, model)), "{how} {model}");
             }
             for kernel in KERNELS {
-                assert!(cells.iter().any(|cell| (cell.how, cell.kernel.0.as_str()) == (how, kernel)), "{how} {kernel}");
+                let is_met = cells.iter().any(|cell| (cell.how, cell.kernel.0.as_str()) == (how, kernel));
+                let is_possible = kernel != "6.12-rt" || !["hung-early", "busy-all"].contains(&how);
+                assert_eq!(is_met, is_possible, "{how} {kernel}");
             }
             for way in ENTRIES {
                 assert!(cells.iter().any(|cell| (cell.how, cell.way) == (how, way)), "{how} {way:?}");
@@ -688,6 +725,8 @@ mod tests {
         );
         assert!(drill.names().len() < read(&[]).unwrap().names().len());
         assert!(drill.parts().contains(&"module:testing".to_owned()));
+        let realtime = read(&[("KERNEL", "7.2-rt")]).unwrap();
+        assert!(realtime.cells.iter().all(|cell| !["hung-early", "busy-all"].contains(&cell.how)));
         let pages = read(&[("KERNEL", "7.2-16k")]).unwrap();
         assert!(pages.cells.iter().all(|cell| !cell.model.starts_with("cortex")));
     }

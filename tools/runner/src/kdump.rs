@@ -16,6 +16,7 @@ use crate::blackbox::{self, Death};
 use crate::guest::Script;
 use crate::hung;
 use crate::kconfig::{self, Need};
+use crate::machine;
 use crate::modules;
 use crate::output::Output;
 use crate::placement::RAM_BASE;
@@ -114,6 +115,9 @@ impl Kdump {
             if *wanted.from.get_or_insert(last) == 0 && last != 0 {
                 wrong.0.push(format!("CRASH={name}: the first CPU is not taken off (FROM=)"));
             }
+        }
+        if let Some(why) = way.not_realtime.filter(|_| machine::is_realtime(&wanted.settings.kernel)) {
+            wrong.0.push(format!("CRASH={name}: a kernel with CONFIG_PREEMPT_RT does not die so: {why}"));
         }
         if way.others == Others::Needed && wanted.settings.smp < 2 {
             wrong.0.push(format!("CRASH={name}: it takes two CPUs (SMP=)"));
@@ -708,6 +712,16 @@ mod tests {
         {
             assert_eq!(silence(crash, hypervisor), SilenceFrom::Never, "{crash} {hypervisor}");
         }
+    }
+
+    #[test]
+    fn a_realtime_kernel_is_not_waited_for_where_it_does_not_die() {
+        for way in &WAYS {
+            let wrong = read(&[("CRASH", way.name), ("KERNEL", "6.12-rt")]).err().map(|wrong| wrong.to_string());
+            assert_eq!(wrong.is_some(), ["hung-early", "busy-all"].contains(&way.name), "{}: {wrong:?}", way.name);
+        }
+        let wrong = read(&[("CRASH", "busy-all"), ("KERNEL", "7.2-rt")]).unwrap_err().to_string();
+        assert!(wrong.contains("CONFIG_PREEMPT_RT does not die so: it takes what is typed in a thread"), "{wrong}");
     }
 
     #[test]

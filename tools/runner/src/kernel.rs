@@ -266,14 +266,28 @@ pub fn has_16k_pages(image: &[u8]) -> bool {
 /// The version that a Linux says of itself: the first of "Linux version 6.12.1-x (...".
 #[must_use]
 pub fn version(image: &[u8]) -> Option<String> {
+    let banner = banner(image)?;
+    let end = banner.iter().position(|byte| *byte == b' ')?;
+    String::from_utf8(banner[..end].to_vec()).ok()
+}
+
+/// Whether a Linux says of itself that it is built with `CONFIG_PREEMPT_RT`.
+#[must_use]
+pub fn is_realtime(image: &[u8]) -> bool {
+    banner(image).is_some_and(|banner| find(banner, b" PREEMPT_RT").is_some())
+}
+
+/// What a Linux says of itself behind "Linux version ", to the end of the line.
+fn banner(image: &[u8]) -> Option<&[u8]> {
     const BANNER: &[u8] = b"Linux version ";
     let mut rest = image;
     while let Some(found) = find(rest, BANNER) {
         rest = &rest[found + BANNER.len()..];
-        let end = rest.iter().position(|byte| *byte == b' ')?;
+        let end = rest.iter().position(|byte| [b'\n', 0].contains(byte)).unwrap_or(rest.len());
+        let version = rest.iter().position(|byte| *byte == b' ')?;
         // A format string of the kernel's has a % there.
-        if rest[0].is_ascii_digit() && end < 100 {
-            return String::from_utf8(rest[..end].to_vec()).ok();
+        if rest[0].is_ascii_digit() && version < 100 {
+            return Some(&rest[..end]);
         }
     }
     None
@@ -474,6 +488,14 @@ mod tests {
         assert_eq!(version(image).as_deref(), Some("6.12.1-mine"));
         assert_eq!(version(b"Linux version "), None);
         assert_eq!(version(b"Linux versi"), None);
+    }
+
+    #[test]
+    fn a_linux_says_whether_it_is_realtime() {
+        assert!(is_realtime(b"Linux version 6.12.118+deb13-rt-arm64 (me@here) (gcc) #1 SMP PREEMPT_RT Debian\n\0"));
+        // What stands elsewhere in the image counts for nothing.
+        assert!(!is_realtime(b"Linux version 7.2.12-arm64 (me@here) (gcc) #1 SMP PREEMPT Debian\n\0 PREEMPT_RT\0"));
+        assert!(!is_realtime(b" PREEMPT_RT"));
     }
 
     #[test]

@@ -100,6 +100,8 @@ pub struct Way {
     pub asked: Asked,
     /// Exeunt's option without which nobody would notice.
     pub watchdog: Option<&'static str>,
+    /// Why a kernel with PREEMPT_RT does not die so.
+    pub not_realtime: Option<&'static str>,
     /// What somebody types at the console then, and the words by which it is known that it was this.
     pub typed: Option<(&'static [u8], &'static str)>,
 }
@@ -126,6 +128,7 @@ const USUAL: Way = Way {
     bare: Bare::Same,
     asked: Asked::Nobody,
     watchdog: None,
+    not_realtime: None,
     typed: None,
 };
 
@@ -260,6 +263,7 @@ pub const WAYS: [Way; 29] = [
         what: "it hangs before its console works: there is no crash kernel yet, and Exeunt says where it stood",
         has_module: false,
         end: End::GivenUp,
+        not_realtime: Some("it prints from a thread, and does not wait for its early console"),
         bare: Bare::Lost,
         watchdog: WATCHDOG,
         ..USUAL
@@ -292,6 +296,7 @@ pub const WAYS: [Way; 29] = [
         others: Others::Alike,
         on: On::First,
         asked: Asked::Host,
+        not_realtime: Some("it takes what is typed in a thread, and no thread runs while all CPUs are busy"),
         typed: Some((MAGIC_CRASH, "sysrq: Trigger a crash")),
         ..USUAL
     },

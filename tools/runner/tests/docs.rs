@@ -26,7 +26,8 @@ fn ways() -> String {
             Bare::Lost => "none",
             Bare::Impossible => "does not apply",
         };
-        let _ = writeln!(table, "| `{}` | {} | {bare} |", way.name, way.what);
+        let not = way.not_realtime.map_or(String::new(), |why| format!(". Not with `CONFIG_PREEMPT_RT`: {why}"));
+        let _ = writeln!(table, "| `{}` | {}{not} | {bare} |", way.name, way.what);
     }
     table
 }
