@@ -222,7 +222,7 @@ impl Cell {
         if [Some(&told), bare.as_ref()].contains(&Some(&Told::Interrupted)) {
             return Result::not_run();
         }
-        let (verdict, why) = judged(&told, bare.as_ref());
+        let (verdict, why) = judged(&told, bare.as_ref(), self.bare());
         Result { verdict, why, report: told.report(), seconds: begin.elapsed().as_secs() }
     }
 }
@@ -257,11 +257,13 @@ impl Told {
 }
 
 /// The verdict on what was told of the machine under Exeunt, and of the bare one if that was run. They fail alike only
-/// if both were run to a verdict, and the first thing that was wrong is the same.
-fn judged(told: &Told, bare: Option<&Told>) -> (Verdict, String) {
+/// if both were run to a verdict, and the first thing that was wrong is the same. Where a bare machine is known to have
+/// nothing (`known`) it is no excuse.
+fn judged(told: &Told, bare: Option<&Told>, known: Bare) -> (Verdict, String) {
+    let is_same = |line: &str, bare: &str| known != Bare::Lost && reason(line) == reason(bare);
     let verdict = match (told, bare) {
         (Told::Pass(..), _) => Verdict::Pass,
-        (Told::Fail(line, _), Some(Told::Fail(bare, _))) if reason(line) == reason(bare) => Verdict::Alike,
+        (Told::Fail(line, _), Some(Told::Fail(bare, _))) if is_same(line, bare) => Verdict::Alike,
         _ => Verdict::Fail,
     };
     let bare = bare.map(|bare| format!("; bare QEMU: {}", bare.line())).unwrap_or_default();
@@ -685,7 +687,8 @@ mod tests {
         let pass = || Told::Pass("PASS: x".into(), String::new());
         let fail = |line: &str| Told::Fail(format!("FAIL: {line}"), String::new());
         let broken = || Told::Broken("status 125: ".into());
-        let verdict = |told: Told, bare: Option<Told>| judged(&told, bare.as_ref()).0;
+        let verdict_of = |told: Told, bare: Option<Told>, known| judged(&told, bare.as_ref(), known).0;
+        let verdict = |told, bare| verdict_of(told, bare, Bare::Same);
         assert_eq!(verdict(pass(), None), Verdict::Pass);
         assert_eq!(verdict(fail("no"), None), Verdict::Fail);
         assert_eq!(verdict(fail("no"), Some(pass())), Verdict::Fail);
@@ -696,6 +699,11 @@ mod tests {
         let faster = oops("    8.382549", "ffffb5a0");
         assert_eq!(verdict(oops("   10.014568", "ffff8c04"), Some(faster.clone())), Verdict::Alike);
         assert_eq!(verdict(fail("the last is \"[   10.014568] Bye!\""), Some(faster)), Verdict::Fail);
+        // What Exeunt is there to save it has not saved.
+        let stands = || fail("QEMU took too long");
+        assert_eq!(verdict_of(stands(), Some(stands()), Bare::Less), Verdict::Alike);
+        assert_eq!(verdict_of(stands(), Some(stands()), Bare::Lost), Verdict::Fail);
+        assert_eq!(verdict_of(pass(), Some(stands()), Bare::Lost), Verdict::Pass);
         assert_eq!(verdict(broken(), Some(broken())), Verdict::Fail);
         assert_eq!(verdict(fail("no"), Some(broken())), Verdict::Fail);
         assert_eq!(verdict(broken(), Some(fail("no"))), Verdict::Fail);
