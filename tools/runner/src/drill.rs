@@ -36,7 +36,7 @@ const AT_A_TIME: usize = 2;
 /// Seconds for the machine of one cell, on a busy workstation.
 const LIMIT: u64 = 900;
 /// Seconds that a cell takes, before one was seen: two processors, two cells at a time.
-const USUAL: u64 = 100;
+const USUAL: u64 = 75;
 /// What the cells get to end after the drill was asked to.
 const GRACE: Duration = Duration::from_secs(20);
 
