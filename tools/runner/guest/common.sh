@@ -34,12 +34,6 @@ load_modules() {
     done
 }
 
-# Whether the kernel's release $1 has two numbers, as 7.3-cloud-arm64. libkdumpfile, by which drgn reads a compressed dump, takes
-# three, as 7.2.12, and says "Invalid kernel version" otherwise. An ELF drgn reads by itself.
-has_two_numbers() {
-    printf '%s\n' "$1" | grep -qE '^[0-9]+\.[0-9]+([^.0-9]|$)'
-}
-
 # Prints what a command that fails has said, with $1 in front, and fails as it did.
 or_say() {
     who=$1

@@ -28,6 +28,12 @@ if grep -qE '^PAGESIZE=(4096|16384)$' /tmp/vmcoreinfo && [ $bits -lt 52 ]; then
     done </tmp/vmcoreinfo >/tmp/vmcoreinfo-used
     info="-i /tmp/vmcoreinfo-used"
 fi
+# Whether the kernel's release $1 has two numbers, as 7.3-cloud-arm64. libkdumpfile, by which drgn reads a compressed dump, takes
+# three, as 7.2.12, and says "Invalid kernel version" otherwise. An ELF drgn reads by itself.
+has_two_numbers() {
+    printf '%s\n' "$1" | grep -qE '^[0-9]+\.[0-9]+([^.0-9]|$)'
+}
+
 if [ -z "$format" ]; then
     format=kdump
     release=$(sed -n 's/^OSRELEASE=//p' /tmp/vmcoreinfo)

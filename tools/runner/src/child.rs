@@ -9,7 +9,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -100,7 +100,7 @@ pub fn end_with_this_thread(command: &mut Command) {
     }
 }
 
-/// How long a program may say nothing. Whoever listens to it says so, and from when on that counts.
+/// How long a program may say nothing, from some time on. Whoever listens to it says when something was heard.
 #[derive(Debug)]
 pub struct Silence {
     most: Duration,
@@ -117,14 +117,25 @@ impl Silence {
         Self { most, since: Mutex::new(None) }
     }
 
-    /// It counts from now on: something was just heard.
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It counts from now on.
+    pub fn begin(&self) {
+        *self.since() = Some(Instant::now());
+    }
+
+    /// Something was heard: if it counts, it begins anew.
     pub fn broken(&self) {
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        if let Some(since) = &mut *self.since() {
+            *since = Instant::now();
+        }
     }
 
     /// When it will have lasted too long.
     fn end(&self) -> Option<Instant> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since + self.most)
+        self.since().map(|since| since + self.most)
     }
 }
 
@@ -304,13 +315,15 @@ mod tests {
             running.wait_unless_silent(Some(Duration::from_mins(1)), Some(silence)).unwrap()
         };
         let counts = Silence::of(most);
-        counts.broken();
+        counts.begin();
         assert_eq!(wait("exec sleep 100", &counts), End::Silent(most));
-        // Nobody has heard anything of it yet, and so nobody waits for more.
-        assert_eq!(wait("sleep 0.2; exit 3", &Silence::of(most)), End::Exited(3));
+        // It does not count yet, whatever is heard.
+        let is_free = Silence::of(most);
+        is_free.broken();
+        assert_eq!(wait("sleep 0.2; exit 3", &is_free), End::Exited(3));
         // What is heard prolongs it.
         let talks = Silence::of(Duration::from_secs(1));
-        talks.broken();
+        talks.begin();
         let is_over = AtomicBool::new(false);
         let end = thread::scope(|scope| {
             scope.spawn(|| {

@@ -20,6 +20,7 @@ use crate::child::{self, End};
 use crate::covering::{self, Value};
 use crate::kdump::Kdump;
 use crate::kexec::Kexec;
+use crate::machine;
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::report::{self, Case, CaseEnd};
@@ -29,7 +30,6 @@ use crate::settings::{Kernel, has_no_16k};
 use crate::variables::{Target, Values, Wrong};
 use crate::ways::{self, Bare, Others, Way};
 use crate::workstation::{Places, part_of};
-use crate::{kernel, machine};
 
 /// Machines at a time: one of them seldom keeps more than one CPU of this workstation busy.
 const AT_A_TIME: usize = 2;
@@ -58,9 +58,9 @@ fn hows(has_module: bool) -> Vec<&'static str> {
     hows
 }
 
-/// Whether a kernel with PREEMPT_RT can end so.
-fn is_for_realtime(how: &str) -> bool {
-    Way::of(how).is_none_or(|way| way.not_realtime.is_none())
+/// Whether a kernel can end so.
+fn can_end(how: &str, kernel: &Kernel) -> bool {
+    Way::of(how).is_none_or(|way| way.why_not(kernel).is_none())
 }
 
 /// Variables that are the same for all machines.
@@ -280,22 +280,9 @@ fn reason(line: &str) -> Vec<&str> {
 
 /// A kernel of the matrix.
 struct Candidate {
-    /// As KERNEL= takes it.
-    value: String,
+    kernel: Kernel,
     /// As cells are called by it.
     name: String,
-    /// Whether its memory has pages of 16 KiB.
-    is_16k: bool,
-    /// Whether it has PREEMPT_RT.
-    is_realtime: bool,
-}
-
-impl Candidate {
-    /// One of Debian's.
-    fn named(name: &str) -> Self {
-        let (is_16k, is_realtime) = (name.ends_with("-16k"), name.ends_with("-rt"));
-        Self { value: name.to_owned(), name: name.to_owned(), is_16k, is_realtime }
-    }
 }
 
 /// What the matrix is made of: the kernels, and which of the ways to end are possible.
@@ -308,7 +295,9 @@ struct Scope {
 impl Scope {
     fn usual() -> Self {
         Self {
-            kernels: KERNELS.iter().map(|name| Candidate::named(name)).collect(),
+            kernels: KERNELS
+                .map(|name| Candidate { kernel: Kernel::Named(name.to_owned()), name: name.to_owned() })
+                .into(),
             hows: hows(true),
             models: MODELS.to_vec(),
         }
@@ -333,23 +322,23 @@ impl Scope {
             }
         }
         pairs.push((one_cpu, (WHO, 1)));
-        for (index, _) in self.kernels.iter().enumerate().filter(|(_, kernel)| kernel.is_realtime) {
-            let others = (0..self.hows.len()).filter(|&how| !is_for_realtime(self.hows[how]));
+        for (index, Candidate { kernel, .. }) in self.kernels.iter().enumerate() {
+            let others = (0..self.hows.len()).filter(|&how| !can_end(self.hows[how], kernel));
             pairs.extend(others.map(|how| ((HOW, how), (KERNEL, index))));
-        }
-        for (index, _) in self.kernels.iter().enumerate().filter(|(_, kernel)| kernel.is_16k) {
-            let cores = (0..self.models.len()).filter(|&index| has_no_16k(self.models[index]));
-            pairs.extend(cores.map(|model| ((KERNEL, index), (MODEL, model))));
+            if kernel.has_16k_pages() {
+                let cores = (0..self.models.len()).filter(|&model| has_no_16k(self.models[model]));
+                pairs.extend(cores.map(|model| ((KERNEL, index), (MODEL, model))));
+            }
         }
         pairs
     }
 
     fn cell(&self, how: usize, model: usize, kernel: usize) -> Cell {
-        let Candidate { value, name, .. } = &self.kernels[kernel];
+        let Candidate { kernel, name } = &self.kernels[kernel];
         Cell {
             how: self.hows[how],
             model: self.models[model],
-            kernel: (value.clone(), name.clone()),
+            kernel: (kernel.to_string(), name.clone()),
             cpus: CPUS[0],
             way: ENTRIES[0],
             gic: GICS[0],
@@ -374,7 +363,8 @@ impl Scope {
 
     /// The first cells: a crash and a kexec, with what most people will have, each once.
     fn cells(&self) -> Vec<Cell> {
-        let mut cells = if self.has_module() && !self.kernels[0].is_16k { self.quick() } else { Vec::new() };
+        let mut cells =
+            if self.has_module() && !self.kernels[0].kernel.has_16k_pages() { self.quick() } else { Vec::new() };
         for cell in self.matrix() {
             if !cells.contains(&cell) {
                 cells.push(cell);
@@ -422,25 +412,21 @@ impl Drill {
             let kernel = Kernel::parse("KERNEL", value).map_err(|error| Wrong(vec![error]))?;
             let look_up = |name: &str| values.get(name).map(str::to_owned);
             let wanted = Wanted::read(Target::Kdump, &Values::read(Target::Kdump, [], look_up)?)?;
-            let mut candidate = Candidate::named(value);
+            let mut name = value.to_owned();
             if let Kernel::File(file) = &kernel {
-                candidate.name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let one = |error| Wrong(vec![error]);
-                let (image, _) = machine::open_kernel(file, "KERNEL").map_err(one)?;
-                candidate.is_16k = kernel::has_16k_pages(&image);
-                candidate.is_realtime = kernel::is_realtime(&image);
+                machine::open_kernel(file, "KERNEL").map_err(one)?;
                 if let Err(why) = wanted.can_have_module("the other ways to end", &kernel) {
                     scope.hows = hows(false);
                     notes.push(why);
                 }
             }
-            if candidate.is_16k {
+            if kernel.has_16k_pages() {
                 scope.models.retain(|model| !has_no_16k(model));
             }
-            if candidate.is_realtime {
-                scope.hows.retain(|how| is_for_realtime(how));
-            }
-            scope.kernels = vec![candidate];
+            scope.hows.retain(|how| can_end(how, &kernel));
+            scope.kernels = vec![Candidate { kernel, name }];
         }
         let mut cells = scope.cells();
         let parts: Vec<&str> = values.get("DRILL").unwrap_or_default().split_whitespace().collect();
@@ -735,6 +721,8 @@ mod tests {
         assert!(drill.parts().contains(&"module:testing".to_owned()));
         let realtime = read(&[("KERNEL", "7.2-rt")]).unwrap();
         assert!(realtime.cells.iter().all(|cell| !["hung-early", "busy-all"].contains(&cell.how)));
+        let realtime = read(&[("KERNEL", "6.1-rt")]).unwrap();
+        assert!(realtime.cells.iter().any(|cell| cell.how == "hung-early"));
         let pages = read(&[("KERNEL", "7.2-16k")]).unwrap();
         assert!(pages.cells.iter().all(|cell| !cell.model.starts_with("cortex")));
     }

@@ -1,9 +1,10 @@
 //! A host that hangs before its console works: nobody learns of it, unless Exeunt's watchdog looks.
 //!
-//! Any Linux hangs there that is told of an early console which never takes a character: `earlycon=pl011` at a word of
-//! RAM that says that the FIFO is full. That is in the middle of its first functions, with everything masked, and
-//! before there is a timer, a GIC or memory for a crash kernel. So there is no dump. What Exeunt has left is a line on
-//! its console, which says where the host was, and the black box. Owns this way to hang, and what is to be left.
+//! A Linux hangs there that is told of an early console which never takes a character: `earlycon=pl011` at a word of
+//! RAM that says that the FIFO is full. (One with PREEMPT_RT prints from a thread, see [`crate::ways`].) That is in the
+//! middle of its first functions, with everything masked, and before there is a timer, a GIC or memory for a crash
+//! kernel. So there is no dump. What Exeunt has left is a line on its console, which says where the host was, and the
+//! black box. Owns this way to hang, and what is to be left.
 
 use std::fs;
 
@@ -68,7 +69,7 @@ pub fn hang(
             verdict.wrong.push(why);
         }
     } else {
-        // It stood still until its time was up.
+        // It stood still until nobody waited any longer.
         verdict.wrong.push(last_words(&ran.console));
     }
     progress.end();

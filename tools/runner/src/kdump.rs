@@ -16,7 +16,6 @@ use crate::blackbox::{self, Death};
 use crate::guest::Script;
 use crate::hung;
 use crate::kconfig::{self, Need};
-use crate::machine;
 use crate::modules;
 use crate::output::Output;
 use crate::placement::RAM_BASE;
@@ -116,8 +115,8 @@ impl Kdump {
                 wrong.0.push(format!("CRASH={name}: the first CPU is not taken off (FROM=)"));
             }
         }
-        if let Some(why) = way.not_realtime.filter(|_| machine::is_realtime(&wanted.settings.kernel)) {
-            wrong.0.push(format!("CRASH={name}: a kernel with CONFIG_PREEMPT_RT does not die so: {why}"));
+        if let Some(why) = way.why_not(&wanted.settings.kernel) {
+            wrong.0.push(format!("CRASH={name}: this kernel has CONFIG_PREEMPT_RT and does not die so: {why}"));
         }
         if way.others == Others::Needed && wanted.settings.smp < 2 {
             wrong.0.push(format!("CRASH={name}: it takes two CPUs (SMP=)"));
@@ -717,11 +716,13 @@ mod tests {
     #[test]
     fn a_realtime_kernel_is_not_waited_for_where_it_does_not_die() {
         for way in &WAYS {
-            let wrong = read(&[("CRASH", way.name), ("KERNEL", "6.12-rt")]).err().map(|wrong| wrong.to_string());
+            let of = |kernel| read(&[("CRASH", way.name), ("KERNEL", kernel)]).err().map(|wrong| wrong.to_string());
+            let wrong = of("6.12-rt");
             assert_eq!(wrong.is_some(), ["hung-early", "busy-all"].contains(&way.name), "{}: {wrong:?}", way.name);
+            assert_eq!(of("6.1-rt").is_some(), way.name == "busy-all", "{}", way.name);
         }
         let wrong = read(&[("CRASH", "busy-all"), ("KERNEL", "7.2-rt")]).unwrap_err().to_string();
-        assert!(wrong.contains("CONFIG_PREEMPT_RT does not die so: it takes what is typed in a thread"), "{wrong}");
+        assert!(wrong.contains("CONFIG_PREEMPT_RT and does not die so: it takes what is typed in a thread"), "{wrong}");
     }
 
     #[test]

@@ -424,15 +424,6 @@ pub fn open_kernel(path: &Path, variable: &str) -> Result<(Vec<u8>, bool), Strin
     }
 }
 
-/// Whether a kernel is built with `CONFIG_PREEMPT_RT`, as far as that can be known.
-#[must_use]
-pub fn is_realtime(kernel: &Kernel) -> bool {
-    match kernel {
-        Kernel::Named(name) => name.ends_with("-rt"),
-        Kernel::File(file) => open_kernel(file, "KERNEL").is_ok_and(|(image, _)| kernel::is_realtime(&image)),
-    }
-}
-
 fn cannot_write(path: &Path, error: &io::Error) -> String {
     format!("{} cannot be written: {error}", path.display())
 }

@@ -9,6 +9,8 @@ pub const TESTED: [&str; 6] = ["6.12", "6.1", "6.12-rt", "6.12-16k", "backports"
 /// Releases of Debian, in the order in which a version is looked for.
 const RELEASES: [&str; 8] =
     ["trixie", "trixie-backports", "bookworm", "bookworm-backports", "bullseye", "testing", "unstable", "experimental"];
+/// The kernels of releases that get no others.
+const SETTLED: [(&str, (u32, u32)); 3] = [("bullseye", (5, 10)), ("bookworm", (6, 1)), ("trixie", (6, 12))];
 /// Other names of releases.
 const RELEASES_TOO: [&str; 7] =
     ["backports", "stable", "stable-backports", "oldstable", "oldstable-backports", "forky", "sid"];
@@ -36,12 +38,23 @@ impl<'a> Name<'a> {
         }
         RELEASES.iter().chain(&RELEASES_TOO).any(|release| *release == name).then_some(Self::Release(name))
     }
+
+    /// Whether the kernel is `wanted` or newer. Of a release that moves on nobody knows.
+    #[must_use]
+    pub fn is_at_least(self, wanted: (u32, u32)) -> Option<bool> {
+        match self {
+            Self::Version(version) => Some(is_at_least(version, wanted)),
+            Self::Release(name) => {
+                SETTLED.iter().find(|(release, _)| *release == name).map(|(_, version)| *version >= wanted)
+            }
+        }
+    }
 }
 
 /// Whether the kernel that this is a name of is soon another one: what is not released yet, and backports.
 #[must_use]
 pub fn moves_on(name: &str) -> bool {
-    matches!(Name::of(name), Some(Name::Release(release)) if !["bullseye", "bookworm", "trixie"].contains(&release))
+    Name::of(name).is_some_and(|name| name.is_at_least((0, 0)).is_none())
 }
 
 /// Whether version `text`, whatever is behind it, is `wanted` or newer: two numbers.
@@ -130,5 +143,10 @@ mod tests {
     fn versions_are_compared_by_numbers() {
         assert!(is_at_least("7.3.4+deb13-cloud-arm64", (7, 3)) && is_at_least("7.10", (7, 3)));
         assert!(!is_at_least("6.12.118", (7, 3)) && !is_at_least("testing", (7, 3)));
+        let of = |name| Name::of(name).unwrap().is_at_least((6, 12));
+        assert_eq!(
+            ["6.1-rt", "6.12-rt", "bookworm-rt", "trixie", "testing"].map(of),
+            [Some(false), Some(true), Some(false), Some(true), None]
+        );
     }
 }

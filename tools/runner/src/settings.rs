@@ -85,10 +85,31 @@ impl Kernel {
     /// Whether its memory has pages of 16 KiB. What is no kernel has none.
     #[must_use]
     pub fn has_16k_pages(&self) -> bool {
+        self.is_of("-16k", kernel::has_16k_pages)
+    }
+
+    /// Whether it is built with `CONFIG_PREEMPT_RT`.
+    #[must_use]
+    pub fn is_realtime(&self) -> bool {
+        self.is_of("-rt", kernel::is_realtime)
+    }
+
+    /// Whether it is what this flavour of Debian's is: of a file its image tells.
+    fn is_of(&self, flavour: &str, image_is: fn(&[u8]) -> bool) -> bool {
         match self {
-            Self::Named(name) => name.ends_with("-16k"),
+            Self::Named(name) => name.ends_with(flavour),
+            Self::File(file) => machine::open_kernel(file, "KERNEL").is_ok_and(|(image, _)| image_is(&image)),
+        }
+    }
+
+    /// Whether its version is `wanted` or newer, as far as that can be known.
+    #[must_use]
+    pub fn is_at_least(&self, wanted: (u32, u32)) -> Option<bool> {
+        match self {
+            Self::Named(name) => Name::of(name)?.is_at_least(wanted),
             Self::File(file) => {
-                machine::open_kernel(file, "KERNEL").is_ok_and(|(image, _)| kernel::has_16k_pages(&image))
+                let (image, _) = machine::open_kernel(file, "KERNEL").ok()?;
+                Some(names::is_at_least(&kernel::version(&image)?, wanted))
             }
         }
     }

@@ -3,6 +3,8 @@
 //! Owns the one table of them: what each is called, what it takes, and what is to be seen of it, with Exeunt and
 //! without. `make kdump` and the drill go by it, and docs/running.md has it.
 
+use crate::settings::Kernel;
+
 /// What part other CPUs have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Others {
@@ -75,6 +77,15 @@ pub enum Asked {
     Exeunt,
 }
 
+/// Kernels with PREEMPT_RT that do not die so.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotRealtime {
+    /// From this version on.
+    pub from: (u32, u32),
+    /// And why.
+    pub why: &'static str,
+}
+
 /// One way.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Way {
@@ -100,8 +111,8 @@ pub struct Way {
     pub asked: Asked,
     /// Exeunt's option without which nobody would notice.
     pub watchdog: Option<&'static str>,
-    /// Why a kernel with PREEMPT_RT does not die so.
-    pub not_realtime: Option<&'static str>,
+    /// Which kernels with PREEMPT_RT do not die so.
+    pub not_realtime: Option<NotRealtime>,
     /// What somebody types at the console then, and the words by which it is known that it was this.
     pub typed: Option<(&'static [u8], &'static str)>,
 }
@@ -263,7 +274,11 @@ pub const WAYS: [Way; 29] = [
         what: "it hangs before its console works: there is no crash kernel yet, and Exeunt says where it stood",
         has_module: false,
         end: End::GivenUp,
-        not_realtime: Some("it prints from a thread, and does not wait for its early console"),
+        // force_legacy_kthread() of Linux's kernel/printk/internal.h. 6.1-rt hangs.
+        not_realtime: Some(NotRealtime {
+            from: (6, 12),
+            why: "it prints from a thread, and does not wait for its early console",
+        }),
         bare: Bare::Lost,
         watchdog: WATCHDOG,
         ..USUAL
@@ -296,7 +311,10 @@ pub const WAYS: [Way; 29] = [
         others: Others::Alike,
         on: On::First,
         asked: Asked::Host,
-        not_realtime: Some("it takes what is typed in a thread, and no thread runs while all CPUs are busy"),
+        not_realtime: Some(NotRealtime {
+            from: (0, 0),
+            why: "it takes what is typed in a thread, and no thread runs while all CPUs are busy",
+        }),
         typed: Some((MAGIC_CRASH, "sysrq: Trigger a crash")),
         ..USUAL
     },
@@ -322,6 +340,13 @@ impl Way {
     #[must_use]
     pub fn is_in_hotplug(&self) -> bool {
         self.name.starts_with("hotplug")
+    }
+
+    /// Why this kernel does not die so, if it does not. Of a release that moves on it is taken for new.
+    #[must_use]
+    pub fn why_not(&self, kernel: &Kernel) -> Option<&'static str> {
+        let NotRealtime { from, why } = self.not_realtime.as_ref()?;
+        (kernel.is_realtime() && kernel.is_at_least(*from).unwrap_or(true)).then_some(*why)
     }
 
     /// How many CPUs are stuck, of so many.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use runner::variables::{Target, VARIABLES};
-use runner::ways::{Bare, WAYS};
+use runner::ways::{Bare, NotRealtime, WAYS};
 
 /// The table of the variables, as it has to stand there.
 fn variables() -> String {
@@ -26,7 +26,10 @@ fn ways() -> String {
             Bare::Lost => "none",
             Bare::Impossible => "does not apply",
         };
-        let not = way.not_realtime.map_or(String::new(), |why| format!(". Not with `CONFIG_PREEMPT_RT`: {why}"));
+        let not = way.not_realtime.as_ref().map_or(String::new(), |NotRealtime { from: (first, second), why }| {
+            let from = if *first == 0 { String::new() } else { format!(" from {first}.{second} on") };
+            format!(". Not with `CONFIG_PREEMPT_RT`{from}: {why}")
+        });
         let _ = writeln!(table, "| `{}` | {}{not} | {bare} |", way.name, way.what);
     }
     table
