@@ -243,9 +243,7 @@ impl Kdump {
         ]);
         let kernels = &["first", "next", "back"];
         let (output, ran) = run(&wanted, places, output, script, kernels, progress, tells(phase))?;
-        for used in [overlay, crash] {
-            fs::remove_dir_all(&used).map_err(|error| format!("{}: {error}", used.display()))?;
-        }
+        fs::remove_dir_all(&crash).map_err(|error| format!("{}: {error}", crash.display()))?;
         let verdict = self.judge(&ran, &output, places, progress);
         progress.end();
         Ok((output, ran, verdict))

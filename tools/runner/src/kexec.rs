@@ -120,9 +120,7 @@ impl Kexec {
         ]);
         let (output, ran) = run(wanted, places, output, script, &["first", "next"], progress, tells(phase))?;
         progress.end();
-        for used in ["overlay", "programs"] {
-            fs::remove_dir_all(output.file(used)).map_err(|error| format!("{used}: {error}"))?;
-        }
+        fs::remove_dir_all(&programs).map_err(|error| format!("{}: {error}", programs.display()))?;
         let verdict = self.judge(&ran);
         Ok((output, ran, verdict))
     }

@@ -67,6 +67,9 @@ const FILE_SYSTEMS: [&str; 12] = [
 /// Those that mount(8) tries when nobody has named one. A kernel lists only what is loaded already.
 const MOUNTED: &str = "ext4\nvfat\nxfs\nbtrfs\niso9660\nsquashfs\n";
 
+/// The file in a run's directory that has the initrd, where one is composed.
+pub const COMPOSED: &str = "initrd.cpio";
+
 /// Takes the directory of a run: OUT, or below target/ the first of `usual`, `usual`-2 and so on that is free.
 ///
 /// # Errors
@@ -444,7 +447,7 @@ fn compose_initrd(
     if settings.overlay.is_none() && settings.run.is_none() && devices.is_none() {
         return Ok(Some(base));
     }
-    let composed = output.file("initrd.cpio");
+    let composed = output.file(COMPOSED);
     let write = || {
         let mut archives = Archives::new(BufWriter::new(File::create(&composed)?));
         archives.ready(&fs::read(&base)?)?;

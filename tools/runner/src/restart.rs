@@ -18,7 +18,7 @@ use crate::child::{End, Running, Silence};
 use crate::console::{Sort, Sorter};
 use crate::guest::Said;
 use crate::kconfig::{self, Config, Need};
-use crate::machine;
+use crate::machine::{self, COMPOSED};
 use crate::names::Name;
 use crate::output::Output;
 use crate::placement::{EXEUNT, RAM_BASE};
@@ -440,7 +440,16 @@ pub fn run(
     let said = listening.join().map_err(|_| "the console was not read to its end")?;
     let said = said.map_err(|error| format!("the console: {error}"))?;
     let console = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).replace('\r', "");
+    forget(&machine.output)?;
     Ok((machine.output, Ran { end, said, console, log, took: begin.elapsed(), facts: machine.facts }))
+}
+
+/// Removes what the machine was made of: the same run makes it again, and it is most of what a run would leave.
+fn forget(output: &Output) -> Result<(), String> {
+    let (overlay, initrd) = (output.file("overlay"), output.file(COMPOSED));
+    let cannot = |path: &Path, error| format!("{} cannot be removed: {error}", path.display());
+    fs::remove_dir_all(&overlay).map_err(|error| cannot(&overlay, error))?;
+    fs::remove_file(&initrd).map_err(|error| cannot(&initrd, error))
 }
 
 fn listen(console: ChildStdout, guests: &Path, kernels: &[&str], mut hear: impl FnMut(&str)) -> std::io::Result<Said> {

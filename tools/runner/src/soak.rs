@@ -184,7 +184,6 @@ impl Soak {
         for used in [disk, initrd] {
             fs::remove_file(&used).map_err(|error| format!("{}: {error}", used.display()))?;
         }
-        fs::remove_dir_all(&overlay).map_err(|error| format!("{}: {error}", overlay.display()))?;
         let verdict = self.judge(&ran, &output, places);
         Ok((output, ran, verdict))
     }

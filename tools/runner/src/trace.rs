@@ -110,7 +110,6 @@ fn boot(
     let script = Script::TraceBoot.with(&[("command", command)]);
     let (output, ran) = run(wanted, places, output, script, &["first"], progress, tells(phase))?;
     progress.end();
-    fs::remove_dir_all(output.file("overlay")).map_err(|error| format!("overlay: {error}"))?;
     let mut verdict = Verdict::default();
     verdict.line(&ran.facts);
     verdict.line(&kernel_line(&ran.said, "host", "first"));

@@ -2,15 +2,22 @@
 //! meets a refusal, a lock or a LEAVE. All through the same scripts as people use, which have compared everything
 //! themselves.
 
+use runner::machine::COMPOSED;
+
 use crate::cell::{Cell, Context, Outcome};
 use crate::{ensure, machine};
 
-/// Runs a script with these variables, and has its last line say PASS.
+/// Runs a script with these variables, and has its last line say PASS. Of what the machine was made of nothing is left.
 pub(super) fn passes(context: &Context, script: &str, variables: &[(&str, &str)]) -> Outcome {
     let variables: Vec<_> = variables.iter().map(|&(name, value)| (name, value.to_owned())).collect();
-    let ended = machine::run_script(script, &context.directory()?.join("run"), &variables)?;
+    let directory = context.directory()?.join("run");
+    let ended = machine::run_script(script, &directory, &variables)?;
     let last = ended.stdout.lines().last().unwrap_or_default();
     ensure!(ended.status == 0 && last.starts_with("PASS: "), "scripts/{script} returned {}: {last}", ended.status);
+    ensure!(directory.join("console.log").exists(), "no console is left");
+    for made in ["overlay", COMPOSED] {
+        ensure!(!directory.join(made).exists(), "{made} is left");
+    }
     Ok(())
 }
 
