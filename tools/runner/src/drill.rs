@@ -21,7 +21,7 @@ use crate::covering::{self, Value};
 use crate::kdump::Kdump;
 use crate::kexec::Kexec;
 use crate::machine;
-use crate::output::Output;
+use crate::output::{Output, PREVIOUS};
 use crate::progress::Progress;
 use crate::report::{self, Case, CaseEnd};
 use crate::restart::{Ran, Verdict as RunsVerdict, Wanted};
@@ -37,6 +37,8 @@ const AT_A_TIME: usize = 2;
 const LIMIT: u64 = 900;
 /// Seconds that a cell takes, before one was seen: two processors, two cells at a time.
 const USUAL: u64 = 75;
+/// Megabytes that a cell leaves, if 154 of them do: a dump has 36, some have one of bare QEMU too, and some have none.
+const LEAVES: u64 = 50;
 /// What the cells get to end after the drill was asked to.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -480,7 +482,13 @@ impl Drill {
         let (directory, _lock) = take_directory(self.out.as_deref(), places)?;
         self.notes.iter().for_each(|note| say(&format!("note: {note}")));
         let estimate = self.cells.len() as u64 * USUAL / AT_A_TIME.min(self.cells.len()) as u64;
-        say(&format!("{} cells, {AT_A_TIME} at a time: about {}", self.cells.len(), minutes(estimate)));
+        let new = self.cells.iter().filter(|cell| !directory.join(cell.to_string()).join(PREVIOUS).exists()).count();
+        let (needed, free) = (new as u64 * LEAVES, free_in(&directory)?);
+        if needed > free {
+            return Err(no_room(&places.short(&directory).to_string(), new, needed, free));
+        }
+        let cells = counted(self.cells.len());
+        say(&format!("{cells}: about {}, and {} in {}", minutes(estimate), size(needed), places.short(&directory)));
         places.set_up(&self.parts())?;
         let asked = ask_to_end()?;
         // From here on a signal is told to the cells, and does not end this program.
@@ -496,7 +504,7 @@ impl Drill {
         let count = |verdict| results.iter().filter(|result| result.verdict == verdict).count();
         let (failed, not_run) = (count(Verdict::Fail), count(Verdict::NotRun));
         let more = if not_run > 0 { format!(", {not_run} not run") } else { String::new() };
-        print(&format!("{} cells, {failed} failed{more}; {}", results.len(), places.short(&index)));
+        print(&format!("{}, {failed} failed{more}; {}", counted(results.len()), places.short(&index)));
         Ok(match asked.load(Ordering::SeqCst) {
             0 => i32::from(failed > 0),
             signal => BY_A_SIGNAL + i32::try_from(signal).unwrap_or_default(),
@@ -609,6 +617,36 @@ fn ask_to_end() -> std::result::Result<Arc<AtomicUsize>, String> {
 
 fn minutes(seconds: u64) -> String {
     if seconds < 90 { format!("{seconds} s") } else { format!("{} minutes", seconds.div_ceil(60)) }
+}
+
+/// Megabytes that are free where this directory is.
+fn free_in(directory: &Path) -> std::result::Result<u64, String> {
+    let found = rustix::fs::statvfs(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize) / 1_000_000)
+}
+
+/// Why a drill does not begin: there, so many cells that leave something new need more megabytes than are free.
+fn no_room(directory: &str, cells: usize, needed: u64, free: u64) -> String {
+    format!(
+        "{} {} {} in {directory}, where {} are free; OUT= names another place, and DRILL= takes fewer cells",
+        counted(cells),
+        if cells == 1 { "leaves" } else { "leave" },
+        size(needed),
+        size(free)
+    )
+}
+
+/// Megabytes, in words.
+fn size(megabytes: u64) -> String {
+    match megabytes {
+        0..1000 => format!("{megabytes} MB"),
+        _ => format!("{}.{} GB", megabytes / 1000, megabytes % 1000 / 100),
+    }
+}
+
+/// So many cells, in words.
+fn counted(cells: usize) -> String {
+    if cells == 1 { "1 cell".to_owned() } else { format!("{cells} cells") }
 }
 
 /// The results as a page: each cell with links to what its machine left.
@@ -753,6 +791,15 @@ mod tests {
         let wrong = read(&[("DRILL", "nothing-like-it")]).unwrap_err().to_string();
         assert!(wrong.contains("no cell has that in its name"), "{wrong}");
         assert!(read(&[("KERNEL", "/nowhere")]).is_err());
+    }
+
+    #[test]
+    fn a_full_disk_is_named_before_it_is_full() {
+        let words = no_room("target/drill", 154, 15_400, 7_290);
+        assert!(words.starts_with("154 cells leave 15.4 GB in target/drill, where 7.2 GB are free; "), "{words}");
+        let words = no_room("/mnt", 1, 100, 0);
+        assert!(words.starts_with("1 cell leaves 100 MB in /mnt, where 0 MB are free; "), "{words}");
+        assert!(free_in(Path::new("/nowhere")).unwrap_err().contains("/nowhere: No such file"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ const MARKER: &str = ".exeunt-run";
 const WORDS: &str = "This directory belongs to Exeunt's runner. Its next run moves what is here to `previous`, and \
                      removes what is there.\n";
 /// Where in its directory a run keeps what the one before it has left.
-const PREVIOUS: &str = "previous";
+pub const PREVIOUS: &str = "previous";
 
 /// A directory that this run has to itself.
 #[derive(Debug)]
