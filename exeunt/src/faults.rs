@@ -35,6 +35,11 @@ mod armed {
     /// What waits, for each CPU in the order in which it is to happen.
     static ARMED: [[AtomicU32; WAITING]; CPUS] = [const { [const { AtomicU32::new(0) }; WAITING] }; CPUS];
 
+    /// MPIDR_EL1 of the CPU that has lost TPIDR_EL2 last, and of the last one during whose search for its structure
+    /// another one did. `vectors` writes them.
+    #[unsafe(export_name = "exeunt_lost_last")]
+    static LOST: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
     /// What waits for any CPU.
     static ANY: AtomicU32 = AtomicU32::new(0);
 
@@ -179,6 +184,7 @@ mod armed {
             // Nothing waits any longer; and how much there was.
             u64::MAX => {
                 map();
+                x[1] = u64::from(LOST[1].swap(0, Ordering::Relaxed) != 0);
                 waiting.iter().map(|word| u64::from(word.swap(0, Ordering::Relaxed) != 0)).sum()
             }
             _ => {

@@ -213,7 +213,8 @@ impl Fault {
 /// By HVC, in x0: arms a fault on a CPU, in a build with faults. In x1 the number of a place, in x2 of a kind, in x3
 /// the MPIDR of the CPU; up to [`WAITING`] of one CPU happen in the order in which they were armed. With x2 0 nothing
 /// is armed, and x1 to x3 are the name of the place, eight bytes each; x0 is all ones behind the last. With x2 all ones
-/// nothing waits any longer, x0 is how many did, and what was unmapped is mapped again. It is no call of the contract.
+/// nothing waits any longer, x0 is how many did, x1 is 1 if since the last such call two CPUs have lost TPIDR_EL2 in
+/// the same instant, and what was unmapped is mapped again. It is no call of the contract.
 pub const ARM: u64 = 0x8600_fffe;
 
 /// How many faults of one CPU can wait.

@@ -3,13 +3,15 @@
 //! that it had, whether a stub answers at EL2, whether the other CPUs run on under Exeunt, and brings it back.
 //!
 //! The words on the command line: `kinds` commits every kind of fault in each place, else there is one for each place,
-//! another for the next; `only=PLACE` looks at one place alone.
+//! another for the next; `only=PLACE` looks at one place alone. In the end several CPUs lose TPIDR_EL2 in the same
+//! instant, which alone is `only=together`.
 //!
 //! CPU 0 watches and never dies itself, except by a LEAVE's verdict; CPU 1 is the one that mostly dies, CPU 2 counts
 //! for good, and CPU 3 is turned off and on.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
+use core::fmt::{self, Display};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use guest_abi::call::{self, WayBack};
@@ -35,11 +37,13 @@ const KINDS: [(u64, &str); 8] = [
     (2, "undefined"),
     (3, "panic"),
     (4, "lost-stack"),
-    (5, "lost-cpu"),
+    LOST_CPU,
     (6, "overflow"),
     (7, "lost-page"),
     LOST_FRAME,
 ];
+/// With TPIDR_EL2.
+const LOST_CPU: (u64, &str) = (5, "lost-cpu");
 /// With the memory that the host's registers are in.
 const LOST_FRAME: (u64, &str) = (8, "lost-frame");
 /// The syndrome of the SError by which a host panics that cannot go on (`hypervisor/src/rescue.rs`).
@@ -351,9 +355,17 @@ static ARGUMENTS: [AtomicU64; 6] = [const { AtomicU64::new(0) }; 6];
 static CODE: AtomicU64 = AtomicU64::new(0);
 static MMU_OFF: AtomicBool = AtomicBool::new(false);
 
+/// What a CPU finds after an instruction.
+struct Found {
+    x0: u64,
+    esr: u64,
+    /// Registers that are not what they were.
+    wrong: usize,
+}
+
 /// Executes what was asked for with random registers, and looks at all of them.
-fn execute() {
-    let mut random = Random::new(read_register!("cntvct_el0"));
+fn attempt() -> Found {
+    let mut random = Random::new(read_register!("cntvct_el0") ^ (cpu::index() as u64) << 48);
     let mut context = Context::new(CODE.load(Ordering::Relaxed), EL1H | DAIF);
     for register in &mut context.x {
         *register = random.next();
@@ -372,8 +384,13 @@ fn execute() {
     // x0 is an answer, and x1 to x3 may be.
     let mut wrong = context.x[4..].iter().zip(&before.x[4..]).filter(|(now, before)| now != before).count();
     wrong += usize::from(context.sp_el0 != before.sp_el0) + usize::from(context.sp_el1 != before.sp_el1);
-    X0.store(context.x[0], Ordering::Relaxed);
-    ESR.store(context.esr, Ordering::Relaxed);
+    Found { x0: context.x[0], esr: context.esr, wrong }
+}
+
+fn execute() {
+    let Found { x0, esr, wrong } = attempt();
+    X0.store(x0, Ordering::Relaxed);
+    ESR.store(esr, Ordering::Relaxed);
     WRONG.store(wrong, Ordering::Relaxed);
     STILL_THERE.store(is_exeunt(), Ordering::Release);
 }
@@ -539,8 +556,8 @@ fn answers(way: Way) -> &'static [u64] {
 fn die(place: &str, number: u64, way: Way, kind: (u64, &str)) {
     struct What<'a>(&'a str, &'a str);
 
-    impl core::fmt::Display for What<'_> {
-        fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+    impl Display for What<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             write!(f, "{}:{}", self.0, self.1)
         }
     }
@@ -619,11 +636,68 @@ fn die(place: &str, number: u64, way: Way, kind: (u64, &str)) {
         Way::Stay | Way::StayWindow => policy(Policy::Leave),
         _ => {}
     }
+    all_are_back(what);
+}
+
+fn all_are_back(what: impl Display) {
     for cpu in 0..CPUS {
         let StatusCpu { state, flags, .. } = status(cpu);
         let is_back = state == CpuState::Live as u8 && flags & CPU_DIED == 0;
         check!(is_back, "{what}: CPU {cpu} is in state {state} in the end, flags {flags:#x}");
     }
+}
+
+// All CPUs but CPU 0 lose TPIDR_EL2 in the same instant.
+
+/// In how many turns Exeunt shall have seen two of them at a time. How they meet is the machine's business.
+const MEETINGS: u64 = 5;
+/// The most turns.
+const TURNS: usize = 100;
+
+/// CPUs that are about to.
+static READY: AtomicUsize = AtomicUsize::new(0);
+/// How many registers of each were wrong; all ones if it was not answered by a stub.
+static WRONG_OF: [AtomicUsize; CPUS] = [const { AtomicUsize::new(0) }; CPUS];
+
+fn lose() {
+    READY.fetch_add(1, Ordering::AcqRel);
+    smp::wait_for(|| READY.load(Ordering::Acquire) == CPUS - 1);
+    let Found { x0, wrong, .. } = attempt();
+    let died = x0 == STUB_ERR && !is_exeunt();
+    WRONG_OF[cpu::index()].store(if died { wrong } else { usize::MAX }, Ordering::Release);
+}
+
+/// Gives how often Exeunt has died.
+fn lose_together() -> usize {
+    let (what, place, (kind, _)) = ("together", number("own-call").unwrap_or(u64::MAX), LOST_CPU);
+    let (mut turns, mut met) = (0, 0);
+    while met < MEETINGS && turns < TURNS {
+        turns += 1;
+        println!("death: {} CPUs lose TPIDR_EL2, turn {turns}", CPUS - 1);
+        prepare(instruction!(guest_death_hvc), [vendor::CALL_UID.into(), 0, 0, 0, 0, 0]);
+        READY.store(0, Ordering::Release);
+        for cpu in 1..CPUS {
+            check!(arm(place, kind, cpu)[0] == 0, "{what}: not armed");
+        }
+        for cpu in 1..CPUS {
+            begin(cpu, lose);
+        }
+        for (cpu, wrong) in WRONG_OF.iter().enumerate().skip(1) {
+            check!(is_done(cpu), "{what}: CPU {cpu} does not come back");
+            let wrong = wrong.load(Ordering::Acquire);
+            check!(wrong == 0, "{what}: {wrong} registers of CPU {cpu} are wrong");
+        }
+        for cpu in 1..CPUS {
+            run_on(cpu, what, come_back);
+            let [waiting, together, ..] = arm(0, u64::MAX, cpu);
+            check!(waiting == 0, "{what}: CPU {cpu} did not die");
+            met += together;
+        }
+        all_are_back(what);
+    }
+    println!("death: two CPUs at a time had lost TPIDR_EL2 in {met} of {turns} turns");
+    check!(met >= MEETINGS, "{what}: two CPUs at a time in {met} of {turns} turns");
+    turns * (CPUS - 1)
 }
 
 fn watch() {
@@ -667,6 +741,9 @@ fn watch() {
             check!(place as usize == known, "{place} places, of which {known} are known here");
             break;
         }
+    }
+    if only.is_none_or(|only| only == "together") {
+        deaths += lose_together();
     }
     println!("death: Exeunt has died {deaths} times");
     crate::report::finish("death");
