@@ -539,6 +539,9 @@ pub const WATCHED: usize = core::mem::offset_of!(PerCpu, watched);
 /// Byte offset of the state of its life, for `rescue`.
 pub const LIFE: usize = core::mem::offset_of!(PerCpu, life);
 
+/// Byte offset of the mark of a CPU on which Exeunt has died, for `rescue`.
+pub const DIED: usize = core::mem::offset_of!(PerCpu, died);
+
 /// Byte offset of the top of the CPU's stack, for `vectors` and `rescue`.
 pub const STACK_TOP: usize = core::mem::offset_of!(PerCpu, boot) + core::mem::offset_of!(CpuBoot, stack_top);
 

@@ -313,6 +313,8 @@ global_asm!(
     "cbz w10, exeunt_last_words",
     "mov w7, #{stub_state}",
     "str w7, [x0, #{life}]",
+    "mov w7, #1",
+    "strb w7, [x0, #{died}]", // for STATUS: whoever was to tell the others may have broken before
     "adrp x7, {owner}",
     "add x7, x7, :lo12:{owner}",
     "ldr x8, [x7]",
@@ -418,6 +420,7 @@ global_asm!(
     in_window = const cpu::IN_WINDOW,
     watched = const cpu::WATCHED,
     life = const cpu::LIFE,
+    died = const cpu::DIED,
     stack_top = const cpu::STACK_TOP,
     frame_size = const size_of::<HostFrame>(),
     at_el2 = const AT_EL2,
