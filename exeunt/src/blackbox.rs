@@ -194,11 +194,10 @@ pub fn count_ignored_store() -> u64 {
     core().count_ignored_store()
 }
 
-/// Notes a wild access of the host's at `pc`, to `address`, and says how many there are with this one.
+/// Counts a wild access of the host's, and says how many there are with this one.
 #[cold]
 #[inline(never)]
-pub fn count_wild(pc: u64, address: u64) -> u64 {
-    event(Kind::Wild, [pc, address]);
+pub fn count_wild() -> u64 {
     core().count_wild()
 }
 

@@ -14,6 +14,7 @@ use hypervisor::features::{self, Feature, Gic, Step, Units};
 use hypervisor::lifecycle::EntryLevel;
 use hypervisor::psci::HostEntry;
 use hypervisor::rescue::Point;
+use hypervisor::trap;
 use hypervisor::virtual_el2::VirtualEl2;
 use log::{debug, error, warn};
 
@@ -59,7 +60,10 @@ pub fn arrive() -> ! {
     match psci().arrive(cpu.index(), was_left) {
         Some(_) if !machine().stage2.fits(memory::pa_range()) => {
             let (has, needs) = (memory::pa_range().bits(), machine().stage2.bits());
-            error!("CPU {} has {has} bits of address, and the host's memory {needs}: it goes off again", cpu.index());
+            trap::limited(machine(), || {
+                let index = cpu.index();
+                error!("CPU {index} has {has} bits of address, and the host's memory {needs}: it goes off again");
+            });
             // As if its host had called it: the proxy knows then that it is off.
             let mut call = [0; 18];
             call[0] = u64::from(PSCI_CPU_OFF);
@@ -105,7 +109,9 @@ fn enter(entry: HostEntry) -> ! {
 /// At which level the host is entered on this CPU, to which the GIC is `gic`.
 fn level(cpu: &PerCpu, machine: &Machine, gic: Gic) -> EntryLevel {
     let level = machine.entry.on(machine.gic, gic).unwrap_or_else(|reason| {
-        warn!("CPU {}: {reason}; the host is entered at EL1 there", cpu.index());
+        trap::limited(machine, || {
+            warn!("CPU {}: {reason}; the host is entered at EL1 there", cpu.index());
+        });
         EntryLevel::El1
     });
     cpu.entered.store(level as u8, Ordering::Relaxed);

@@ -279,7 +279,7 @@ fn guarded(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machin
         Verdict::Others => false,
         // Whoever answers an abort that is not allowed says where the host was.
         Verdict::Wild => {
-            tell_wild(frame, cpu, machine, abort);
+            tell_wild(frame, cpu, abort);
             false
         }
     }
@@ -287,11 +287,12 @@ fn guarded(frame: &mut HostFrame, cpu: &'static PerCpu, machine: &'static Machin
 
 #[cold]
 #[inline(never)]
-fn tell_wild(frame: &HostFrame, cpu: &PerCpu, machine: &Machine, abort: Abort) {
+fn tell_wild(frame: &HostFrame, cpu: &PerCpu, abort: Abort) {
     let (pc, far, index) = (ELR_EL2.get(), FAR_EL2.get(), cpu.index());
-    let number = blackbox::count_wild(pc, far);
+    blackbox::event(Kind::Wild, [pc, far]);
+    let number = blackbox::count_wild();
     let register = abort.access().map(|access| usize::from(access.register));
-    trap::limited(machine, || match register.filter(|_| !abort.is_cache_maintenance()) {
+    guard::limited(|| match register.filter(|_| !abort.is_cache_maintenance()) {
         _ if abort.is_instruction() => warn!("guard: CPU {index} at {pc:#x} executes crash kernel memory ({number})"),
         Some(register) => {
             let value = frame.x.get(register).copied().unwrap_or_default();

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use aarch64_cpu::registers::{
     CNTFRQ_EL0, CNTPCT_EL0, ELR_EL2, FAR_EL2, HPFAR_EL2, Readable, SCTLR_EL1, SPSR_EL2, TTBR1_EL1, VBAR_EL1,
 };
+use hypervisor::blackbox::Kind;
 use hypervisor::devicetree::Region;
 use hypervisor::guard::linux::{CrashKernel, Kernel};
 use hypervisor::guard::loaded::{self, Start};
@@ -17,14 +18,15 @@ use hypervisor::options;
 use hypervisor::paging::Error;
 use hypervisor::paging::stage2::Attributes;
 use hypervisor::placement::HostRam;
+use hypervisor::ratelimit::RateLimit;
 use hypervisor::syndrome::{Abort, FaultKind};
 use hypervisor::trap;
 use log::{debug, info, warn};
 use spin::mutex::SpinMutex;
 
 use crate::cpu::{self, PerCpu};
-use crate::memory;
 use crate::stage2::{self, Stage2};
+use crate::{blackbox, memory};
 
 /// A kernel that begins is looked at. The first one is not if its command line has no `crashkernel=`; what those after
 /// it are started with nobody has told Exeunt.
@@ -173,11 +175,11 @@ fn look_and_guard(host: &mut Host) {
     });
     LOOKS_AGAIN.store(result.is_none(), Ordering::Relaxed);
     if let Some(Err(error)) = result {
-        warn!("guard: {error}: the memory of the host's crash kernel is not guarded");
+        limited(|| warn!("guard: {error}: the memory of the host's crash kernel is not guarded"));
     }
     let regions = crash_regions();
     for region in regions.iter().flatten() {
-        info!("guard: {region}, which the host keeps for a crash kernel (found in {ticks} ticks)");
+        limited(|| info!("guard: {region}, which the host keeps for a crash kernel (found in {ticks} ticks)"));
     }
     if regions == [None; 2] {
         debug!("guard: the host keeps no memory for a crash kernel ({ticks} ticks)");
@@ -260,10 +262,25 @@ pub fn fault(cpu: &'static PerCpu, ram: &HostRam<'static>, stage2: Stage2, frame
 fn tell(cpu: &PerCpu, note: Note) {
     let (index, pc) = (cpu.index(), ELR_EL2.get());
     match note {
-        Note::NoTables(_) | Note::Allowed(_) => warn!("guard: CPU {index} at {pc:#x}: {note}"),
+        // With an event as with a line: one for each page would push out all others.
+        Note::Allowed(_) => {
+            let (far, number) = (FAR_EL2.get(), blackbox::count_wild());
+            limited(|| {
+                blackbox::event(Kind::Wild, [pc, far]);
+                warn!("guard: CPU {index} at {pc:#x} writes to {far:#x}, crash kernel memory ({number}): {note}");
+            });
+        }
+        Note::NoTables(_) => limited(|| warn!("guard: CPU {index} at {pc:#x}: {note}")),
         note if note.is_usual() => debug!("guard: CPU {index} at {pc:#x}: {note}"),
-        _ => info!("guard: CPU {index} at {pc:#x}: {note}"),
+        _ => limited(|| info!("guard: CPU {index} at {pc:#x}: {note}")),
     }
+}
+
+/// Says something that a host can have said as often as it likes. Its other faults shall not be a reason that nothing
+/// is said of this.
+pub fn limited(say: impl FnOnce()) {
+    static LIMIT: RateLimit = RateLimit::new();
+    trap::limited_by(&LIMIT, CNTPCT_EL0.get(), CNTFRQ_EL0.get(), "lines of the guard's", say);
 }
 
 /// The memory that the host keeps for its crash kernel, as far as is known: at most two regions, of which one is below

@@ -21,7 +21,9 @@ use hypervisor::features::Gic;
 use hypervisor::paging::PAGE_SIZE;
 use hypervisor::paging::stage2::Attributes;
 use hypervisor::placement::AddressMap;
+use hypervisor::ratelimit::RateLimit;
 use hypervisor::syndrome::Encoding;
+use hypervisor::trap;
 use hypervisor::watchdog::gic::{
     self, FIQ_ENABLE, ICACTIVER, ICENABLER, IGROUPR, INTERFACE, IPRIORITYR, ISENABLER, PRIORITIES, Redistributors,
     Refusal,
@@ -263,6 +265,7 @@ pub fn begin(cpu: &PerCpu) {
 #[cold]
 #[inline(never)]
 fn begin_now(cpu: &PerCpu) {
+    static LIMIT: RateLimit = RateLimit::new();
     let is_new = !come_to(cpu);
     let is_first = is_new && COUNT.fetch_add(1, Ordering::AcqRel) == 0;
     cpu.watched.store(kind(), Ordering::Relaxed);
@@ -274,7 +277,9 @@ fn begin_now(cpu: &PerCpu) {
     });
     if !done {
         end(cpu, false);
-        warn!("CPU {}: no watchdog: {}", cpu.index(), Refusal::NOT_TAKEN.words());
+        trap::limited_by(&LIMIT, CNTPCT_EL0.get(), CNTFRQ_EL0.get(), "lines about CPUs without a watchdog", || {
+            warn!("CPU {}: no watchdog: {}", cpu.index(), Refusal::NOT_TAKEN.words());
+        });
         return;
     }
     HCR_EL2.modify(HCR_EL2::FMO::SET);

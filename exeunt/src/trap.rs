@@ -14,9 +14,10 @@ use hypervisor::inject::{self, Entry, Exception, PstateFeatures, pstate};
 use hypervisor::lifecycle::Round;
 use hypervisor::paging::stage1_walk;
 use hypervisor::panic_request;
+use hypervisor::ratelimit::RateLimit;
 use hypervisor::rescue::Point;
 use hypervisor::syndrome::{Abort, Encoding, Esr, SystemAccess};
-use hypervisor::trap::{self, Vcpu};
+use hypervisor::trap::{self, Machine as _, Vcpu};
 use hypervisor::virtual_el2::{self, VirtualEl2};
 use log::{debug, info, warn};
 
@@ -103,10 +104,14 @@ impl Trap<'_> {
     #[cold]
     #[inline(never)]
     pub fn panic_here(&mut self) {
+        /// Of its own: the line says why the host panics, whatever else the host has done before.
+        static LIMIT: RateLimit = RateLimit::new();
         let (pc, pstate) = (ELR_EL2.get(), SPSR_EL2.get());
         blackbox::event(Kind::Panic, [pc, pstate]);
         blackbox::crumb(self.cpu, *b"panicked");
-        warn!("CPU {}: PANIC; the host was at {pc:#x}, PSTATE {pstate:#x}", self.cpu.index());
+        trap::limited_by(&LIMIT, self.machine.now(), self.machine.ticks_per_second(), "lines about a PANIC", || {
+            warn!("CPU {}: PANIC; the host was at {pc:#x}, PSTATE {pstate:#x}", self.cpu.index());
+        });
         trap::inject(self, Exception::SError { esr: PANIC_SYNDROME });
     }
 }

@@ -27,7 +27,9 @@ pub fn fiq(trap: &mut Trap) {
         Came::Other(number) => {
             // It is the host's, as it would be without ticks.
             ticks::end(cpu, false);
-            warn!("CPU {}: interrupt {number} is an FIQ of the host's: no watchdog there", cpu.index());
+            hypervisor::trap::limited(trap.machine, || {
+                warn!("CPU {}: interrupt {number} is an FIQ of the host's: no watchdog there", cpu.index());
+            });
             return;
         }
     }

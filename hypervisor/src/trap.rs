@@ -207,12 +207,18 @@ pub fn inject<V: Vcpu>(cpu: &mut V, exception: Exception) {
 
 /// Says something about the host's mistakes, if enough time has passed.
 pub fn limited<M: Machine>(machine: &M, say: impl FnOnce()) {
-    let interval = machine.ticks_per_second().saturating_mul(LOG_INTERVAL_SECONDS);
-    let Some(suppressed) = machine.log_limit().allow(machine.now(), interval, LOG_BURST) else {
+    limited_by(machine.log_limit(), machine.now(), machine.ticks_per_second(), "lines about the host's faults", say);
+}
+
+/// The same with a limit of its own, for what others must not be lost beside, or must not be lost beside others: `what`
+/// are the lines that may be left out. `now` is CNTPCT_EL0, `ticks_per_second` CNTFRQ_EL0.
+pub fn limited_by(limit: &RateLimit, now: u64, ticks_per_second: u64, what: &str, say: impl FnOnce()) {
+    let interval = ticks_per_second.saturating_mul(LOG_INTERVAL_SECONDS);
+    let Some(suppressed) = limit.allow(now, interval, LOG_BURST) else {
         return;
     };
     if suppressed > 0 {
-        warn!("{suppressed} lines about the host's faults left out");
+        warn!("{suppressed} {what} left out");
     }
     say();
 }

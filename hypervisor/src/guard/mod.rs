@@ -147,7 +147,7 @@ impl fmt::Display for Note {
             Self::Closed => f.write_str("closed"),
             Self::Shrunk(region) => write!(f, "no more than {region} is kept"),
             Self::Panics(region) => write!(f, "{region} is open: the host panics"),
-            Self::Allowed(region) => write!(f, "{region} is open: a wild write is let through"),
+            Self::Allowed(region) => write!(f, "it is let through, and {region} is open"),
             Self::Lifted(why) => write!(f, "lifted: {why}"),
             Self::NoTables(error) => write!(f, "lifted: {error}"),
         }

@@ -55,6 +55,8 @@ pub struct State {
     pub classes: Vec<Count>,
     /// Stores of the host's into the black box that had no effect.
     pub ignored_stores: u64,
+    /// Wild accesses of the host's to the memory of its crash kernel.
+    pub wild_accesses: u64,
     /// Where and why Exeunt has died, if it has since the machine was started: the last time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub died: Option<String>,
@@ -141,6 +143,7 @@ pub fn state(context: &Context<'_>) -> Result<State, Trouble> {
         exits: Count::sum(&classes),
         classes,
         ignored_stores: live.ignored_stores,
+        wild_accesses: live.wild_accesses,
         died,
         each: each.collect(),
     })
@@ -178,6 +181,9 @@ fn text(state: &State) -> String {
     line("exits", &state.exits.to_string());
     if state.ignored_stores > 0 {
         line("stores", &format!("{} into the black box, without effect", state.ignored_stores));
+    }
+    if state.wild_accesses > 0 {
+        line("wild", &format!("{} accesses to the memory of the crash kernel", state.wild_accesses));
     }
     if let Some(died) = &state.died {
         line("died", died);
