@@ -103,10 +103,9 @@ impl<'a> LogRing<'a> {
 
     /// Has written; the last one publishes.
     pub(super) fn finish(&self) {
-        let finish = |claims: u64| Some(if claims >= ONE_WRITER { claims - ONE_WRITER } else { claims });
+        let finish = |claims: u64| if claims >= ONE_WRITER { claims - ONE_WRITER } else { claims };
         // Acquire: what the others wrote who finished before is published along.
-        let claims =
-            self.at.claims.fetch_update(Ordering::AcqRel, Ordering::Acquire, finish).unwrap_or_else(|claims| claims);
+        let claims = self.at.claims.update(Ordering::AcqRel, Ordering::Acquire, finish);
         if claims < 2 * ONE_WRITER {
             self.at.published.fetch_max(claims & POSITION, Ordering::AcqRel);
         }

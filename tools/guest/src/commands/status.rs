@@ -183,7 +183,7 @@ fn text(state: &State) -> String {
         line("stores", &format!("{} into the black box, without effect", state.ignored_stores));
     }
     if state.wild_accesses > 0 {
-        line("wild", &format!("{} accesses to the memory of the crash kernel", state.wild_accesses));
+        line("wild", &format!("{} to the memory of the crash kernel", state.wild_accesses));
     }
     if let Some(died) = &state.died {
         line("died", died);
