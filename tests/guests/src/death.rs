@@ -50,7 +50,7 @@ const LOST_FRAME: (u64, &str) = (8, "lost-frame");
 const SERROR: u64 = 0xbf45_5855;
 
 /// One that always has its turn: nobody was told before of the death, and only the rescue without a stack is left.
-const SECOND: (&str, (u64, &str)) = ("rescue-tell", LOST_FRAME);
+const ALWAYS: (&str, (u64, &str)) = ("rescue-tell", LOST_FRAME);
 
 /// The CPU that dies.
 const VICTIM: usize = 1;
@@ -723,7 +723,7 @@ fn watch() {
             continue;
         };
         for (turn, &kind) in KINDS.iter().enumerate() {
-            let is_its_turn = all || turn == index % KINDS.len() || (place, kind) == SECOND;
+            let is_its_turn = all || turn == index % KINDS.len() || (place, kind) == ALWAYS;
             match kind {
                 LOST_FRAME if is_its_turn && !way.bears_lost_frame() && all => continue,
                 LOST_FRAME if is_its_turn && !way.bears_lost_frame() => die(place, number, way, KINDS[0]),
